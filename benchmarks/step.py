@@ -1,0 +1,220 @@
+"""The engine's training step against a bare PyTorch loop, in one run.
+
+    python benchmarks/step.py [--arch resnet50] [--img-size 64] [--batch-size 32] [--device auto]
+
+Three loops train the same network on one batch that never changes, in turn, round after
+round; a round's ratio compares what ran within seconds of each other, and the median of the
+ratios is what counts.
+
+    bare       autocast, channels last, fused SGD, OneCycleLR: nothing but the step
+    engine     the same through Trainer.train_epoch, with its tallies, TensorBoard and checks
+    reference  what many scripts do: float32, contiguous, `.item()` for loss and top-1 each step
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from imgnet_mini.config import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
+from imgnet_mini.data.loaders import Loader
+from imgnet_mini.device import choose_device, describe_device
+from imgnet_mini.engine import Trainer
+from imgnet_mini.history import History
+from imgnet_mini.model import build_model
+from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
+from imgnet_mini.precision import Precision, choose_precision
+from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.signals import StopRequest
+
+CLASSES = 1000
+MAX_LR = 1e-3  # small: a batch that never changes must not blow up the weights
+TOTAL_STEPS = 1_000_000
+
+
+class FixedLoader:
+    """A loader that costs nothing: the same batch, so many times."""
+
+    def __init__(self, images: Tensor, targets: Tensor, steps: int) -> None:
+        self._batch = images, targets
+        self._steps = steps
+        self.images_per_step = len(images)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        del epoch
+        for _ in range(start, self._steps):
+            yield self._batch
+
+
+def build_bare(
+    model: nn.Module, precision: Precision, images: Tensor, targets: Tensor, steps: int
+) -> Callable[[], None]:
+    criterion, optimizer, scheduler = build_parts(model)
+    scaler = precision.build_scaler()
+
+    def run() -> None:
+        model.train()
+        for _ in range(steps):
+            with precision.autocast():
+                loss = criterion(model(images), targets)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            scheduler.step()
+
+    return run
+
+
+def build_engine(
+    model: nn.Module,
+    precision: Precision,
+    loader: FixedLoader,
+    history: History,
+    stop: StopRequest,
+) -> Callable[[], None]:
+    criterion, optimizer, scheduler = build_parts(model)
+    trainer = Trainer(model, criterion, optimizer, scheduler, precision)
+
+    def run() -> None:
+        trainer.train_epoch(cast(Loader, loader), history, stop)
+        trainer.state.finish_epoch(0.0)
+
+    return run
+
+
+def build_reference(
+    model: nn.Module, images: Tensor, targets: Tensor, steps: int
+) -> Callable[[], None]:
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), MAX_LR, momentum=0.9, weight_decay=1e-4)
+    scheduler = OneCycleLR(optimizer, MAX_LR, total_steps=TOTAL_STEPS)
+    images = images.contiguous()
+
+    def run() -> None:
+        model.train()
+        total = correct = 0.0
+        for _ in range(steps):
+            optimizer.zero_grad()
+            logits = model(images)
+            loss = criterion(logits, targets)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            total += loss.item()
+            correct += (logits.argmax(1) == targets).sum().item()
+
+    return run
+
+
+def build_parts(model: nn.Module) -> tuple[nn.CrossEntropyLoss, torch.optim.SGD, OneCycleLR]:
+    settings = OptimizerConfig()
+    optimizer = build_optimizer(settings, model, lr=MAX_LR)
+    scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=MAX_LR, total_steps=TOTAL_STEPS)
+    return build_loss(settings), optimizer, scheduler
+
+
+def seconds(run: Callable[[], None], device: torch.device) -> float:
+    synchronize(device)
+    began = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--img-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--steps", type=int, help="per loop and round; 4 on a CPU, else 50")
+    parser.add_argument("--rounds", type=int, default=9, help="counted, after one to warm up")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    options = parser.parse_args()
+
+    runtime = RuntimeConfig(device=options.device)
+    device = choose_device(runtime)
+    precision = choose_precision(runtime, device)
+    steps = options.steps or (4 if device.type == "cpu" else 50)
+    shape = (options.batch_size, 3, options.img_size, options.img_size)
+    images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    targets = torch.randint(CLASSES, (options.batch_size,), device=device)
+    model = build_model(
+        ModelConfig(arch=options.arch),
+        classes=CLASSES,
+        img_size=options.img_size,
+        seed=0,
+        device=device,
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(History(RunPaths(Path(folder), "bench"), [], step=0)) as history,
+        StopRequest() as stop,
+    ):
+        loops = {
+            "bare": build_bare(copy.deepcopy(model), precision, images, targets, steps),
+            "engine": build_engine(
+                copy.deepcopy(model),
+                precision,
+                FixedLoader(images, targets, steps),
+                history,
+                stop,
+            ),
+            "reference": build_reference(
+                model.to(memory_format=torch.contiguous_format), images, targets, steps
+            ),
+        }
+        for run in loops.values():
+            run()
+        rounds = [
+            {name: seconds(run, device) for name, run in loops.items()}
+            for _ in range(options.rounds)
+        ]
+    figures = {
+        name: {
+            "images_per_second": steps * options.batch_size / statistics.median(times),
+            "time_ratio_to_bare": statistics.median(
+                one / bare for one, bare in zip(times, [r["bare"] for r in rounds], strict=True)
+            ),
+        }
+        for name in loops
+        for times in [[r[name] for r in rounds]]
+    }
+    print(
+        f"{options.arch}, {options.batch_size} x {options.img_size} px, {precision.name}, "
+        f"{describe_device(device)}, torch {torch.__version__}, {options.rounds} rounds of {steps} "
+        "steps",
+        file=sys.stderr,
+    )
+    if options.json:
+        print(json.dumps(figures, indent=2))
+        return
+    print(f"{'loop':<10} {'images/s':>9} {'time, bare = 1':>15}")
+    for name, figure in figures.items():
+        print(
+            f"{name:<10} {figure['images_per_second']:>9.1f} {figure['time_ratio_to_bare']:>15.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Sessions: `nox` runs lint, typecheck, tests and build; bench and gpu are asked for by name."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "typecheck", "tests", "build"]
+nox.options.error_on_missing_interpreters = True
+
+
+def install_group(session: nox.Session, group: str) -> None:
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, group))
+
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    session.install("ruff>=0.9")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    install_group(session, "dev")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    install_group(session, "tests")
+    arguments = session.posargs or ["--cov", "--cov-report=term", "--durations=10"]
+    session.run("pytest", "-m", "not gpu", *arguments)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel, and run the demo from it: what a user installs is what is tried."""
+    folder = Path(session.create_tmp())
+    session.install("build")
+    session.run("python", "-m", "build", "--outdir", str(folder / "dist"))
+    wheel = max((folder / "dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
+    session.install(str(wheel))
+    demo = folder / "demo"
+    if demo.exists():
+        session.run("python", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1])", str(demo))
+    session.chdir(folder)
+    session.run("imgnet-mini", "--version")
+    session.run("imgnet-mini", "demo", "--dir", "demo")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    session.install(".")
+    session.run("python", "benchmarks/step.py", *session.posargs)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Needs a CUDA GPU."""
+    install_group(session, "tests")
+    session.run("pytest", "-m", "gpu", *session.posargs)
+    session.run("python", "benchmarks/step.py", "--img-size", "224", "--batch-size", "64")

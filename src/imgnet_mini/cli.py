@@ -1,0 +1,195 @@
+"""The command line: arguments in, one call out. Commands are imported late: help is quick."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgnet_mini import __version__
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import say, show_error, show_stop
+from imgnet_mini.errors import ImgnetMiniError, StoppedError
+from imgnet_mini.options import config_options
+
+TRAINING_ONLY = ("min_crop", "flip", "use_class_style_aug", "amp", "precision", "compile", "seed")
+"""Settings of the data and runtime sections that evaluation has no use for."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train ResNet-50 from scratch on ImageNet-Mini, or any folder of images, on one GPU.",
+)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; the package's own errors end as a message and an exit code."""
+    try:
+        app(args, prog_name="imgnet-mini")
+    except StoppedError as error:
+        show_stop(str(error))
+        raise SystemExit(error.exit_code) from error
+    except ImgnetMiniError as error:
+        show_error(str(error))
+        raise SystemExit(error.exit_code) from error
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(f"imgnet-mini {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options("run", "data", "model", "optimizer", "finder", "runtime")
+def find_lr(*, given: RunConfig) -> None:
+    """Raise the learning rate step by step and suggest a peak for training."""
+    from imgnet_mini.commands import find_lr
+
+    find_lr.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options("run", "data", "model", "optimizer", "schedule", "runtime")
+def train(
+    *,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run if it has a checkpoint, else start.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing run of this name.")
+    ] = False,
+    reports: Annotated[
+        bool, typer.Option("--reports", help="Make the report when training is done.")
+    ] = False,
+    given: RunConfig,
+) -> None:
+    """Train a network from scratch."""
+    from imgnet_mini.commands import report, train
+    from imgnet_mini.commands import resume as resume_command
+
+    if resume and overwrite:
+        raise typer.BadParameter("choose one of --resume and --overwrite")
+    if resume and resume_command.has_checkpoint(given):
+        resume_command.run(given)
+    else:
+        train.run(given, overwrite=overwrite)
+    if reports:
+        report.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options("run", "data", "model", "optimizer", "schedule", "runtime", show_defaults=False)
+def resume(*, given: RunConfig) -> None:
+    """Continue an interrupted run, bit by bit as if it had never stopped.
+
+    Options left out keep the run's own values; those that would make it another run are refused.
+    """
+    from imgnet_mini.commands import resume
+
+    resume.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options(
+    "run",
+    "data",
+    "model",
+    "runtime",
+    leave_out=TRAINING_ONLY,
+    show_defaults=False,
+)
+def evaluate(
+    *,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="best|last|PATH", help="Which weights; also a plain state dict.")
+    ] = "best",
+    tta: Annotated[
+        bool,
+        typer.Option("--tta/--no-tta", help="Use the mean over the image and its mirror image."),
+    ] = False,
+    given: RunConfig,
+) -> None:
+    """Measure loss, top-1 and top-5 over all validation images, in float32.
+
+    Options left out keep the values the run of this name was trained with.
+    """
+    from imgnet_mini.commands import evaluate
+
+    evaluate.run(given, checkpoint=checkpoint, tta=tta)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options(
+    "run", "data", "runtime", leave_out=(*TRAINING_ONLY, "img_size"), show_defaults=False
+)
+def report(*, given: RunConfig) -> None:
+    """Draw curves, the confusion matrix and sample images, and write the per-class tables.
+
+    Evaluates the best checkpoint first where that has not been done.
+    """
+    from imgnet_mini.commands import report
+
+    report.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options("run", leave_out=("name",))
+def readme(
+    *,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name of a run; several make a comparison.", show_default="r50_onecycle_amp"
+        ),
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(
+            metavar="results|experiment|FILE",
+            help="What to write: a block, a whole README, or your own Jinja template.",
+        ),
+    ] = "results",
+    readme: Annotated[
+        Path | None,
+        typer.Option(
+            "--readme",
+            metavar="FILE",
+            help="File to write.",
+            show_default="README.md in the output folder",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 if the file is out of date.")
+    ] = False,
+    given: RunConfig,
+) -> None:
+    """Show a run's results in README.md, between two marker comments."""
+    from imgnet_mini.commands import readme as readme_command
+
+    readme_command.run(given, name or [], template, readme, check)
+
+
+@app.command(rich_help_panel="Try it")
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Folder to make; it must not exist or be empty.")
+    ] = Path("imgnet-mini-demo"),
+    device: Annotated[
+        str, typer.Option(metavar="auto|cuda|mps|cpu", help="Where the network runs.")
+    ] = "auto",
+) -> None:
+    """Run the whole workflow on handwritten digits: about two minutes on two slow cores."""
+    from imgnet_mini.commands import demo
+
+    demo.run(directory, device=device)

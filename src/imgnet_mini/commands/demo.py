@@ -1,0 +1,124 @@
+"""The whole workflow on the handwritten digits that ship inside scikit-learn."""
+
+import time
+from pathlib import Path
+from typing import Final
+
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+
+from imgnet_mini.atomic_file import write_text
+from imgnet_mini.commands import evaluate, find_lr, readme, report, train
+from imgnet_mini.config import RunConfig, Tables
+from imgnet_mini.console import say
+from imgnet_mini.device import choose_device
+from imgnet_mini.errors import ConfigError, WriteError
+from imgnet_mini.model import build_model
+from imgnet_mini.precision import choose_precision
+
+VAL_EVERY: Final = 5
+"""One image in five is kept for validation."""
+
+AFFORDABLE_SECONDS: Final = 110.0
+"""What training may take of the three minutes that the demo promises on two slow cores."""
+
+SETTINGS: Final[Tables] = {
+    # Digits are small, fill their image, and are not what their mirror image is.
+    "data": {"batch_size": 32, "img_size": 32, "workers": 0, "min_crop": 0.5, "flip": False},
+    "schedule": {"epochs": 12},
+    "finder": {"start_lr": 1e-6, "num_iter": 80},
+}
+
+
+def run(directory: Path, *, device: str) -> None:
+    """Make data, find a learning rate, train, evaluate, report and render a README.
+
+    Raises:
+        ConfigError: the folder holds something already.
+        WriteError: the folder cannot be written.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"{directory} exists and is not empty; name another one with --dir")
+    began = time.perf_counter()
+    config_path = directory / "demo.toml"
+    try:
+        images = _write_digits(directory / "data")
+    except OSError as error:
+        raise WriteError(f"cannot write {error.filename or directory}: {error.strerror}") from error
+    config = RunConfig().override(
+        {
+            **SETTINGS,
+            "run": {"name": "demo", "data_root": directory / "data", "output_dir": directory},
+            "runtime": {"device": device},
+        }
+    )
+    arch = _affordable_arch(config, images)
+    config = config.override({"model": {"arch": arch}})
+    write_text(config_path, config.to_toml())
+    say(f"Wrote {images} images of handwritten digits below {directory / 'data'}")
+    if arch != "resnet50":
+        say(f"A ResNet-50 would take more than three minutes on this machine: training a {arch}")
+
+    run_flags = f"--name demo --output-dir {directory}"
+    _step(f"find-lr --config {config_path}")
+    find_lr.run(config)
+    _step(f"train --config {config_path} --max-lr auto")
+    train.run(config.override({"schedule": {"max_lr": "auto"}}), overwrite=False)
+    _step(f"evaluate {run_flags}")
+    evaluate.run(config)
+    _step(f"report {run_flags}")
+    report.run(config)
+    _step(f"readme {run_flags}")
+    readme.run(config, ["demo"], "results", None, check=False)
+    say(
+        "",
+        f"The demo took {time.perf_counter() - began:.0f} s. Look at",
+        f"  {directory / 'README.md'} (the results)",
+        f"  {directory / 'reports' / 'demo'} (pictures and tables)",
+        f"  tensorboard --logdir {directory / 'runs'}",
+        "With ImageNet-Mini (Kaggle: ifigotin/imagenetmini-1000) in data/imagenet-mini:",
+        "  imgnet-mini find-lr",
+        "  imgnet-mini train --max-lr auto",
+        "  imgnet-mini evaluate",
+        "  imgnet-mini report",
+        "  imgnet-mini readme",
+    )
+
+
+def _step(command: str) -> None:
+    say("", f"$ imgnet-mini {command}")
+
+
+def _write_digits(data_root: Path) -> int:
+    """Write the digits as PNG files, enlarged from 8 x 8 to 32 x 32 pixels; return their number."""
+    digits = load_digits()
+    for index, (values, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        split = "val" if index % VAL_EVERY == 0 else "train"
+        folder = data_root / split / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray((values * (255 / 16)).astype("uint8"))
+        small.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{index:04d}.png")
+    return len(digits.target)
+
+
+def _affordable_arch(config: RunConfig, images: int) -> str:
+    """ResNet-50 where a few timed steps say that its training fits the time, else ResNet-18."""
+    device = choose_device(config.runtime)
+    if device.type != "cpu":
+        return "resnet50"
+    precision = choose_precision(config.runtime, device)
+    size, batch_size = config.data.img_size, config.data.batch_size
+    model = build_model(config.model, classes=10, img_size=size, seed=0, device=device)
+    batch = torch.randn(batch_size, 3, size, size).to(memory_format=torch.channels_last)
+    targets = torch.zeros(batch_size, dtype=torch.int64)
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with precision.autocast():
+            loss = nn.functional.cross_entropy(model(batch), targets)
+        torch.autograd.backward(loss)
+        seconds.append(time.perf_counter() - began)
+    steps = config.schedule.epochs * (images - images // VAL_EVERY) // batch_size
+    return "resnet50" if steps * min(seconds) < AFFORDABLE_SECONDS else "resnet18"

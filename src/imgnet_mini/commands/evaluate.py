@@ -1,0 +1,175 @@
+"""Measure a checkpoint on the validation images."""
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgnet_mini.atomic_file import write_text
+from imgnet_mini.checkpoint import file_sha256, load_tensors
+from imgnet_mini.commands.setup import explaining_memory, run_options
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import say, show_table
+from imgnet_mini.data.folder import ImageFolder, find_splits, refuse_broken_images
+from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.transforms import eval_resize
+from imgnet_mini.device import choose_device, describe_device
+from imgnet_mini.errors import CheckpointError, StoppedError
+from imgnet_mini.evaluation import evaluate
+from imgnet_mini.model import build_model
+from imgnet_mini.precision import Precision
+from imgnet_mini.predictions import Predictions
+from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.signals import StopRequest, StopRequestedError
+
+
+def saved_settings(given: RunConfig) -> RunConfig:
+    """The settings of the run of this name, if there is one, under those that were given."""
+    paths = RunPaths(given.run.output_dir, given.run.name)
+    if not paths.config.exists():
+        return given
+    return RunConfig.read(paths.config).override(given.given())
+
+
+def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> None:
+    """Evaluate in float32, write metrics.json and predictions.csv, and print a table.
+
+    checkpoint: `best`, `last`, or the path of a checkpoint or of a plain torchvision state dict.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or does not fit the network or the classes.
+        DataError: the images cannot be used.
+    """
+    config = saved_settings(given)
+    paths = RunPaths(config.run.output_dir, config.run.name)
+    path = checkpoint_path(checkpoint, paths, config)
+    content = load_tensors(path)
+    device = choose_device(config.runtime)
+    train_images, val_images = find_splits(config.run.data_root)
+    refuse_broken_images(val_images)
+    model = load_network(config, content, path, train_images, device)
+    with (
+        closing(build_eval_loader(config.data, val_images, device=device)) as loader,
+        explaining_memory(config.data.batch_size),
+        StopRequest() as stop,
+    ):
+        try:
+            metrics, answers = evaluate(
+                model,
+                loader,
+                Precision(device.type, None),
+                stop,
+                label_smoothing=config.optimizer.label_smoothing,
+                tta=tta,
+            )
+        except StopRequestedError as error:
+            raise StoppedError(
+                "evaluation stopped; nothing was written", error.signal_number
+            ) from error
+    predictions = Predictions(
+        images=[val_images.relative(index) for index in range(len(val_images))],
+        classes=val_images.classes,
+        targets=val_images.targets,
+        top=answers.top.numpy(),
+        probabilities=answers.probabilities.double().numpy(),
+    )
+    predictions.save(paths.predictions)
+    summary: dict[str, Any] = {
+        **asdict(metrics),
+        "checkpoint": path.name,
+        "checkpoint_sha256": file_sha256(path),
+        "epoch": _epoch(content),
+        "arch": config.model.arch,
+        "img_size": config.data.img_size,
+        "resize": eval_resize(config.data.img_size),
+        "tta": tta,
+        "precision": "fp32",
+        "device": describe_device(device),
+        "torch": str(torch.__version__),
+        "classes": list(val_images.classes),
+    }
+    write_text(paths.metrics, json.dumps(summary, indent=2) + "\n")
+    show_table(
+        f"{path}, epoch {summary['epoch']}" if summary["epoch"] is not None else str(path),
+        ["images", "loss", "top-1 %", "top-5 %", "img/s"],
+        [
+            [
+                f"{metrics.images}",
+                f"{metrics.loss:.4f}",
+                f"{metrics.top1:.2f}",
+                f"{metrics.top5:.2f}",
+                f"{metrics.imgs_per_sec:.0f}",
+            ]
+        ],
+    )
+    say(f"Wrote {paths.metrics} and {paths.predictions}")
+
+
+def checkpoint_path(checkpoint: str, paths: RunPaths, config: RunConfig) -> Path:
+    """The file that `best`, `last` or a path stands for.
+
+    Raises:
+        CheckpointError: it does not exist.
+    """
+    path = {"best": paths.best, "last": paths.checkpoint}.get(checkpoint, Path(checkpoint))
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no checkpoint {path}; train one with imgnet-mini train"
+            f"{run_options(config.run)}, or name one with --checkpoint best|last|PATH"
+        )
+    return path
+
+
+def load_network(
+    config: RunConfig,
+    content: dict[str, Any],
+    path: Path,
+    images: ImageFolder,
+    device: torch.device,
+) -> nn.Module:
+    """The network with the weights of a checkpoint of ours or of a plain state dict.
+
+    Raises:
+        CheckpointError: the architecture or the classes differ.
+    """
+    weights = content.get("model", content)
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise CheckpointError(f"{path} holds no weights of a network")
+    arch = content.get("config", {}).get("model", {}).get("arch", config.model.arch)
+    if arch != config.model.arch:
+        raise CheckpointError(
+            f"{path} holds a {arch}, not a {config.model.arch}: use --arch {arch}"
+        )
+    classes = content.get("classes", list(images.classes))
+    if classes != list(images.classes):
+        raise CheckpointError(
+            f"{path} was trained on {len(classes)} classes, and {images.root} has "
+            f"{len(images.classes)}, or others: name its images with --data-root"
+        )
+    model = build_model(
+        config.model,
+        classes=len(images.classes),
+        img_size=config.data.img_size,
+        seed=config.runtime.seed,
+        device=device,
+    )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = "\n".join(str(error).splitlines()[1:4])
+        raise CheckpointError(
+            f"{path} does not fit a {config.model.arch} of {len(images.classes)} classes:\n{first}"
+        ) from error
+    return model
+
+
+def _epoch(content: dict[str, Any]) -> int | None:
+    """The epoch after which the weights were saved; unknown for a plain state dict."""
+    if "state" in content:
+        return int(content["state"]["epoch"]) - 1
+    epoch = content.get("epoch")
+    return epoch if isinstance(epoch, int) else None

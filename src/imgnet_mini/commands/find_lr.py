@@ -1,0 +1,122 @@
+"""The learning-rate range test on the network, loss, images and precision of training."""
+
+import sys
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+
+from imgnet_mini.commands.setup import Setup, explaining_memory, options_of, set_up
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import say, show_table
+from imgnet_mini.device import describe_device
+from imgnet_mini.errors import ConfigError, DivergedError, StoppedError
+from imgnet_mini.finder.curve import Curve
+from imgnet_mini.finder.range_test import run_range_test
+from imgnet_mini.finder.results import FinderResult, SavedPaths, save_result
+from imgnet_mini.finder.suggestions import Suggestions, suggest
+from imgnet_mini.optim import build_optimizer, linear_rule
+from imgnet_mini.progress import show_bar
+from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.signals import StopRequest, StopRequestedError
+
+TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
+
+
+def run(given: RunConfig) -> None:
+    """Make the test, save plot, curve and suggestions, and print the line that trains with them.
+
+    Raises:
+        ConfigError: the curve is too short or never falls, so that it suggests nothing.
+        DivergedError: the loss was not finite from the start on.
+    """
+    paths = RunPaths(given.run.output_dir, given.run.name)
+    setup = set_up(given)
+    say(
+        f"Range test of {given.model.arch} on {describe_device(setup.device)} in "
+        f"{setup.precision.name}: {given.finder.num_iter} steps of {given.data.batch_size}, "
+        f"{given.finder.start_lr:g} to {given.finder.end_lr:g}"
+    )
+    curve = _measure(given, setup)
+    suggestions = suggest(curve)
+    result = FinderResult(
+        name=given.run.name,
+        finder=given.finder,
+        curve=curve,
+        suggestions=suggestions,
+        settings=_settings(given, setup),
+        command=("imgnet-mini", *sys.argv[1:]),
+        options=options_of(given, *TRAINING_SECTIONS, leave_out=("max_lr",)),
+    )
+    saved = save_result(result, paths.finder_dir, datetime.now().astimezone())
+    if suggestions.problem:
+        kind = DivergedError if curve.stopped == "nan" else ConfigError
+        raise kind(f"{suggestions.problem}\nThe curve is in {saved.plot}")
+    _show(given, suggestions, saved)
+    say(
+        "Train with",
+        f"  {result.train_command}",
+        "On a network that has learnt nothing yet the test is cautious: a higher peak, such as "
+        "that of train without --max-lr, may well end better.",
+    )
+
+
+def _measure(config: RunConfig, setup: Setup) -> Curve:
+    steps = config.finder.num_iter
+    precision = setup.precision
+    autocast = {"device_type": precision.device_type, "dtype": precision.dtype}
+    with (
+        closing(setup.train_loader) as loader,
+        explaining_memory(config.data.batch_size),
+        StopRequest() as stop,
+        show_bar("find-lr", steps) as bar,
+    ):
+
+        def on_step(done: int, loss: float) -> None:
+            bar.show(done, f"loss {loss:.3f}")
+            stop.check()
+
+        try:
+            return run_range_test(
+                setup.model,
+                build_optimizer(config.optimizer, setup.model, lr=config.finder.start_lr),
+                setup.criterion,
+                loader.endless(),
+                config.finder,
+                device=setup.device,
+                autocast=autocast if precision.dtype else None,
+                scaler=precision.build_scaler(),
+                on_step=on_step,
+            )
+        except StopRequestedError as error:
+            raise StoppedError(
+                f"range test stopped by {error}; nothing was written", error.signal_number
+            ) from error
+
+
+def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
+    return {
+        "arch": config.model.arch,
+        "batch_size": config.data.batch_size,
+        "img_size": config.data.img_size,
+        "augmentation": "class-style" if config.data.use_class_style_aug else "standard",
+        "label_smoothing": config.optimizer.label_smoothing,
+        "momentum": config.optimizer.momentum,
+        "weight_decay": config.optimizer.weight_decay,
+        "precision": setup.precision.name,
+        "seed": config.runtime.seed,
+        "data_root": config.run.data_root.as_posix(),
+    }
+
+
+def _show(config: RunConfig, suggestions: Suggestions, saved: SavedPaths) -> None:
+    rows = [
+        [
+            method.replace("_over_", " / ") + (" *" if method == suggestions.recommended else ""),
+            "none" if rate is None else f"{rate:.2e}",
+        ]
+        for method, rate in suggestions.rates.items()
+    ]
+    rule = linear_rule(config.data.batch_size)
+    rows.append(["train without --max-lr (0.1 x batch / 256)", f"{rule:.2e}"])
+    show_table("Suggested peak learning rates (* recommended)", ["method", "rate"], rows)
+    say(f"Wrote {saved.plot}, and .csv and .json beside it")

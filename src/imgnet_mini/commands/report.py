@@ -1,0 +1,88 @@
+"""Draw and tabulate what a run has learnt, from its log and its predictions."""
+
+import json
+from typing import Any
+
+import torch
+
+from imgnet_mini.atomic_file import write_text
+from imgnet_mini.checkpoint import file_sha256
+from imgnet_mini.commands import evaluate
+from imgnet_mini.commands.setup import run_options
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import say
+from imgnet_mini.data.classes import display_names
+from imgnet_mini.data.images import read_image
+from imgnet_mini.errors import DataError
+from imgnet_mini.model import build_model
+from imgnet_mini.predictions import load_predictions
+from imgnet_mini.records import read_csv
+from imgnet_mini.reporting.classification import (
+    classify,
+    count_confusions,
+    write_classification_report,
+)
+from imgnet_mini.reporting.confusion import draw_confusion, write_confusion_csv
+from imgnet_mini.reporting.curves import draw_curves
+from imgnet_mini.reporting.diagram import draw_network
+from imgnet_mini.reporting.samples import draw_samples
+from imgnet_mini.reporting.summary import summarise_model
+from imgnet_mini.run_paths import RunPaths
+
+
+def run(given: RunConfig) -> None:
+    """Write everything below `reports/<name>`, evaluating the best checkpoint first if need be.
+
+    Raises:
+        DataError: there is no run of this name, or no epoch of it is finished.
+        CheckpointError: its checkpoint is missing or damaged.
+    """
+    config = evaluate.saved_settings(given)
+    paths = RunPaths(config.run.output_dir, config.run.name)
+    records = read_csv(paths.train_log) if paths.train_log.exists() else []
+    if not records:
+        raise DataError(
+            f"{paths.train_log} holds no finished epoch; train first, with\n"
+            f"  imgnet-mini train{run_options(config.run)}"
+        )
+    metrics = _current_metrics(paths)
+    if metrics is None:
+        evaluate.run(given)
+        metrics = json.loads(paths.metrics.read_text("utf-8"))
+    classes = tuple(metrics["classes"])
+    names = display_names(classes)
+    predictions = load_predictions(paths.predictions, classes)
+    report_dir = paths.report_dir
+
+    draw_curves(records, report_dir)
+    write_classification_report(predictions, names, report_dir)
+    classify(predictions, names).save(report_dir)
+    confusions = count_confusions(predictions)
+    write_confusion_csv(confusions, classes, report_dir)
+    draw_confusion(confusions, names, report_dir)
+    draw_samples(predictions, names, config.run.data_root / "val", report_dir, read_image)
+    img_size = config.data.img_size
+    network = build_model(
+        config.model, classes=len(classes), img_size=img_size, seed=0, device=torch.device("cpu")
+    )
+    draw_network(network, config.model.arch, img_size, report_dir / "network.png")
+    write_text(paths.model_summary, summarise_model(network, img_size))
+    say(
+        f"Report on {metrics['checkpoint']}: top-1 {metrics['top1']:.2f}%, "
+        f"top-5 {metrics['top5']:.2f}% of {metrics['images']} images",
+        f"Wrote {report_dir}",
+        f"Next: imgnet-mini readme{run_options(config.run)}",
+    )
+
+
+def _current_metrics(paths: RunPaths) -> dict[str, Any] | None:
+    """What `evaluate` wrote last, unless the run's checkpoints have changed since."""
+    try:
+        metrics: dict[str, Any] = json.loads(paths.metrics.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{paths.metrics} cannot be read: {error}; remove it") from error
+    digests = [file_sha256(path) for path in (paths.best, paths.checkpoint) if path.exists()]
+    is_current = metrics.get("checkpoint_sha256") in digests and paths.predictions.exists()
+    return metrics if is_current else None

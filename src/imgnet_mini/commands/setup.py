@@ -1,0 +1,136 @@
+"""What `train` and `find-lr` share: from a configuration to a network, a loss and batches."""
+
+import hashlib
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from imgnet_mini import __version__
+from imgnet_mini.config import RunConfig, RunSection
+from imgnet_mini.data.folder import ImageFolder, find_splits, refuse_broken_images
+from imgnet_mini.data.loaders import Loader, build_train_loader
+from imgnet_mini.device import choose_device, describe_device
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.model import build_model
+from imgnet_mini.optim import build_loss
+from imgnet_mini.precision import Precision, choose_precision
+from imgnet_mini.reporting.summary import count_parameters
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The parts of a run that are there before its first step."""
+
+    device: torch.device
+    precision: Precision
+    train_images: ImageFolder
+    val_images: ImageFolder
+    train_loader: Loader
+    model: nn.Module
+    criterion: nn.CrossEntropyLoss
+
+
+def set_up(config: RunConfig) -> Setup:
+    """Check the settings, the machine and the images, then build.
+
+    Raises:
+        ConfigError: a setting does not fit the machine, the network or the images.
+        DataError: the folders or images cannot be used.
+    """
+    device = choose_device(config.runtime)
+    precision = choose_precision(config.runtime, device)
+    train_images, val_images = find_splits(config.run.data_root)
+    refuse_broken_images(train_images, val_images)
+    train_loader = build_train_loader(
+        config.data, train_images, seed=config.runtime.seed, device=device
+    )
+    model = build_model(
+        config.model,
+        classes=len(train_images.classes),
+        img_size=config.data.img_size,
+        seed=config.runtime.seed,
+        device=device,
+    )
+    criterion = build_loss(config.optimizer)
+    return Setup(device, precision, train_images, val_images, train_loader, model, criterion)
+
+
+def describe_environment(setup: Setup) -> dict[str, Any]:
+    """The machine, the versions and the sizes of the run; no paths, no names of people or hosts."""
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": describe_device(setup.device),
+        "device_type": setup.device.type,
+        "precision": setup.precision.name,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "imgnet_mini": __version__,
+        "classes": len(setup.train_images.classes),
+        "train_images": len(setup.train_images),
+        "val_images": len(setup.val_images),
+        "parameters": count_parameters(setup.model),
+        "command": ["imgnet-mini", *sys.argv[1:]],
+    }
+
+
+def fingerprint(images: ImageFolder) -> str:
+    """Changes when an image is added, removed, renamed or moved to another class."""
+    names = json.dumps([images.classes, [images.relative(i) for i in range(len(images))]])
+    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def run_options(run: RunSection) -> str:
+    """The options that lead another command to this run, as text to paste."""
+    return options_of(RunConfig(run=run), "run", leave_out=("data_root",))
+
+
+def options_of(config: RunConfig, *sections: str, leave_out: Collection[str] = ()) -> str:
+    """The options that give another command these settings, as text to paste."""
+    words: list[str] = []
+    for section in sections:
+        for name, value in getattr(config, section):
+            if name in leave_out or value == getattr(getattr(RunConfig(), section), name):
+                continue
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", str(value)]
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+@contextmanager
+def explaining_memory(batch_size: int) -> Iterator[None]:
+    """Turn an out-of-memory error into advice.
+
+    Raises:
+        ConfigError: the device's memory is too small.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(_memory_advice(batch_size)) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise ConfigError(_memory_advice(batch_size)) from error
+
+
+def _memory_advice(batch_size: int) -> str:
+    return (
+        f"out of memory at --batch-size {batch_size}: try --batch-size {max(1, batch_size // 2)}, "
+        "a smaller --img-size or a smaller --arch"
+    )

@@ -1,0 +1,49 @@
+"""The two streams a user reads: results on standard output, errors on standard error."""
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are: no markup is read in them and none is wrapped."""
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
+
+
+def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a small table; the first column is text, the others are figures."""
+    table = Table(title=Text(printable(title)), title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def show_error(message: str) -> None:
+    """Print what went wrong to standard error."""
+    _show_panel("Error", "red", message)
+
+
+def show_stop(message: str) -> None:
+    """Print to standard error how a command ended that was asked to."""
+    _show_panel("Stopped", "yellow", message)
+
+
+def _show_panel(title: str, style: str, message: str) -> None:
+    panel = Panel(Text(printable(message)), title=title, title_align="left", border_style=style)
+    Console(stderr=True).print(panel)
+
+
+def printable(text: str) -> str:
+    r"""Replace what could steer a terminal, such as escape codes, by `\x1b` and the like.
+
+    New lines stay.
+    """
+    return "".join(
+        char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )

@@ -1,0 +1,45 @@
+"""The device a command runs on."""
+
+import platform
+
+import torch
+
+from imgnet_mini.config import RuntimeConfig
+from imgnet_mini.errors import ConfigError
+
+
+def choose_device(runtime: RuntimeConfig) -> torch.device:
+    """The device asked for, or the best one there is, set to its fastest kernels.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if runtime.device == "auto":
+        kind = next(name for name, present in there.items() if present)
+    elif there[runtime.device]:
+        kind = runtime.device
+    else:
+        present = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ConfigError(
+            f"--device {runtime.device}: torch {torch.__version__} finds no such device; "
+            f"it can use {present}. Leave --device out, or mend the driver or the torch build"
+        )
+    if kind == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    return torch.device(kind)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, such as `NVIDIA GeForce RTX 4060 Ti (16 GB)`."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name} ({properties.total_memory / 2**30:.0f} GB)"
+    if device.type == "mps":
+        return f"Apple GPU ({platform.machine()})"
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,236 @@
+"""The training step and the epoch."""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+
+from imgnet_mini.data.loaders import Loader
+from imgnet_mini.errors import DivergedError
+from imgnet_mini.evaluation import Metrics, count_hits, evaluate, top_classes
+from imgnet_mini.history import History
+from imgnet_mini.precision import Precision
+from imgnet_mini.progress import show_bar
+from imgnet_mini.signals import StopRequest, StopRequestedError
+
+_UNREAD_STEPS: Final = 64
+_READ_SECONDS: Final = 1.0  # a read waits for the device: about 0.2 ms of its idle time each
+
+
+@dataclass
+class TrainState:
+    """How far a run is. Together with the states of its parts it is the checkpoint."""
+
+    epoch: int = 0
+    """Epochs finished, their validation included."""
+    step: int = 0
+    """Optimizer steps taken."""
+    batch: int = 0
+    """Steps taken in the current epoch."""
+    rate: float = 0.0
+    """Learning rate of the newest step."""
+    loss_sum: float = 0.0
+    """Sum over the current epoch's steps of the mean loss of their batch."""
+    top1: int = 0
+    """Images of the current epoch whose class came first."""
+    top5: int = 0
+    """Images of the current epoch whose class was among the first five."""
+    seconds: float = 0.0
+    """Time spent on the current epoch's steps."""
+    best_top1: float = -1.0
+    """Best validation top-1 so far, in percent."""
+    best_epoch: int = -1
+    """Its epoch."""
+
+    def finish_epoch(self, top1: float) -> bool:
+        """Start on the next epoch; say whether the one that ends here is the best so far."""
+        is_best = top1 > self.best_top1
+        if is_best:
+            self.best_top1, self.best_epoch = top1, self.epoch
+        self.epoch += 1
+        self.batch = self.top1 = self.top5 = 0
+        self.loss_sum = self.seconds = 0.0
+        return is_best
+
+
+class Trainer:
+    """The parts of a run in motion."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: nn.CrossEntropyLoss,
+        optimizer: SGD,
+        scheduler: OneCycleLR,
+        precision: Precision,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.model = model
+        if compiled:
+            model.compile()
+        self._criterion = criterion
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._precision = precision
+        self._scaler = precision.build_scaler()
+        self.state = TrainState()
+        device = next(model.parameters()).device
+        self._losses = torch.zeros(_UNREAD_STEPS, device=device)
+        self._hits = torch.zeros(2, dtype=torch.int64, device=device)
+        self._rates: list[float] = []
+
+    def train_step(self, images: Tensor, targets: Tensor) -> None:
+        """Take one step on (N, 3, H, W) float images and (N,) targets, waiting for nothing."""
+        with self._precision.autocast():
+            logits = self.model(images)
+            loss = self._criterion(logits, targets)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._losses[len(self._rates)] = loss.detach()
+        self._hits += count_hits(top_classes(logits.detach()), targets)
+        self.state.rate = float(self._optimizer.param_groups[0]["lr"])
+        self._rates.append(self.state.rate)
+        self.state.step += 1
+        self.state.batch += 1
+        if self.state.step < self._scheduler.total_steps:  # one more would jump up again
+            self._scheduler.step()
+
+    def train_epoch(self, loader: Loader, history: History, stop: StopRequest) -> Metrics:
+        """Take the remaining steps of the current epoch.
+
+        Raises:
+            DivergedError: a loss is not finite.
+            StopRequestedError: a signal has come; everything is counted up to the last step.
+            DataError: an image cannot be decoded.
+        """
+        self.model.train()
+        state = self.state
+        images_per_step = loader.images_per_step
+        label = f"Epoch {state.epoch:03d} train"
+        began = read_at = time.perf_counter()
+        seconds_before = state.seconds
+        with show_bar(label, len(loader), done=state.batch) as bar:
+            try:
+                for images, targets in loader.epoch(state.epoch, start=state.batch):
+                    self.train_step(images, targets)
+                    if (
+                        len(self._rates) == _UNREAD_STEPS
+                        or time.perf_counter() - read_at > _READ_SECONDS
+                    ):
+                        self._read(history)
+                        read_at = time.perf_counter()
+                        state.seconds = seconds_before + read_at - began
+                        bar.show(state.batch, self._figures(images_per_step))
+                    stop.check()
+            except StopRequestedError:
+                self._read(history)
+                state.seconds = seconds_before + time.perf_counter() - began
+                raise
+            self._read(history)
+        state.seconds = seconds_before + time.perf_counter() - began
+        return self._epoch_metrics(images_per_step)
+
+    def evaluate(self, loader: Loader, stop: StopRequest) -> Metrics:
+        """Validate the network in the precision it is trained in."""
+        metrics, _ = evaluate(
+            self.model,
+            loader,
+            self._precision,
+            stop,
+            label_smoothing=self._criterion.label_smoothing,
+            label=f"Epoch {self.state.epoch:03d} val",
+        )
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the steps to come depend on, as tensors and plain data.
+
+        Raises:
+            DivergedError: a weight or a statistic is not finite.
+        """
+        self._refuse_infinite_weights()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "state": asdict(self.state),
+            "rng": _random_state(),
+        }
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.model.load_state_dict(content["model"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        self._scheduler.load_state_dict(content["scheduler"])
+        if content["scaler"] and self._scaler.is_enabled():  # empty where nothing was scaled
+            self._scaler.load_state_dict(content["scaler"])
+        self.state = TrainState(**content["state"])
+        _set_random_state(content["rng"])
+
+    def _read(self, history: History) -> None:
+        """Bring the unread losses and hits to the host. Blocking."""
+        losses = self._losses[: len(self._rates)].tolist()
+        first_step = self.state.step - len(losses)
+        history.add_steps(first_step, losses, self._rates)
+        for offset, (loss, rate) in enumerate(zip(losses, self._rates, strict=True)):
+            if not math.isfinite(loss):
+                batch = self.state.batch - len(losses) + offset
+                raise DivergedError(
+                    f"the loss became {loss} in epoch {self.state.epoch}, batch {batch} (step "
+                    f"{first_step + offset}) at a learning rate of {rate:.3g}; try a lower --max-lr"
+                )
+            self.state.loss_sum += loss
+        top1, top5 = self._hits.tolist()
+        self.state.top1 += top1
+        self.state.top5 += top5
+        self._hits.zero_()
+        self._rates.clear()
+
+    def _epoch_metrics(self, images_per_step: int) -> Metrics:
+        state = self.state
+        images = state.batch * images_per_step
+        return Metrics(
+            loss=state.loss_sum / state.batch,
+            top1=100 * state.top1 / images,
+            top5=100 * state.top5 / images,
+            images=images,
+            imgs_per_sec=images / state.seconds,
+        )
+
+    def _figures(self, images_per_step: int) -> str:
+        state, now = self.state, self._epoch_metrics(images_per_step)
+        return (
+            f"loss {now.loss:.3f}  top1 {now.top1:.2f}%  lr {state.rate:.2e}  "
+            f"{now.imgs_per_sec:.0f} img/s"
+        )
+
+    def _refuse_infinite_weights(self) -> None:
+        floats = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        norms = torch.stack(torch._foreach_norm(floats))
+        if not bool(norms.isfinite().all()):
+            raise DivergedError(
+                f"a weight is no longer finite after step {self.state.step}; try a lower --max-lr"
+            )
+
+
+def _random_state() -> dict[str, Tensor]:
+    """The generators that layers such as dropout draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,51 @@
+"""Errors that a user can cause and cure; anything else is a bug and keeps its traceback."""
+
+
+class ImgnetMiniError(Exception):
+    """Base of every error that is reported as one message, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(ImgnetMiniError):
+    """The settings are malformed, contradict one another or do not fit this machine."""
+
+    exit_code = 2
+
+
+class DataError(ImgnetMiniError):
+    """The images or their folders cannot be used."""
+
+    exit_code = 4
+
+
+class WriteError(ImgnetMiniError):
+    """A file or folder of the run cannot be written."""
+
+    exit_code = 5
+
+
+class CheckpointError(ImgnetMiniError):
+    """A checkpoint is missing, damaged, or belongs to something else."""
+
+    exit_code = 6
+
+
+class DivergedError(ImgnetMiniError):
+    """A loss or a weight is no longer a finite number."""
+
+    exit_code = 7
+
+
+class StoppedError(ImgnetMiniError):
+    """Ctrl-C or SIGTERM ended the command after it had saved what it could."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class StaleError(ImgnetMiniError):
+    """A written file no longer shows what the runs hold (`--check`)."""
+
+    exit_code = 1

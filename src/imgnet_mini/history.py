@@ -1,0 +1,93 @@
+"""train_log.csv, logs.md and TensorBoard, from one stream of epoch records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
+
+from imgnet_mini.atomic_file import replacing, write_text
+from imgnet_mini.records import EpochRecord, to_csv, to_markdown
+from imgnet_mini.run_paths import RunPaths
+
+STEP_TAGS = ("train/loss_step", "train/lr")
+"""Tags counted in optimizer steps; all others are counted in epochs."""
+
+
+class History:
+    """The records of a run. The text files are rewritten whole after each epoch: they are small."""
+
+    def __init__(self, paths: RunPaths, records: Sequence[EpochRecord], *, step: int) -> None:
+        """Take up a history of whole epochs at a step; what was logged beyond it is dropped."""
+        self._paths = paths
+        self.records = list(records)
+        _drop_events_beyond(paths.event_dir, step=step, epoch=len(self.records) // 2)
+        self._events = SummaryWriter(str(paths.event_dir))
+
+    def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
+        """Log the loss and the rate of each of some consecutive steps."""
+        for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
+            self._events.add_scalar("train/loss_step", loss, first_step + offset)
+            self._events.add_scalar("train/lr", rate, first_step + offset)
+
+    def add_epoch(self, train: EpochRecord, val: EpochRecord) -> None:
+        """Log an epoch to TensorBoard; `write` brings it to the text files."""
+        for record in (train, val):
+            for name in ("loss", "top1", "top5", "imgs_per_sec"):
+                tag = f"{record.phase}/{name}"
+                self._events.add_scalar(tag, getattr(record, name), record.epoch)
+            self.records.append(record)
+        self.flush()
+
+    def write(self) -> None:
+        """Write the text files.
+
+        Raises:
+            WriteError: one of them cannot be written.
+        """
+        write_text(self._paths.train_log, to_csv(self.records))
+        write_text(self._paths.markdown_log, to_markdown(self.records))
+
+    def flush(self) -> None:
+        """Bring every event to the file, before a checkpoint says that it is there."""
+        self._events.flush()
+
+    def close(self) -> None:
+        """End the event file."""
+        self._events.close()
+
+
+def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
+    """Replace the event files by one with the values of before a step and an epoch.
+
+    A process that is killed leaves values that the resumed run logs again. The new file
+    has a new name and starts with a mark that makes a TensorBoard that is watching forget
+    what it has read.
+    """
+    old_files = sorted(event_dir.glob("events.out.tfevents.*"))
+    if not old_files:
+        return
+    header = Event(file_version="brain.Event:2")
+    restart = Event(step=0, session_log=SessionLog(status=SessionLog.START))
+    with replacing(old_files[-1].with_name(f"{old_files[-1].name}.kept")) as file:
+        writer = RecordWriter(file)
+        for event in (header, restart, *_events_before(old_files, step=step, epoch=epoch)):
+            writer.write(event.SerializeToString())
+    for path in old_files:
+        if path.stat().st_size:
+            path.write_bytes(b"")  # a TensorBoard that reads it would be stuck if it were gone
+        else:
+            path.unlink()
+
+
+def _events_before(files: list[Path], *, step: int, epoch: int) -> list[Event]:
+    """The events of before a step and an epoch, each once."""
+    kept: dict[tuple[str, int], Event] = {}
+    for path in files:
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:  # a header has none
+                if event.step < (step if value.tag in STEP_TAGS else epoch):
+                    kept[value.tag, event.step] = event
+    return list(kept.values())

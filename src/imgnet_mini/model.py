@@ -1,0 +1,38 @@
+"""The network."""
+
+import difflib
+
+import torch
+import torchvision
+from torch import nn
+
+from imgnet_mini.config import ModelConfig
+from imgnet_mini.errors import ConfigError
+
+_WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+
+
+def build_model(
+    model: ModelConfig, *, classes: int, img_size: int, seed: int, device: torch.device
+) -> nn.Module:
+    """A fresh torchvision network, channels last; its weights are the same on every device.
+
+    Raises:
+        ConfigError: torchvision has no such classification network, or not for this image size.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if model.arch not in known:
+        nearest = difflib.get_close_matches(model.arch, known, n=3)
+        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
+        raise ConfigError(f"--arch {model.arch}: torchvision has no such network{hint}")
+    options: dict[str, object] = {"weights": None, "num_classes": classes}
+    if model.arch in _WITH_AUXILIARY_HEADS:
+        options |= {"aux_logits": False, "init_weights": True}
+    if model.arch.startswith("vit_"):
+        options["image_size"] = img_size
+    torch.manual_seed(seed)
+    try:
+        network: nn.Module = torchvision.models.get_model(model.arch, **options)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--arch {model.arch} with --img-size {img_size}: {error}") from error
+    return network.to(device).to(memory_format=torch.channels_last)

@@ -1,0 +1,41 @@
+"""What a person sees while a command works: a bar on a terminal, nothing in a pipe."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class Bar:
+    """A row of the display: steps done of a total, and a few figures behind them."""
+
+    def __init__(self, progress: Progress, label: str, total: int, done: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(label, total=total, completed=done, figures="")
+
+    def show(self, done: int, figures: str = "") -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=done, figures=figures)
+
+
+@contextmanager
+def show_bar(label: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+    """Show a bar until the block ends, then clear it, so that the line of results stands alone."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        TimeRemainingColumn(compact=True),
+    )
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with progress:
+        yield Bar(progress, label, total, done)

@@ -1,0 +1,77 @@
+"""What an epoch measured, and the two ways in which it is written down."""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, Self
+
+from imgnet_mini.errors import DataError
+
+Phase = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One phase of an epoch; top-1 and top-5 in percent, the rate that of its last step."""
+
+    epoch: int
+    phase: Phase
+    loss: float
+    top1: float
+    top5: float
+    lr: float
+    imgs_per_sec: float
+
+    @classmethod
+    def from_row(cls, row: dict[str, str]) -> Self:
+        """Read one row of `train_log.csv`."""
+        if row["phase"] not in ("train", "val"):
+            raise ValueError(f"{row['phase']!r} is no phase")
+        phase: Phase = "train" if row["phase"] == "train" else "val"
+        numbers = {
+            field.name: float(row[field.name])
+            for field in fields(cls)
+            if field.name not in ("epoch", "phase")
+        }
+        return cls(epoch=int(row["epoch"]), phase=phase, **numbers)
+
+    def to_line(self) -> str:
+        """The line of `logs.md` and of a piped terminal."""
+        label = f"[{self.phase.capitalize()}]"
+        return (
+            f"{label} Epoch {self.epoch:03d} | loss {self.loss:.4f} | top1 {self.top1:.2f}% | "
+            f"top5 {self.top5:.2f}% | lr {self.lr:.6f} | ips {self.imgs_per_sec:.1f}"
+        )
+
+
+def to_csv(records: Iterable[EpochRecord]) -> str:
+    """The text of `train_log.csv`; floats are written so that reading gives them back exactly."""
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, [field.name for field in fields(EpochRecord)], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(asdict(record) for record in records)
+    return text.getvalue()
+
+
+def to_markdown(records: Iterable[EpochRecord]) -> str:
+    """The text of `logs.md`: the lines in one fenced block."""
+    return "\n".join(["```text", *(record.to_line() for record in records), "```", ""])
+
+
+def read_csv(path: Path) -> list[EpochRecord]:
+    """Read `train_log.csv`.
+
+    Raises:
+        DataError: the file is missing, or is not such a log.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [EpochRecord.from_row(row) for row in csv.DictReader(file)]
+    except OSError as error:
+        raise DataError(f"cannot read the training log {path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not a training log of imgnet-mini ({error})") from error

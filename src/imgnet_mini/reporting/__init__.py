@@ -1,0 +1,1 @@
+"""What is made of a finished run: curves, tables, pictures and pages."""

@@ -1,0 +1,1 @@
+"""Runs rendered through a Jinja template into a README."""

@@ -1,0 +1,96 @@
+"""The packaged templates and the user's own."""
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import ChoiceLoader, FileSystemLoader, PackageLoader, StrictUndefined
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.reporting.readme.advice import next_steps, remarks
+from imgnet_mini.reporting.readme.comparison import differing_settings
+from imgnet_mini.reporting.readme.markdown import FILTERS
+from imgnet_mini.reporting.readme.run_view import RunView
+from imgnet_mini.reporting.readme.splice import NOTES, RESULTS, end_marker, start_marker
+
+# What an expression of a template can raise.
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+PACKAGED = ("results", "experiment")
+
+
+def render(template: str, runs: Sequence[RunView], refresh: str) -> str:
+    """The Markdown of some runs, without line ends at its ends.
+
+    A template sees `runs`, `run` (the first), `differing` (settings that differ between the runs),
+    `remarks` and `next_steps` (of the first), `refresh` (the command that renders it again), and
+    the filters `md`, `code`, `fence`, `fixed` and `rate`. It runs in Jinja's sandbox.
+
+    template: a name of `PACKAGED`, or the path of a Jinja template.
+
+    Raises:
+        ConfigError: the template is missing, malformed, or asks for what is not there.
+    """
+    packaged = template in PACKAGED
+    path = Path(f"{template}.md.j2") if packaged else Path(template)
+    if not packaged and not path.is_file():
+        raise ConfigError(
+            f"there is no template {template}; give the path of a Jinja template, "
+            f"or one of: {', '.join(PACKAGED)}"
+        )
+    environment = _environment(None if packaged else path.parent)
+    try:
+        text = environment.get_template(path.name).render(
+            runs=runs,
+            run=runs[0],
+            differing=differing_settings(runs),
+            remarks=remarks(runs[0]),
+            next_steps=next_steps(runs[0]),
+            refresh=refresh,
+        )
+    except _TEMPLATE_ERRORS as error:
+        if packaged:
+            raise
+        raise ConfigError(f"{_place(error, path)}: {error}") from error
+    if {start_marker(RESULTS), end_marker(RESULTS)} & {line.strip() for line in text.splitlines()}:
+        raise ConfigError(
+            f"{path}: a line of what it renders is itself a marker of the results block; remove it"
+        )
+    return text.strip("\n")
+
+
+def _environment(folder: Path | None) -> ImmutableSandboxedEnvironment:
+    """Templates of the user's folder may include and import the packaged ones."""
+    folders = [FileSystemLoader(folder)] if folder is not None else []
+    environment = ImmutableSandboxedEnvironment(
+        loader=ChoiceLoader([*folders, PackageLoader("imgnet_mini")]),
+        undefined=StrictUndefined,
+        autoescape=False,  # the output is Markdown; names pass the filter `md`
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals.update(notes_start=start_marker(NOTES), notes_end=end_marker(NOTES))
+    return environment
+
+
+def _place(error: Exception, path: Path) -> str:
+    """The template's file and, where it is known, the line."""
+    if isinstance(error, TemplateSyntaxError):
+        return f"{error.filename or path}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [
+        frame for frame in frames if frame.filename.endswith(".j2") or Path(frame.filename) == path
+    ]
+    return f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else str(path)

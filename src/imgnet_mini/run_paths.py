@@ -1,0 +1,82 @@
+"""The name of every file of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where one run keeps its files, under the output folder."""
+
+    output_dir: Path
+    name: str
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """`checkpoints/<name>`."""
+        return self.output_dir / "checkpoints" / self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state after the newest epoch, or after the step at which the run was stopped."""
+        return self.checkpoint_dir / "checkpoint.pth"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the epoch with the best validation top-1."""
+        return self.checkpoint_dir / "best.pth"
+
+    @property
+    def log_dir(self) -> Path:
+        """`out/<name>`."""
+        return self.output_dir / "out" / self.name
+
+    @property
+    def config(self) -> Path:
+        """The settings of the run, resolved, as TOML."""
+        return self.log_dir / "config.toml"
+
+    @property
+    def environment(self) -> Path:
+        """The machine and the versions the run was made with, as JSON."""
+        return self.log_dir / "environment.json"
+
+    @property
+    def train_log(self) -> Path:
+        """One CSV row per epoch and phase."""
+        return self.log_dir / "train_log.csv"
+
+    @property
+    def markdown_log(self) -> Path:
+        """The same rows as lines in one fenced block."""
+        return self.log_dir / "logs.md"
+
+    @property
+    def event_dir(self) -> Path:
+        """`runs/<name>`, what TensorBoard reads."""
+        return self.output_dir / "runs" / self.name
+
+    @property
+    def report_dir(self) -> Path:
+        """`reports/<name>`."""
+        return self.output_dir / "reports" / self.name
+
+    @property
+    def metrics(self) -> Path:
+        """What `evaluate` measured."""
+        return self.report_dir / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        """What `evaluate` predicted for each validation image."""
+        return self.report_dir / "predictions.csv"
+
+    @property
+    def model_summary(self) -> Path:
+        """The network layer by layer."""
+        return self.report_dir / "model_summary.txt"
+
+    @property
+    def finder_dir(self) -> Path:
+        """`lr_finder_plots`, shared by all runs; each result carries its run's name."""
+        return self.output_dir / "lr_finder_plots"

@@ -1,0 +1,111 @@
+"""What several test files share: the command line in this process, images, clean endings."""
+
+import colorsys
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# Before torch is imported, here or in a child: tiny networks gain nothing from threads that
+# wait for each other, and lose much where the tests are not alone on the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgnet_mini import cli as command_line
+
+
+class Cli:
+    """Runs the command line in this process: `cli("train", "--epochs", 2)` is its exit code."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.out = ""
+        self.err = ""
+
+    def __call__(self, *args: object) -> int:
+        with pytest.raises(SystemExit) as end:
+            command_line.main([str(arg) for arg in args])
+        self.out, self.err = map(without_colours, self._capsys.readouterr())
+        return int(end.value.code or 0)
+
+    def says(self, text: str) -> bool:
+        """Whether a text is in the error, however its panel has wrapped and framed it."""
+        return squeezed(text) in squeezed(self.err)
+
+
+def without_colours(text: str) -> str:
+    """CI services make rich write colours into a pipe."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"[\s│╭╮╰╯─]+", "", text)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("COLUMNS", "100")
+    return Cli(capsys)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder_and_no_process_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert multiprocessing.active_children() == []
+
+
+@pytest.fixture
+def make_folder() -> Callable[..., Path]:
+    """`make_folder(root, train=4, val=2, classes=3)` writes so many images per class.
+
+    classes: how many, or their names. The colour of an image tells its class; JPEG and PNG
+    take turns, and sides are from 32 to 48 pixels.
+    """
+    return write_folder
+
+
+def write_folder(
+    root: Path, *, train: int = 4, val: int = 2, classes: int | Sequence[str] = 3
+) -> Path:
+    names = [f"class_{i:02d}" for i in range(classes)] if isinstance(classes, int) else classes
+    generator = np.random.default_rng(0)
+    for split, images in (("train", train), ("val", val)):
+        for label, name in enumerate(names):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(images):
+                suffix = (".JPEG", ".png")[number % 2]
+                draw_image(label / len(names), generator).save(folder / f"{number:03d}{suffix}")
+    return root
+
+
+def draw_image(hue: float, generator: np.random.Generator) -> Image.Image:
+    """A colour with noise of up to 20 grey levels either way."""
+    colour = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.8, 0.8))
+    height, width = generator.integers(32, 49, 2)
+    pixels = colour + generator.uniform(-20, 20, (height, width, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+SMALL = (
+    *("--data-root", "data", "--arch", "shufflenet_v2_x0_5", "--img-size", 32),
+    *("--batch-size", 6, "--workers", 0, "--epochs", 3),
+)
+"""Options of a run of 3 epochs of 4 steps on `data`, in two seconds."""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """24 training and 9 validation images of 3 classes in `data/`."""
+    return write_folder(tmp_path / "data", train=8, val=3, classes=3)
+
+
+@pytest.fixture
+def run_small(cli: Cli, data: Path) -> Callable[..., int]:
+    """`run_small("train", "--name", "a")` runs a command on `data` with small settings."""
+    return lambda command, *args: cli(command, *SMALL, *args)

@@ -1,0 +1,155 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from imgnet_mini.atomic_file import replacing, write_text
+from imgnet_mini.errors import DataError, WriteError
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
+
+
+@pytest.fixture
+def target(tmp_path):
+    path = tmp_path / "folder" / "file.txt"
+    path.parent.mkdir()
+    path.write_text("old", "utf-8")
+    return path
+
+
+def assert_as_it_was(path):
+    assert path.read_text("utf-8") == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def full_disk(*_args, **_settings):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_takes_the_place_of_the_old_one(target):
+    with replacing(target) as file:
+        file.write(b"new")
+        assert target.read_text("utf-8") == "old"
+    assert target.read_bytes() == b"new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_missing_folders_are_made(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    write_text(path, "x")
+    assert path.read_bytes() == b"x"
+
+
+def test_text_is_utf_8_with_unix_line_ends_on_every_system(tmp_path):
+    write_text(tmp_path / "x", "é😀\nb\n")
+    assert (tmp_path / "x").read_bytes() == "é😀\nb\n".encode()
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt(), DataError("image")])
+def test_an_error_in_the_block_keeps_the_old_content_and_passes_as_it_is(target, error):
+    def fail():
+        with replacing(target) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        fail()
+    assert raised.value is error
+    assert_as_it_was(target)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(os, "fsync"), (Path, "replace"), (Path, "mkdir")], ids=str
+)
+def test_a_full_disk_keeps_the_old_content_and_names_the_file(target, monkeypatch, place, name):
+    monkeypatch.setattr(place, name, full_disk)
+    with pytest.raises(WriteError) as error:
+        write_text(target, "new")
+    monkeypatch.undo()
+    assert str(error.value) == f"cannot write {target}: {os.strerror(errno.ENOSPC)}"
+    assert_as_it_was(target)
+
+
+class FullFile:
+    """A file on a full disk, behind one that torch writes to."""
+
+    def write(self, _content):
+        full_disk()
+
+    def flush(self):
+        pass
+
+
+def test_a_full_disk_that_torch_reports_is_a_write_error(target):
+    with pytest.raises(WriteError, match=os.strerror(errno.ENOSPC)), replacing(target):
+        torch.save({"x": torch.ones(3)}, FullFile())
+    assert_as_it_was(target)
+
+
+def test_an_error_of_reading_is_not_called_one_of_writing(target):
+    def read():
+        try:
+            Path("absent").read_bytes()
+        except OSError as error:
+            raise DataError("cannot read absent") from error
+
+    with pytest.raises(DataError, match="cannot read absent"), replacing(target):
+        read()
+    assert_as_it_was(target)
+
+
+def test_an_interruption_after_a_handled_error_stays_an_interruption(target):
+    def read():
+        try:
+            Path("absent").read_bytes()
+        except OSError:
+            raise KeyboardInterrupt  # noqa: B904
+
+    with pytest.raises(KeyboardInterrupt), replacing(target):
+        read()
+    assert_as_it_was(target)
+
+
+def test_a_file_in_place_of_a_folder_is_a_write_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "x.txt"
+    with pytest.raises(WriteError, match=r"cannot write .*x\.txt"):
+        write_text(path, "x")
+
+
+def test_a_folder_in_place_of_the_file_is_a_write_error(tmp_path):
+    path = tmp_path / "x.txt"
+    path.mkdir()
+    with pytest.raises(WriteError, match=r"cannot write .*x\.txt"):
+        write_text(path, "x")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_too_long_for_the_disk_is_a_write_error(tmp_path):
+    with pytest.raises(WriteError):
+        write_text(tmp_path / ("x" * 300), "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_the_umask_is_respected_and_kept(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "x", "x")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
+@posix
+def test_file_and_folder_reach_the_disk_around_the_renaming(target, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("flush"), fsync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda *paths: (calls.append("rename"), replace(*paths)))
+    write_text(target, "new")
+    assert calls == ["flush", "rename", "flush"]

@@ -1,0 +1,64 @@
+import pytest
+
+from imgnet_mini.console import printable, say, show_error, show_stop, show_table
+
+
+@pytest.fixture(autouse=True)
+def _width(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+
+
+def test_lines_are_printed_as_they_are(capsys):
+    lines = ["[bold]no markup[/bold] [Train] :smile:", "x" * 200, "C:\\new\\[1]", ""]
+    say(*lines)
+    assert capsys.readouterr() == ("".join(f"{line}\n" for line in lines), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ü😀\nsecond", "plain ü😀\nsecond"),
+        ("\x1b[2J\x07", "\\x1b[2J\\x07"),
+        ("a\rb\tc", "a\\rb\\tc"),
+        ("\u202egpj.exe", "\\u202egpj.exe"),
+        ("\udcff.jpg", "\\udcff.jpg"),
+    ],
+)
+def test_nothing_reaches_the_terminal_that_could_steer_it(text, shown, capsys):
+    assert printable(text) == shown
+    for show in (say, show_error, show_stop, lambda text: show_table(text, ["x"], [[text]])):
+        show(text)
+        out, err = capsys.readouterr()
+        for line in shown.splitlines():
+            assert line in out + err
+
+
+def test_errors_and_stops_go_to_standard_error_with_their_title(capsys):
+    show_error("what [red]went[/red] wrong")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "─ Error ─" in err
+    assert "what [red]went[/red] wrong" in err
+    show_stop("by SIGINT")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "─ Stopped ─" in err
+
+
+def test_a_long_message_is_wrapped_and_not_cut(capsys):
+    message = " ".join(f"word{i}" for i in range(100))
+    show_error(message)
+    words = capsys.readouterr().err.replace("│", " ").split()
+    assert [word for word in words if word.startswith("word")] == message.split()
+
+
+def test_a_table_aligns_figures_to_the_right(capsys):
+    show_table("Result [x]", ["metric", "value"], [["top-1 [bold]", "7.00"], ["b", "12.50"]])
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "Result [x]" in out
+    assert "top-1 [bold]" in out
+    seven, twelve = (
+        next(line for line in out.splitlines() if v in line) for v in ("7.00", "12.50")
+    )
+    assert seven.index("7.00") + 4 == twelve.index("12.50") + 5

@@ -1,0 +1,132 @@
+import copy
+from contextlib import closing
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from imgnet_mini.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+from imgnet_mini.data.folder import find_splits
+from imgnet_mini.data.loaders import build_train_loader
+from imgnet_mini.engine import Trainer
+from imgnet_mini.errors import DivergedError
+from imgnet_mini.history import History
+from imgnet_mini.model import build_model
+from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
+from imgnet_mini.precision import Precision
+from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.signals import StopRequest
+
+CPU = torch.device("cpu")
+STEPS = 6
+
+
+def build_trainer(model, *, max_lr=0.05, precision=None, steps=STEPS):
+    settings = OptimizerConfig()
+    optimizer = build_optimizer(settings, model, lr=max_lr)
+    schedule = ScheduleConfig(epochs=1)
+    scheduler = build_scheduler(schedule, optimizer, max_lr=max_lr, total_steps=steps)
+    loss = build_loss(settings)
+    return Trainer(model, loss, optimizer, scheduler, precision or Precision("cpu", None))
+
+
+@pytest.fixture
+def model():
+    return build_model(
+        ModelConfig(arch="shufflenet_v2_x0_5"), classes=5, img_size=32, seed=3, device=CPU
+    )
+
+
+def batches(number):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(number):
+        yield (
+            torch.randn(8, 3, 32, 32, generator=generator),
+            torch.randint(5, (8,), generator=generator),
+        )
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_steps_equal_those_of_a_bare_loop(model, dtype):
+    reference = copy.deepcopy(model)
+    trainer = build_trainer(model, precision=Precision("cpu", dtype))
+    trainer.model.train()
+    for images, targets in batches(STEPS):
+        trainer.train_step(images, targets)
+
+    optimizer = torch.optim.SGD(
+        reference.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.05, total_steps=STEPS, cycle_momentum=False
+    )
+    reference.train()
+    rates, losses, hits = [], [], 0
+    for step, (images, targets) in enumerate(batches(STEPS)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+            logits = reference(images)
+            loss = F.cross_entropy(logits, targets, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+        losses.append(loss.item())
+        hits += int((logits.argmax(1) == targets).sum())
+        if step < STEPS - 1:
+            scheduler.step()
+
+    for ours, theirs in zip(
+        trainer.model.state_dict().values(), reference.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    assert trainer.state.rate == rates[-1]
+    assert trainer.state.step == STEPS
+    assert trainer._rates == rates
+    assert trainer._losses[:STEPS].tolist() == losses
+    assert trainer._hits[0] == hits
+
+
+def test_a_network_that_diverges_is_stopped_with_epoch_and_step(make_folder, tmp_path, model):
+    make_folder(tmp_path / "data", train=6, val=1, classes=5)
+    train_images, _ = find_splits(tmp_path / "data")
+    data = DataConfig(batch_size=6, img_size=32, workers=0)
+    trainer = build_trainer(model, max_lr=1e30)
+    with (
+        closing(build_train_loader(data, train_images, seed=0, device=CPU)) as loader,
+        closing(History(RunPaths(tmp_path, "run"), [], step=0)) as history,
+        StopRequest() as stop,
+        pytest.raises(DivergedError, match=r"epoch 0, batch [12] .*learning rate.*lower --max-lr"),
+    ):
+        trainer.train_epoch(loader, history, stop)
+
+
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(model):
+    trainer = build_trainer(model)
+    model.get_submodule("conv1.1").running_mean[0] = float("nan")
+    with pytest.raises(DivergedError, match="no longer finite"):
+        trainer.state_dict()
+
+
+def test_the_state_of_every_part_comes_back(model):
+    trainer = build_trainer(model)
+    trainer.model.train()
+    steps = list(batches(STEPS))
+    for images, targets in steps[:3]:
+        trainer.train_step(images, targets)
+    trainer._rates.clear()
+    saved = copy.deepcopy(trainer.state_dict())
+    fresh = build_trainer(
+        build_model(
+            ModelConfig(arch="shufflenet_v2_x0_5"), classes=5, img_size=32, seed=4, device=CPU
+        )
+    )
+    fresh.load_state_dict(saved)
+    fresh.model.train()
+    for images, targets in steps[3:]:
+        trainer.train_step(images, targets)
+        fresh.train_step(images, targets)
+    assert fresh.state == trainer.state
+    for ours, theirs in zip(
+        fresh.model.state_dict().values(), trainer.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)

@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.metrics import accuracy_score
+from torchvision import transforms
+
+from imgnet_mini.predictions import load_predictions
+from imgnet_mini.records import read_csv
+
+
+@pytest.fixture
+def trained(run_small, cli):
+    assert run_small("train", "--name", "a", "--max-lr", 0.05) == 0, cli.err
+
+
+def metrics(name="a"):
+    return json.loads(Path(f"reports/{name}/metrics.json").read_text("utf-8"))
+
+
+def test_best_weights_in_plain_torchvision_score_the_same_to_the_image(trained, cli):
+    assert cli("evaluate", "--name", "a") == 0, cli.err
+    model = torchvision.models.shufflenet_v2_x0_5(num_classes=3)
+    model.load_state_dict(torch.load("checkpoints/a/best.pth", weights_only=True)["model"])
+    load = transforms.Compose(
+        [
+            transforms.Resize(37),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    folder = torchvision.datasets.ImageFolder("data/val", load)
+    with torch.no_grad():
+        said = [int(model.eval()(image[None]).argmax()) for image, _ in folder]
+    hits = accuracy_score(folder.targets, said, normalize=False)
+    assert metrics()["top1"] == 100 * hits / len(said)
+    predictions = load_predictions(Path("reports/a/predictions.csv"), tuple(folder.classes))
+    assert predictions.top[:, 0].tolist() == said
+    assert predictions.targets.tolist() == folder.targets
+    assert [Path("data/val", image) for image in predictions.images] == [
+        Path(path) for path, _ in folder.imgs
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_the_batch_size_changes_nothing(trained, cli, batch_size):
+    assert cli("evaluate", "--name", "a") == 0
+    before = metrics()
+    assert cli("evaluate", "--name", "a", "--batch-size", batch_size) == 0
+    for name in ("top1", "top5", "images"):
+        assert metrics()[name] == before[name]
+    assert metrics()["loss"] == pytest.approx(before["loss"])
+
+
+def test_last_and_a_path_name_other_checkpoints(trained, cli):
+    assert cli("evaluate", "--name", "a", "--checkpoint", "last") == 0
+    last = metrics()
+    assert last["checkpoint"] == "checkpoint.pth"
+    assert last["epoch"] == 2
+    assert last["top1"] == pytest.approx(read_csv(Path("out/a/train_log.csv"))[-1].top1, abs=12)
+    assert cli("evaluate", "--name", "a", "--checkpoint", "checkpoints/a/checkpoint.pth") == 0
+    assert metrics()["checkpoint_sha256"] == last["checkpoint_sha256"]
+
+
+def test_a_plain_state_dict_is_taken(data, cli, tmp_path):
+    torch.manual_seed(0)
+    weights = torchvision.models.resnet18(num_classes=3).state_dict()
+    torch.save(weights, tmp_path / "plain.pth")
+    arguments = ["--data-root", "data", "--arch", "resnet18", "--img-size", 32, "--workers", 0]
+    assert cli("evaluate", "--checkpoint", "plain.pth", *arguments) == 0, cli.err
+    assert metrics("r50_onecycle_amp")["images"] == 9
+    assert metrics("r50_onecycle_amp")["epoch"] is None
+
+
+def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, cli):
+    assert cli("evaluate", "--name", "a", "--tta") == 0
+    assert metrics()["tta"] is True
+    before = Path("reports/a/predictions.csv").read_text()
+    for path in Path("data/val").rglob("*.png"):
+        with Image.open(path) as image:
+            mirrored = Image.fromarray(np.asarray(image)[:, ::-1])
+        mirrored.save(path)
+    assert cli("evaluate", "--name", "a", "--tta") == 0
+    after = Path("reports/a/predictions.csv").read_text()
+    labels = [[row.split(",")[2] for row in text.splitlines()] for text in (before, after)]
+    assert labels[0] == labels[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--arch", "resnet18"], "holds a shufflenet_v2_x0_5, not a resnet18"),
+        (["--checkpoint", "nowhere.pth"], "no checkpoint nowhere.pth"),
+        (["--data-root", "other"], "trained on 3 classes"),
+        (["--checkpoint", "notes.txt"], "notes.txt is not a checkpoint"),
+        (["--checkpoint", "other.pth"], "does not fit a shufflenet_v2_x0_5 of 3 classes"),
+        (["--checkpoint", "empty.pth"], "holds no weights"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused_with_the_reason(
+    trained, cli, make_folder, arguments, words
+):
+    make_folder(Path("other"), classes=4)
+    Path("notes.txt").write_text("no checkpoint")
+    torch.save(torchvision.models.shufflenet_v2_x0_5(num_classes=7).state_dict(), "other.pth")
+    torch.save({"model": 3}, "empty.pth")
+    assert cli("evaluate", "--name", "a", *arguments) == 6
+    assert cli.says(words)
+    assert not Path("reports/a/metrics.json").exists()

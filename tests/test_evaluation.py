@@ -1,0 +1,112 @@
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from torchvision import transforms
+
+from imgnet_mini.config import DataConfig, ModelConfig
+from imgnet_mini.data.folder import find_splits
+from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.evaluation import evaluate
+from imgnet_mini.model import build_model
+from imgnet_mini.precision import Precision
+from imgnet_mini.signals import StopRequest, StopRequestedError
+
+CPU = torch.device("cpu")
+CLASSES = 7
+
+
+@pytest.fixture
+def images(make_folder, tmp_path):
+    make_folder(tmp_path / "data", train=1, val=5, classes=CLASSES)
+    return find_splits(tmp_path / "data")[1]
+
+
+@pytest.fixture
+def model():
+    network = build_model(
+        ModelConfig(arch="shufflenet_v2_x0_5"), classes=CLASSES, img_size=32, seed=0, device=CPU
+    )
+    with torch.no_grad():  # a fresh network gives every image nearly the same logits
+        network.fc.weight.mul_(300)
+    return network.eval()
+
+
+def measure(model, images, *, batch_size=8, tta=False, label_smoothing=0.0):
+    data = DataConfig(batch_size=batch_size, img_size=32, workers=0)
+    with closing(build_eval_loader(data, images, device=CPU)) as loader, StopRequest() as stop:
+        return evaluate(
+            model, loader, Precision("cpu", None), stop, label_smoothing=label_smoothing, tta=tta
+        )
+
+
+def reference_logits(model, images, *, mirror=False):
+    load = transforms.Compose(
+        [
+            transforms.Resize(37),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    batch = torch.stack(
+        [load(Image.open(images.path(i)).convert("RGB")) for i in range(len(images))]
+    )
+    with torch.no_grad():
+        return model(batch.flip(3) if mirror else batch)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 35, 64])
+def test_metrics_equal_scikit_learn_whatever_the_batch_size(model, images, batch_size):
+    metrics, answers = measure(model, images, batch_size=batch_size)
+    probabilities = reference_logits(model, images).double().softmax(1).numpy()
+    labels = np.arange(CLASSES)
+    assert metrics.images == 35
+    assert metrics.top1 == pytest.approx(
+        100 * accuracy_score(images.targets, probabilities.argmax(1))
+    )
+    assert metrics.top5 == pytest.approx(
+        100 * top_k_accuracy_score(images.targets, probabilities, k=5, labels=labels)
+    )
+    assert metrics.loss == pytest.approx(
+        log_loss(images.targets, probabilities, labels=labels), rel=1e-4
+    )
+    assert np.array_equal(answers.top[:, 0], probabilities.argmax(1))
+    assert answers.top.shape == answers.probabilities.shape == (35, 5)
+
+
+def test_the_mirrored_image_counts_as_much_as_the_image(model, images):
+    metrics, answers = measure(model, images, tta=True)
+    logits = (reference_logits(model, images) + reference_logits(model, images, mirror=True)) / 2
+    assert np.array_equal(answers.top[:, 0], logits.argmax(1))
+    assert metrics.top1 == pytest.approx(100 * accuracy_score(images.targets, logits.argmax(1)))
+
+
+def test_label_smoothing_is_that_of_training(model, images):
+    metrics, _ = measure(model, images, label_smoothing=0.1)
+    expected = torch.nn.CrossEntropyLoss(label_smoothing=0.1)(
+        reference_logits(model, images), torch.from_numpy(images.targets)
+    )
+    assert metrics.loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_fewer_than_five_classes_are_no_trouble(make_folder, tmp_path):
+    make_folder(tmp_path / "two", train=1, val=2, classes=2)
+    images = find_splits(tmp_path / "two")[1]
+    network = build_model(
+        ModelConfig(arch="shufflenet_v2_x0_5"), classes=2, img_size=32, seed=0, device=CPU
+    )
+    metrics, answers = measure(network, images)
+    assert metrics.top5 == 100
+    assert answers.top.shape == (4, 2)
+
+
+def test_a_signal_ends_it_between_two_batches(model, images):
+    data = DataConfig(batch_size=8, img_size=32, workers=0)
+    with closing(build_eval_loader(data, images, device=CPU)) as loader, StopRequest() as stop:
+        stop._remember(15, None)
+        with pytest.raises(StopRequestedError, match="SIGTERM"):
+            evaluate(model, loader, Precision("cpu", None), stop, label_smoothing=0.0)

@@ -1,0 +1,247 @@
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder as TorchvisionFolder
+
+from imgnet_mini.data.folder import (
+    SHOWN,
+    find_images,
+    find_splits,
+    refuse_broken_images,
+    some_of,
+)
+from imgnet_mini.errors import DataError
+
+needs_any_name = pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems refuse file names that are not UTF-8"
+)
+
+
+@pytest.fixture
+def tree(make_folder, tmp_path):
+    return make_folder(tmp_path / "data", train=3, val=2, classes=["cat", "dog"])
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def listed(split):
+    return [(split.relative(i), int(split.targets[i])) for i in range(len(split))]
+
+
+def test_images_come_by_class_and_then_by_path(tree):
+    train, val = find_splits(tree)
+    assert train.classes == val.classes == ("cat", "dog")
+    assert listed(val) == [
+        ("cat/000.JPEG", 0),
+        ("cat/001.png", 0),
+        ("dog/000.JPEG", 1),
+        ("dog/001.png", 1),
+    ]
+    assert len(train) == 6
+    assert train.path(5) == tree / "train" / "dog" / "002.JPEG"
+    assert train.targets.dtype == np.int64
+
+
+def test_order_is_that_of_torchvision_on_a_plain_tree(tmp_path):
+    for name in ("n2", "N10", "n1", "ü", "a b"):
+        for file in ("b.JPEG", "B.jpg", "a10.png", "a2.webp", "a.b.tif", "Z.BMP", "_.ppm"):
+            touch(tmp_path / name / file)
+    ours, theirs = find_images(tmp_path), TorchvisionFolder(str(tmp_path))
+    assert list(ours.classes) == theirs.classes
+    assert [(str(ours.path(i)), ours.targets[i]) for i in range(len(ours))] == theirs.samples
+
+
+@pytest.mark.parametrize("missing", [".", "train", "val"])
+def test_a_missing_folder_is_explained_with_the_layout(tree, missing):
+    gone = tree / missing
+    gone.rename(tree.parent / "elsewhere")
+    with pytest.raises(DataError) as error:
+        find_splits(tree)
+    message = str(error.value)
+    assert str(tree) in message
+    assert str(Path("train") / "<class>" / "<image>.JPEG") in message
+    assert str(Path("val") / "<class>" / "<image>.JPEG") in message
+    assert "imgnet-mini demo" in message
+    assert "--data-root" in message
+    if missing != ".":
+        assert f"it has no folder {missing}/" in message
+
+
+def test_a_file_in_place_of_a_folder_is_as_good_as_missing(tmp_path):
+    for root in (touch(tmp_path / "file"), touch(tmp_path / "data" / "train").parent):
+        with pytest.raises(DataError, match="no images at"):
+            find_splits(root)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_class_folders_is_refused(tree, split):
+    (tree / split).rename(tree.parent / "old")
+    touch(tree / split / "image.jpg")  # images lying flat
+    with pytest.raises(DataError, match=f"{split} has no class folders"):
+        find_splits(tree)
+
+
+@pytest.mark.parametrize(("split", "other"), [("train", "val"), ("val", "train")])
+def test_a_class_in_one_split_only_is_named(tree, split, other):
+    touch(tree / split / "mouse" / "0.jpg")
+    with pytest.raises(DataError, match=f"only in {split}/: mouse") as error:
+        find_splits(tree)
+    assert f"only in {other}/" not in str(error.value)
+
+
+def test_many_different_classes_are_counted(tree):
+    for number in range(25):
+        touch(tree / "train" / f"extra{number:02d}" / "0.jpg")
+    with pytest.raises(DataError, match=r"extra00, .*extra09 and 15 more\n") as error:
+        find_splits(tree)
+    assert "extra10" not in str(error.value)
+
+
+def test_classes_that_differ_in_case_only_are_different(tree):
+    (tree / "val" / "dog").rename(tree / "val" / "dog2")
+    (tree / "val" / "dog2").rename(tree / "val" / "Dog")
+    with pytest.raises(DataError, match=r"only in train/: dog\n.*only in val/: Dog"):
+        find_splits(tree)
+
+
+def test_classes_without_images_are_named_with_the_known_extensions(tree):
+    (tree / "val" / "mouse").mkdir()
+    touch(tree / "val" / "ant" / "notes.txt")
+    with pytest.raises(DataError, match=r"no images in ant, mouse of .*val.*\.jpg, \.jpeg"):
+        find_splits(tree)
+
+
+def test_hidden_files_and_folders_and_other_files_are_passed_over(tree):
+    before = listed(find_images(tree / "train"))
+    for path in (
+        ".ipynb_checkpoints/0.jpg",
+        "cat/.hidden.jpg",
+        "cat/._000.JPEG",
+        "cat/.cache/0.jpg",
+        "cat/Thumbs.db",
+        "cat/desktop.ini",
+        "cat/labels.csv",
+        "cat/image.jpg.part",
+        "cat/jpg",
+        "stray.jpg",
+        "README.txt",
+    ):
+        touch(tree / "train" / path)
+    assert listed(find_images(tree / "train")) == before
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.Jpeg", "a.PNG", "a.tiff", "a.WebP", "a.b.gif"])
+def test_extensions_are_known_in_any_case(tmp_path, name):
+    touch(tmp_path / "c" / name)
+    assert listed(find_images(tmp_path)) == [(f"c/{name}", 0)]
+
+
+def test_nested_folders_belong_to_their_class(tmp_path):
+    for path in ("c/b/deep/1.jpg", "c/a.jpg", "c/b.jpg", "d/x.jpg/2.jpg"):
+        touch(tmp_path / path)
+    assert listed(find_images(tmp_path)) == [
+        ("c/a.jpg", 0),
+        ("c/b.jpg", 0),
+        ("c/b/deep/1.jpg", 0),
+        ("d/x.jpg/2.jpg", 1),
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_links_that_loop_end(tree):
+    before = listed(find_images(tree / "train"))
+    (tree / "train" / "cat" / "loop").symlink_to(tree / "train", target_is_directory=True)
+    assert listed(find_images(tree / "train")) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_links_to_classes_and_images_are_followed_and_dead_ones_named(tree, tmp_path):
+    for split in ("train", "val"):
+        (tree / split / "linked").symlink_to(tree / split / "cat", target_is_directory=True)
+    (tree / "val" / "dog" / "link.jpg").symlink_to(tree / "val" / "cat" / "000.JPEG")
+    splits = find_splits(tree)
+    assert splits[0].classes == ("cat", "dog", "linked")
+    assert "dog/link.jpg" in dict(listed(splits[1]))
+    refuse_broken_images(*splits)
+    dead = tree / "val" / "dog" / "dead.jpg"
+    dead.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError) as error:
+        refuse_broken_images(*find_splits(tree))
+    assert str(dead) in str(error.value)
+
+
+ODD_NAMES = ["two  spaces", "ünï😀", "a,b", "[x](y)", "50%", "#1", "$x$", "e\u0301", "x.jpg"]
+
+
+def test_odd_names_are_kept_exactly(make_folder, tmp_path):
+    root = make_folder(tmp_path / "data", train=1, val=1, classes=sorted(ODD_NAMES))
+    train, val = find_splits(root)
+    assert list(train.classes) == sorted(ODD_NAMES)
+    assert all(train.path(i).is_file() for i in range(len(train)))
+    refuse_broken_images(train, val)
+
+
+@needs_any_name
+def test_names_that_are_not_utf_8_are_kept_exactly(make_folder, tmp_path):
+    names = [os.fsdecode(b"caf\xe9"), "new\nline", 'quote"', "plain"]
+    root = make_folder(tmp_path / "data", train=2, val=1, classes=names)
+    odd = root / "val" / "plain" / os.fsdecode(b"\xff\xfe.jpg")
+    (root / "val" / "plain" / "000.JPEG").rename(odd)
+    train, val = find_splits(root)
+    assert sorted(train.classes) == sorted(names)
+    assert odd in [val.path(i) for i in range(len(val))]
+    assert all(train.path(i).is_file() for i in range(len(train)))
+    refuse_broken_images(train, val)
+
+
+def test_a_million_paths_are_one_array(tree):
+    files = find_images(tree / "train").files
+    assert isinstance(files, np.ndarray)
+    assert files.dtype.kind == "S"
+
+
+def test_whole_images_pass_the_check(tree):
+    refuse_broken_images(*find_splits(tree))
+
+
+def test_broken_images_are_listed_at_once_and_the_rest_counted(make_folder, tmp_path):
+    root = make_folder(tmp_path / "data", train=8, val=8, classes=2)
+    broken = [*sorted((root / "train" / "class_00").iterdir()), *(root / "val").glob("*/003.png")]
+    for path in broken:
+        path.write_bytes(b"")
+    (root / "val" / "class_01" / "000.JPEG").write_bytes(b"<html>")
+    (root / "val" / "class_01" / "002.JPEG").write_bytes(b"<html>")
+    with pytest.raises(DataError) as error:
+        refuse_broken_images(*find_splits(root))
+    first, *lines = str(error.value).splitlines()
+    assert first.startswith("12 broken image file(s)")
+    assert len(lines) == SHOWN + 1
+    assert lines[: len(broken) - 2] == [f"  {path} is empty" for path in broken[:8]]
+    assert lines[-1] == "  and 2 more"
+
+
+def test_one_broken_image_is_named_with_its_problem(tree):
+    path = tree / "val" / "dog" / "001.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"^1 broken image") as error:
+        refuse_broken_images(*find_splits(tree))
+    assert str(path) in str(error.value)
+    assert "more" not in str(error.value)
+
+
+def test_a_root_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match="absent"):
+        find_images(tmp_path / "absent")
+
+
+def test_names_are_counted_only_above_the_limit():
+    names = [f"n{i}" for i in range(SHOWN + 1)]
+    assert some_of(names[:SHOWN]) == ", ".join(names[:SHOWN])
+    assert some_of(names).endswith(", n9 and 1 more")

@@ -1,0 +1,88 @@
+import pytest
+import torch
+import torchvision
+
+from imgnet_mini.config import ModelConfig
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.model import build_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _keep_generator():
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def build(arch="shufflenet_v2_x0_5", *, classes=5, img_size=64, seed=3, device=CPU):
+    model = ModelConfig(arch=arch)
+    return build_model(model, classes=classes, img_size=img_size, seed=seed, device=device)
+
+
+def equal(one, other):
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("arch", "near"),
+    [("resnet5O", "resnet50"), ("ResNet50", "resnet50"), ("mobilenetv2", "mobilenet_v2")],
+)
+def test_an_unknown_network_suggests_near_names(arch, near):
+    with pytest.raises(ConfigError, match=rf"--arch {arch}: .*did you mean .*{near}"):
+        build(arch)
+
+
+def test_a_name_like_no_other_gets_no_suggestion():
+    with pytest.raises(ConfigError, match=r"no such network$"):
+        build("qqqqqq")
+
+
+@pytest.mark.parametrize("arch", ["fasterrcnn_resnet50_fpn", "deeplabv3_resnet50", "r3d_18", ""])
+def test_networks_that_do_not_classify_images_are_refused(arch):
+    with pytest.raises(ConfigError, match="no such network"):
+        build(arch)
+
+
+def test_the_seed_alone_decides_the_weights():
+    torch.manual_seed(1)
+    first = build()
+    torch.manual_seed(2)
+    assert equal(first, build())
+    assert not equal(first, build(seed=4))
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "shufflenet_v2_x0_5"])
+def test_the_weights_fit_plain_torchvision_strictly(arch):
+    plain = torchvision.models.get_model(arch, weights=None, num_classes=7)
+    assert plain.load_state_dict(build(arch, classes=7).state_dict(), strict=True)
+
+
+def test_a_network_is_channels_last_and_has_an_output_per_class():
+    network = build(classes=9).eval()
+    assert network.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 9)
+
+
+@pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
+def test_no_network_has_several_outputs_in_training(arch):
+    assert output_shape(arch, 96) == (2, 5)
+
+
+@pytest.mark.parametrize("img_size", [64, 96])
+def test_a_transformer_takes_the_image_size(img_size):
+    assert output_shape("vit_b_32", img_size) == (2, 5)
+
+
+def output_shape(arch, img_size):
+    """Without computing anything, nor drawing the many weights."""
+    with torch.device("meta") as device:
+        network = build(arch, img_size=img_size, device=device).train()
+        return network(torch.empty(2, 3, img_size, img_size)).shape
+
+
+def test_an_image_size_that_does_not_fit_the_network_is_refused():
+    with pytest.raises(ConfigError, match="--arch vit_b_32 with --img-size 50"):
+        build("vit_b_32", img_size=50)

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from imgnet_mini.config import OptimizerConfig, ScheduleConfig
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler, linear_rule
+
+
+def step_through(optimizer, scheduler, steps):
+    """The rate and the momentum of each step."""
+    seen = []
+    for step in range(steps):
+        seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
+        optimizer.step()
+        if step < steps - 1:
+            scheduler.step()
+    return seen
+
+
+def ours(schedule, *, max_lr, steps, momentum=0.9):
+    settings = OptimizerConfig(momentum=momentum)
+    optimizer = build_optimizer(settings, torch.nn.Linear(2, 2), lr=max_lr)
+    scheduler = build_scheduler(schedule, optimizer, max_lr=max_lr, total_steps=steps)
+    return step_through(optimizer, scheduler, steps)
+
+
+@pytest.mark.parametrize("steps", [4, 10, 100, 997])
+@pytest.mark.parametrize(
+    "settings", [{}, {"pct_start": 0.5, "div_factor": 10, "final_div_factor": 1}]
+)
+def test_rates_equal_those_of_torch(steps, settings):
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=1)
+    given = {"pct_start": 0.3, "div_factor": 25, "final_div_factor": 1e4} | settings
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.4, total_steps=steps, cycle_momentum=False, **given
+    )
+    expected = [lr for lr, _ in step_through(optimizer, scheduler, steps)]
+    rates = [lr for lr, _ in ours(ScheduleConfig(**settings), max_lr=0.4, steps=steps)]
+    assert rates == expected
+
+
+def test_the_rate_starts_peaks_and_ends_where_the_settings_say():
+    schedule = ScheduleConfig(pct_start=0.25, div_factor=20, final_div_factor=100)
+    rates = [lr for lr, _ in ours(schedule, max_lr=0.8, steps=101)]
+    assert rates[0] == pytest.approx(0.8 / 20)
+    assert max(rates) == pytest.approx(0.8, rel=1e-3)
+    assert rates.index(max(rates)) == pytest.approx(0.25 * 101 - 1, abs=1)
+    assert rates[-1] == pytest.approx(0.8 / 20 / 100)
+
+
+def test_momentum_is_not_cycled():
+    momenta = {momentum for _, momentum in ours(ScheduleConfig(), max_lr=0.1, steps=20)}
+    assert momenta == {0.9}
+    assert {m for _, m in ours(ScheduleConfig(), max_lr=0.1, steps=20, momentum=0)} == {0}
+
+
+@pytest.mark.parametrize(("pct_start", "steps"), [(0.3, 1), (0.3, 3), (0.5, 2), (0.01, 100)])
+def test_a_run_too_short_to_rise_is_refused_with_the_cure(pct_start, steps):
+    with pytest.raises(
+        ConfigError, match=rf"{steps} step\(s\) is too short .*--epochs.*--pct-start"
+    ):
+        ours(ScheduleConfig(pct_start=pct_start), max_lr=0.1, steps=steps)
+
+
+@pytest.mark.parametrize(("pct_start", "steps"), [(0.3, 4), (0.6, 2), (0.99, 2), (0.999999, 50)])
+def test_the_shortest_runs_have_finite_rates_up_to_the_peak(pct_start, steps):
+    rates = [lr for lr, _ in ours(ScheduleConfig(pct_start=pct_start), max_lr=0.1, steps=steps)]
+    assert len(rates) == steps
+    assert all(0 < rate <= 0.1 * (1 + 1e-9) for rate in rates)
+
+
+@pytest.mark.parametrize(("batch_size", "rate"), [(256, 0.1), (64, 0.025), (1, 0.1 / 256)])
+def test_the_linear_rule_is_a_tenth_per_256_images(batch_size, rate):
+    assert linear_rule(batch_size) == pytest.approx(rate)
+
+
+def test_the_optimizer_is_sgd_with_the_settings_asked_for():
+    model = torch.nn.Linear(3, 2)
+    settings = OptimizerConfig(momentum=0.8, weight_decay=0.01)
+    optimizer = build_optimizer(settings, model, lr=0.5)
+    reference_model = torch.nn.Linear(3, 2)
+    reference_model.load_state_dict(model.state_dict())
+    reference = torch.optim.SGD(
+        reference_model.parameters(), lr=0.5, momentum=0.8, weight_decay=0.01
+    )
+    inputs = torch.arange(12.0).view(4, 3) / 12
+    for network, sgd in ((model, optimizer), (reference_model, reference)):
+        for _ in range(5):
+            sgd.zero_grad()
+            network(inputs).square().sum().backward()
+            sgd.step()
+    assert torch.allclose(model.weight, reference_model.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_the_loss_is_the_mean_cross_entropy_with_smoothed_labels(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 5, generator=generator)
+    targets = torch.randint(5, (8,), generator=generator)
+    spread = F.one_hot(targets, 5) * (1 - smoothing) + smoothing / 5
+    expected = -(spread * logits.log_softmax(1)).sum(1).mean()
+    loss = build_loss(OptimizerConfig(label_smoothing=smoothing))
+    assert loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-6)

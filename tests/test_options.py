@@ -1,0 +1,188 @@
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+
+from imgnet_mini import cli as command_line
+from imgnet_mini.config import RunConfig, fields_of
+from imgnet_mini.options import config_options
+
+SECTIONS = tuple(RunConfig.model_fields)
+
+
+class Options:
+    """A command with the options of some sections, run through the package's own `main`."""
+
+    def __init__(self, cli, monkeypatch):
+        self._cli = cli
+        self._monkeypatch = monkeypatch
+        self.use(*SECTIONS)
+
+    def use(self, *sections, **settings):
+        app = typer.Typer(pretty_exceptions_enable=False)
+
+        @app.command()
+        @config_options(*sections, **settings)
+        def dummy(
+            *, extra: Annotated[bool, typer.Option("--extra")] = False, given: RunConfig
+        ) -> None:
+            """Keep what it was given."""
+            self.given, self.extra = given, extra
+
+        self._monkeypatch.setattr(command_line, "app", app)
+
+    def __call__(self, *args):
+        assert self._cli(*args) == 0, self._cli.err
+        return self.given
+
+    def refused(self, *args):
+        assert self._cli(*args) == 2
+        assert not self._cli.out
+        return self._cli
+
+    def help(self):
+        assert self._cli("--help") == 0
+        return self._cli.out
+
+
+@pytest.fixture
+def options(cli, monkeypatch):
+    return Options(cli, monkeypatch)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(
+        "[schedule]\nepochs = 5\nmax_lr = 0.5\n[runtime]\namp = false\n[data]\nworkers = 1\n",
+        "utf-8",
+    )
+    return path
+
+
+def test_without_options_the_configuration_is_the_default(options):
+    assert options() == RunConfig()
+    assert options.given.given() == {}
+
+
+def test_only_what_was_typed_counts_as_given(options):
+    assert options("--epochs", 3, "--no-flip").given() == {
+        "schedule": {"epochs": 3},
+        "data": {"flip": False},
+    }
+
+
+def test_flag_wins_over_file_and_file_over_default(options, file):
+    config = options("--config", file, "--epochs", 7)
+    assert (config.schedule.epochs, config.schedule.max_lr) == (7, 0.5)
+    assert (config.runtime.amp, config.data.workers) == (False, 1)
+    assert config.optimizer == RunConfig().optimizer
+
+
+def test_flag_wins_over_file_even_when_it_equals_the_default(options, file):
+    config = options("--config", file, "--epochs", 20, "--amp")
+    assert (config.schedule.epochs, config.runtime.amp) == (20, True)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_can_be_typed(options, section):
+    samples = {"max_lr": 0.5, "arch": "resnet18", "name": "other", "device": "cpu"}
+    samples |= {"precision": "bf16", "data_root": "x", "output_dir": "y", "end_lr": 2.0}
+    for name, field in fields_of(section).items():
+        flag = "--" + name.replace("_", "-")
+        if field.annotation is bool:
+            for typed, value in ((flag, True), (flag.replace("--", "--no-", 1), False)):
+                assert options(typed).given() == {section: {name: value}}
+            continue
+        default = getattr(getattr(RunConfig(), section), name)
+        value = samples.get(name, default)
+        got = options(flag, value).given()[section][name]
+        assert got == (Path(value) if isinstance(default, Path) else value)
+
+
+@pytest.mark.parametrize(("typed", "value"), [("0.25", 0.25), ("auto", "auto"), ("1e-3", 1e-3)])
+def test_a_setting_of_two_types_takes_either(options, typed, value):
+    assert options("--max-lr", typed).schedule.max_lr == value
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--epochs", 0], "Invalid value for '--epochs'"),
+        (["--epochs", "many"], "Invalid value for '--epochs'"),
+        (["--momentum", 1], "optimizer.momentum: Input should be less than 1 (got 1.0)"),
+        (["--momentum", "nan"], "momentum"),
+        (["--weight-decay", "inf"], "finite"),
+        (["--max-lr", 0], "schedule.max_lr: must be a learning rate above 0, or 'auto'"),
+        (["--max-lr", "fast"], "(got 'fast')"),
+        (["--device", "tpu"], "'tpu' is not one of"),
+        (["--name", "a/b"], "run.name"),
+        (["--start-lr", 2], "must be above start_lr"),
+        (["--epoch", 2], "No such option"),
+        (["--config", "nope.toml"], "nope.toml: No such file"),
+        (["stray"], "unexpected extra argument"),
+    ],
+)
+def test_nonsense_exits_2_and_says_why(options, args, message):
+    assert options.refused(*args).says(message)
+
+
+def test_an_unknown_key_of_a_file_names_file_and_key(options, tmp_path):
+    path = tmp_path / "b.toml"
+    path.write_text("[optimizer]\nmomentun = 1\n", "utf-8")
+    assert options.refused("--config", path).says(f"{path}: optimizer.momentun: unknown setting")
+
+
+def test_a_wrong_file_is_told_even_if_a_flag_replaces_the_value(options, tmp_path):
+    path = tmp_path / "b.toml"
+    path.write_text("[schedule]\nepochs = 0\n", "utf-8")
+    assert options.refused("--config", path, "--epochs", 3).says("schedule.epochs")
+
+
+def test_help_shows_panels_defaults_bounds_and_choices(options):
+    text = " ".join(options.help().split())
+    for section in SECTIONS:
+        assert f"─ {section.capitalize()} ─" in text
+    assert "--amp --no-amp" in text
+    assert "[default: 20]" in text
+    assert "[x>=1]" in text
+    assert "(above 0 and below 1)" in text
+    assert "FLOAT|auto" in text
+    assert "auto|cuda|mps|cpu" in text
+    assert "--config FILE" in text
+
+
+def test_help_has_the_whole_text_of_each_setting(options, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # no text is broken by another column
+    words = "".join(options.help().split())
+    for section in SECTIONS:
+        for field in fields_of(section).values():
+            assert "".join(field.description.split()) in words.replace("│", "")
+
+
+def test_sections_and_settings_that_a_command_leaves_out_are_no_options(options):
+    options.use("data", "runtime", leave_out=("flip", "seed"))
+    text = options.help()
+    for flag in ("--epochs", "--flip", "--seed", "─ Schedule ─"):
+        assert flag not in text
+    assert options.refused("--seed", 1).says("No such option")
+
+
+def test_defaults_are_hidden_where_a_run_has_its_own(options):
+    options.use("data", show_defaults=False)
+    assert "[default: 64]" not in options.help()
+    assert options("--batch-size", 64).given() == {"data": {"batch_size": 64}}
+
+
+def test_a_command_keeps_its_own_options(options):
+    options("--extra", "--epochs", 2)
+    assert options.extra
+    assert "extra" not in str(options.given)
+
+
+def test_a_clash_of_names_fails_at_import():
+    with pytest.raises(ValueError, match="duplicate"):
+
+        @config_options("runtime")
+        def command(*, seed: int, given: RunConfig) -> None: ...

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from imgnet_mini.config import RuntimeConfig
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.precision import Precision, choose_precision
+
+CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA, MPS])
+@pytest.mark.parametrize("precision", ["auto", "fp16", "bf16"])
+def test_without_mixed_precision_all_is_float32(device, precision):
+    chosen = choose_precision(RuntimeConfig(amp=False, precision=precision), device)
+    assert (chosen.name, chosen.dtype, chosen.device_type) == ("fp32", None, device.type)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "name"),
+    [
+        ("auto", CUDA, "fp16"),
+        ("fp16", CUDA, "fp16"),
+        ("bf16", CUDA, "bf16"),
+        ("bf16", CPU, "bf16"),
+        ("bf16", MPS, "bf16"),
+        ("auto", MPS, "fp32"),
+    ],
+)
+def test_the_precision_asked_for_or_the_best_of_the_device(precision, device, name):
+    assert choose_precision(RuntimeConfig(precision=precision), device).name == name
+
+
+def test_a_processor_takes_bf16_only_where_it_has_it():
+    has_it = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert choose_precision(RuntimeConfig(), CPU).name == ("bf16" if has_it else "fp32")
+
+
+@pytest.mark.parametrize("device", [CPU, MPS])
+def test_fp16_without_cuda_is_refused_with_the_cure(device):
+    with pytest.raises(ConfigError, match=rf"fp16 needs CUDA.*{device.type}.*bf16.*--no-amp"):
+        choose_precision(RuntimeConfig(precision="fp16"), device)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_inside_the_context_products_have_the_lower_precision(dtype):
+    precision = Precision("cpu", dtype)
+    layer = torch.nn.Linear(4, 4)
+    for _ in range(2):  # each call gives a fresh context
+        with precision.autocast():
+            assert layer(torch.ones(2, 4)).dtype == (dtype or torch.float32)
+    assert layer(torch.ones(2, 4)).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_only_fp16_has_its_gradients_scaled(dtype):
+    assert not Precision("cpu", dtype).build_scaler().is_enabled()
+    assert Precision("cpu", torch.float16).build_scaler().is_enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_on_cuda_products_are_fp16_and_scaled():
+    precision = choose_precision(RuntimeConfig(), CUDA)
+    layer = torch.nn.Linear(4, 4, device=CUDA)
+    with precision.autocast():
+        assert layer(torch.ones(2, 4, device=CUDA)).dtype == torch.float16
+    assert precision.build_scaler().is_enabled()

@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import pytest
+
+from imgnet_mini.errors import ConfigError, DataError
+from imgnet_mini.reporting.readme.splice import (
+    EXPERIMENT,
+    as_experiment,
+    end_marker,
+    start_marker,
+    with_results,
+)
+
+START, END = start_marker("results").encode(), end_marker("results").encode()
+NOTES_START, NOTES_END = start_marker("notes"), end_marker("notes")
+PATH = Path("README.md")
+TEXT = "## Results\n\n| a |\n|--|"
+
+
+def test_the_markers_are_those_that_readmes_in_use_have():
+    assert START == b"<!-- imgnet-mini results: start -->"
+    assert END == b"<!-- imgnet-mini results: end -->"
+
+
+@pytest.mark.parametrize("eol", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize(
+    "before", [b"", b"\xef\xbb\xbf# T%b", b"bad \xff\xfe utf-8%b", b"\t a  %b%b"]
+)
+@pytest.mark.parametrize("after", [b"", b"last line without an end", b"\xff\x00%b%b"])
+def test_bytes_around_the_block_stay_and_its_lines_end_like_the_files(eol, before, after):
+    before, after = before.replace(b"%b", eol), after.replace(b"%b", eol)
+    old = before + START + eol + b"old \xff" + eol + END + eol + after
+    new = with_results(old, TEXT, PATH)
+    assert new.startswith(before + START + eol)
+    assert new.endswith(END + eol + after)
+    inside = new[len(before + START) : -len(END + eol + after)]
+    assert inside == eol + eol + TEXT.encode().replace(b"\n", eol) + eol + eol
+    assert with_results(new, TEXT, PATH) == new
+
+
+@pytest.mark.parametrize(
+    "old", [b"", b"\xef\xbb\xbf", b"# T", b"# T\n", b"# T\r\nx\r\n", b"# T\r\nx", b"\xff\x00\n\n"]
+)
+def test_without_markers_the_block_is_appended_once_and_the_rest_is_a_prefix(old):
+    new = with_results(old, TEXT, PATH)
+    assert new.startswith(old)
+    assert new.count(START) == new.count(END) == 1
+    assert with_results(new, TEXT, PATH) == new
+    assert (b"\r\n" in new) == (b"\r\n" in old)
+
+
+def test_a_marker_that_is_only_mentioned_is_no_marker():
+    old = b"The block between `" + START + b"` and its end.\n"
+    assert with_results(old, TEXT, PATH).startswith(old + b"\n" + START)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([b"x", START], "line 2"),
+        ([END, b"x"], "line 1"),
+        ([END, b"x", START], "line 1"),
+        ([START, END, b"x", START, END], "line 4"),
+        ([START, b"x", END, END], "line 4"),
+    ],
+)
+def test_markers_that_make_no_block_are_refused_with_their_line(lines, line):
+    with pytest.raises(DataError, match=rf"README\.md, {line}: "):
+        with_results(b"\n".join(lines), TEXT, PATH)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_utf_16_file_is_refused(encoding):
+    with pytest.raises(DataError, match="UTF-8"):
+        with_results("\ufeff# T\n".encode(encoding), TEXT, PATH)
+
+
+WHOLE = f"{EXPERIMENT}\n# T\n{NOTES_START}\n\nyours\n\n{NOTES_END}\nend"
+
+
+def test_an_experiment_is_written_where_nothing_is():
+    assert as_experiment(None, WHOLE, PATH) == f"{WHOLE}\n".encode()
+
+
+@pytest.mark.parametrize("old", [b"", b"# My own\n", b"\n" + EXPERIMENT.encode() + b"\n", b"\xff"])
+def test_an_experiment_is_never_written_over_another_readme(old):
+    with pytest.raises(ConfigError, match=r"--readme OTHER\.md"):
+        as_experiment(old, WHOLE, PATH)
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("eol", [b"\n", b"\r\n"])
+def test_an_experiment_written_again_keeps_notes_line_ends_and_byte_order_mark(bom, eol):
+    first = bom + f"{WHOLE}\n".encode().replace(b"\n", eol)
+    assert as_experiment(first, WHOLE, PATH) == first
+    noted = first.replace(b"yours", b"I saw \xff this" + eol + b"and that")
+    again = as_experiment(noted, WHOLE.replace("# T", "# New"), PATH)
+    assert again == noted.replace(b"# T", b"# New")
+
+
+def test_an_experiment_whose_notes_were_removed_gets_a_place_for_them_again():
+    assert as_experiment(f"{EXPERIMENT}\n".encode(), WHOLE, PATH) == f"{WHOLE}\n".encode()
+
+
+def test_an_experiment_with_one_note_marker_is_refused():
+    with pytest.raises(DataError, match="line 2"):
+        as_experiment(f"{EXPERIMENT}\n{NOTES_START}\nmine\n".encode(), WHOLE, PATH)

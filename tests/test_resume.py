@@ -1,0 +1,179 @@
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from imgnet_mini.records import read_csv
+from imgnet_mini.signals import StopRequest, StopRequestedError
+
+CHECKS = 18
+"""Places where a run of 3 epochs of 4 steps may stop: after each step and validation batch."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Make the n-th look at the signals find one."""
+
+    def set_up(checks):
+        left = iter(range(checks - 1, -1, -1))
+
+        def check(self):
+            if next(left, None) == 0:
+                raise StopRequestedError(2)
+
+        monkeypatch.setattr(StopRequest, "check", check)
+
+    return set_up
+
+
+def content(name, file="checkpoint"):
+    return torch.load(f"checkpoints/{name}/{file}.pth", weights_only=True)
+
+
+def assert_equal(ours, theirs, place=""):
+    assert type(ours) is type(theirs), place
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), place
+        for key in ours:
+            if key not in ("seconds", "imgs_per_sec"):
+                assert_equal(ours[key], theirs[key], f"{place}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), place
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_equal(one, other, f"{place}[{index}]")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), place
+    else:
+        assert ours == theirs, place
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [[1], [4], [5], [6], [7], [CHECKS], [1, 1, 1, 9]],
+    ids=["first-step", "last-of-epoch", "in-validation", "end-of-validation", "next-epoch",
+         "last-validation", "four-times"],
+)  # fmt: skip
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "squeezenet1_1"])
+def test_stopped_and_resumed_equals_never_stopped(run_small, cli, stop_after, stops, arch):
+    if arch == "squeezenet1_1" and len(stops) == 1:
+        pytest.skip("its dropout is tried once, with the most stops")
+    options = ["--arch", arch, "--max-lr", 0.02]
+    assert run_small("train", "--name", "whole", *options) == 0, cli.err
+
+    stop_after(stops[0])
+    assert run_small("train", "--name", "parts", *options) == 130
+    assert cli.says("imgnet-mini resume --name parts")
+    for checks in [*stops[1:], 10**9]:
+        stop_after(checks)
+        code = cli("resume", "--name", "parts", "--workers", 1)
+        assert code == (0 if checks == 10**9 else 130), cli.err
+
+    whole, parts = content("whole"), content("parts")
+    for key in ("model", "optimizer", "scheduler", "scaler", "state", "rng", "records"):
+        assert_equal(parts[key], whole[key], key)
+    assert_equal(content("parts", "best")["model"], content("whole", "best")["model"])
+    lines = {
+        name: [
+            record.to_line().split("ips")[0]
+            for record in read_csv(Path(f"out/{name}/train_log.csv"))
+        ]
+        for name in ("whole", "parts")
+    }
+    assert lines["parts"] == lines["whole"]
+    assert Path("out/parts/logs.md").read_text().count("[Train]") == 3
+    events = {name: EventAccumulator(f"runs/{name}") for name in ("whole", "parts")}
+    for accumulator in events.values():
+        accumulator.Reload()
+    for tag in events["whole"].Tags()["scalars"]:
+        if not tag.endswith("imgs_per_sec"):
+            assert [(e.step, e.value) for e in events["parts"].Scalars(tag)] == [
+                (e.step, e.value) for e in events["whole"].Scalars(tag)
+            ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "before"),
+    [
+        ("--epochs", 5, "3"),
+        ("--batch-size", 4, "6"),
+        ("--max-lr", 0.5, "0.0023"),
+        ("--arch", "resnet18", "shufflenet_v2_x0_5"),
+        ("--img-size", 64, "32"),
+        ("--seed", 9, "0"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused_with_both_values(
+    run_small, cli, stop_after, flag, value, before
+):
+    stop_after(3)
+    assert run_small("train") == 130
+    saved = Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes()
+    assert cli("resume", flag, value) == 2
+    assert cli.says(f"{flag} {value}")
+    assert cli.says(f"started with {before}")
+    assert Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes() == saved
+
+
+def test_the_flags_the_run_was_started_with_are_accepted_again(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--max-lr", 0.01) == 130
+    stop_after(10**9)
+    assert run_small("train", "--max-lr", 0.01, "--resume") == 0, cli.err
+    assert "Resuming r50_onecycle_amp at epoch 0 of 3, batch 3 of 4" in cli.out
+
+
+def test_nothing_to_resume_names_train(cli):
+    assert cli("resume", "--name", "a") == 6
+    assert cli.says("imgnet-mini train --name a")
+
+
+def test_a_finished_run_says_so(run_small, cli):
+    assert run_small("train", "--name", "a") == 0
+    assert cli("resume", "--name", "a") == 0
+    assert "finished" in cli.out
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_is_started(run_small, stop_after, cli):
+    stop_after(6)
+    assert run_small("train") == 130
+    path = Path("checkpoints/r50_onecycle_amp/checkpoint.pth")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert cli("resume") == 6
+    assert cli.says("damaged")
+    assert run_small("train", "--resume") == 6
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "class"])
+def test_other_images_than_the_run_was_started_on_are_refused(run_small, stop_after, cli, change):
+    stop_after(3)
+    assert run_small("train") == 130
+    image = Path("data/train/class_00/000.JPEG")
+    if change == "added":
+        image.with_name("new.JPEG").write_bytes(image.read_bytes())
+    elif change == "removed":
+        image.unlink()
+    else:
+        for split in ("train", "val"):
+            Path("data", split, "class_00").rename(Path("data", split, "class_xx"))
+    assert cli("resume") == 4
+    assert cli.says("started on")
+
+
+def test_events_written_after_the_checkpoint_are_not_doubled(run_small, stop_after, cli):
+    stop_after(7)
+    assert run_small("train") == 130
+    path = Path("checkpoints/r50_onecycle_amp/checkpoint.pth")
+    early = path.read_bytes()
+    stop_after(10)
+    assert cli("resume") == 130
+    path.write_bytes(early)  # as if killed before the newer checkpoint was saved
+    stop_after(10**9)
+    assert cli("resume") == 0, cli.err
+    events = EventAccumulator("runs/r50_onecycle_amp")
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss_step")] == list(range(12))
+    assert [event.step for event in events.Scalars("val/top1")] == [0, 1, 2]

@@ -1,0 +1,54 @@
+import signal
+
+import pytest
+
+from imgnet_mini.signals import StopRequest, StopRequestedError
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+def handlers():
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_without_a_signal_nothing_happens():
+    with StopRequest() as stop:
+        stop.check()
+
+
+@BOTH
+def test_the_first_signal_is_remembered_until_it_is_asked_for(number):
+    with StopRequest() as stop:
+        signal.raise_signal(number)
+        for _ in range(2):
+            with pytest.raises(StopRequestedError, match=f"^{number.name}$") as error:
+                stop.check()
+            assert error.value.signal_number == number
+
+
+@BOTH
+def test_a_second_signal_ends_the_command_at_once(number):
+    with StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_the_handlers_of_before_come_back(error):
+    before = handlers()
+    try:
+        with StopRequest():
+            assert handlers() != before
+            if error:
+                raise error
+    except (ValueError, KeyboardInterrupt):
+        pass
+    assert handlers() == before
+
+
+def test_each_block_starts_without_a_memory():
+    with StopRequest():
+        signal.raise_signal(signal.SIGTERM)
+    with StopRequest() as stop:
+        stop.check()

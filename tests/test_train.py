@@ -1,0 +1,275 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import SMALL
+from imgnet_mini import engine
+from imgnet_mini.config import RunConfig
+from imgnet_mini.records import read_csv
+
+FILES = {
+    "checkpoints/a/checkpoint.pth",
+    "checkpoints/a/best.pth",
+    "out/a/train_log.csv",
+    "out/a/logs.md",
+    "out/a/config.toml",
+    "out/a/environment.json",
+    "reports/a/model_summary.txt",
+}
+
+
+def files(folder="."):
+    return {
+        path.as_posix()
+        for path in Path(folder).rglob("*")
+        if path.is_file() and not path.is_relative_to("data")
+    }
+
+
+def test_a_run_writes_what_it_promises_and_says_where(run_small, cli):
+    assert run_small("train", "--name", "a") == 0, cli.err
+    assert {path for path in files() if not path.startswith("runs/")} == FILES
+    assert len(list(Path("runs/a").glob("events.out.tfevents.*"))) == 1
+    assert "tensorboard --logdir runs" in cli.out
+    assert "shufflenet_v2_x0_5" in cli.out
+    assert "3 classes" in cli.out
+    assert "checkpoints/a" in cli.out
+
+    records = read_csv(Path("out/a/train_log.csv"))
+    assert [(r.epoch, r.phase) for r in records] == [
+        (epoch, phase) for epoch in range(3) for phase in ("train", "val")
+    ]
+    for record in records:
+        assert record.to_line() in cli.out
+        assert record.to_line() in Path("out/a/logs.md").read_text("utf-8")
+
+    events = EventAccumulator("runs/a")
+    events.Reload()
+    assert {
+        tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    } == {
+        "train/loss_step": list(range(12)),
+        "train/lr": list(range(12)),
+    } | {
+        f"{phase}/{name}": [0, 1, 2]
+        for phase in ("train", "val")
+        for name in ("loss", "top1", "top5", "imgs_per_sec")
+    }
+    assert events.Scalars("val/loss")[2].value == pytest.approx(records[-1].loss)
+
+    environment = json.loads(Path("out/a/environment.json").read_text("utf-8"))
+    assert environment["train_images"] == 24
+    assert environment["torch"] == str(torch.__version__)
+
+
+def test_the_learning_rate_is_that_of_one_cycle(run_small):
+    assert run_small("train", "--name", "a", "--max-lr", 0.0046) == 0
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], 0.0046)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.0046, total_steps=12, cycle_momentum=False
+    )
+    rates = []
+    for step in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step < 11:
+            scheduler.step()
+    events = EventAccumulator("runs/a")
+    events.Reload()
+    assert [event.value for event in events.Scalars("train/lr")] == pytest.approx(rates)
+    assert [r.lr for r in read_csv(Path("out/a/train_log.csv"))][::2] == rates[3::4]
+
+
+def test_unset_the_peak_is_a_tenth_per_256_images_and_saved_resolved(run_small):
+    assert run_small("train", "--name", "a") == 0
+    assert RunConfig.read(Path("out/a/config.toml")).schedule.max_lr == pytest.approx(0.1 * 6 / 256)
+
+
+@pytest.mark.parametrize("file", ["best", "checkpoint"])
+def test_weights_load_strictly_into_plain_torchvision(run_small, file):
+    assert run_small("train", "--name", "a") == 0
+    content = torch.load(f"checkpoints/a/{file}.pth", weights_only=True)
+    torchvision.models.shufflenet_v2_x0_5(num_classes=3).load_state_dict(content["model"])
+
+
+def test_best_is_the_first_epoch_with_the_highest_top1(run_small):
+    assert run_small("train", "--name", "a") == 0
+    top1 = [r.top1 for r in read_csv(Path("out/a/train_log.csv")) if r.phase == "val"]
+    best = torch.load("checkpoints/a/best.pth", weights_only=True)
+    assert best["epoch"] == top1.index(max(top1))
+    assert best["metrics"]["top1"] == max(top1)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(run_small):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run_small("train", "--name", name, "--seed", seed, "--epochs", 1) == 0
+    a, b, c = (
+        torch.load(f"checkpoints/{name}/checkpoint.pth", weights_only=True)["model"]
+        for name in "abc"
+    )
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["fc.weight"], c["fc.weight"])
+
+
+def test_an_existing_run_is_refused_and_left_as_it_is(run_small, cli):
+    assert run_small("train", "--name", "a", "--epochs", 1) == 0
+    before = {path: Path(path).read_bytes() for path in files()}
+    assert run_small("train", "--name", "a", "--epochs", 1) == 2
+    for word in ("imgnet-mini resume --name a", "--resume", "--overwrite"):
+        assert cli.says(word)
+    assert {path: Path(path).read_bytes() for path in files()} == before
+
+
+def test_overwrite_starts_anew_without_remains(run_small):
+    assert run_small("train", "--name", "a") == 0
+    assert run_small("train", "--name", "a", "--epochs", 1, "--overwrite") == 0
+    assert len(read_csv(Path("out/a/train_log.csv"))) == 2
+    events = EventAccumulator("runs/a")
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/top1")] == [0]
+
+
+def test_overwrite_that_cannot_start_loses_nothing(run_small, cli):
+    assert run_small("train", "--name", "a", "--epochs", 1) == 0
+    before = files()
+    assert run_small("train", "--name", "a", "--overwrite", "--arch", "resnet5") == 2
+    assert cli.says("did you mean resnet50")
+    assert run_small("train", "--name", "a", "--overwrite", "--data-root", "nowhere") == 4
+    assert files() == before
+
+
+def test_resume_flag_starts_where_there_is_nothing_and_continues_where_there_is(run_small, cli):
+    assert run_small("train", "--name", "a", "--resume") == 0
+    assert "learning rate up to" in cli.out
+    assert run_small("train", "--name", "a", "--resume") == 0
+    assert "finished" in cli.out
+
+
+def test_resume_and_overwrite_exclude_each_other(run_small, cli):
+    assert run_small("train", "--resume", "--overwrite") == 2
+    assert cli.says("--resume and --overwrite")
+
+
+def test_auto_takes_what_find_lr_saved_for_this_name(run_small, cli):
+    finder = Path("lr_finder_plots")
+    finder.mkdir()
+    for name, lr in (("a", 0.0123), ("b", 0.5)):
+        result = {"name": name, "lr": lr, "recommended": "steepest", "time": "2026-01-01T00:00:00"}
+        (finder / f"lr_finder_{name}.json").write_text(json.dumps(result))
+    assert run_small("train", "--name", "a", "--max-lr", "auto", "--epochs", 1) == 0, cli.err
+    assert RunConfig.read(Path("out/a/config.toml")).schedule.max_lr == 0.0123
+
+
+def test_auto_without_a_suggestion_names_the_command_that_makes_one(run_small, cli):
+    assert run_small("train", "--name", "a", "--max-lr", "auto") == 2
+    assert cli.says("imgnet-mini find-lr --name a")
+    assert not files()
+
+
+def test_reports_makes_the_report_at_the_end(run_small, cli):
+    assert run_small("train", "--name", "a", "--epochs", 1, "--reports") == 0, cli.err
+    assert Path("reports/a/confusion_matrix.png").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(run_small, cli):
+    assert run_small("train", "--name", "a", "--max-lr", 1e30) == 7
+    assert cli.says("--max-lr")
+    assert cli.says("epoch 0, batch")
+    assert not Path("checkpoints/a/checkpoint.pth").exists()
+
+
+def test_a_schedule_shorter_than_its_rise_is_refused_before_anything_is_written(run_small, cli):
+    assert run_small("train", "--name", "a", "--epochs", 1, "--batch-size", 24) == 2
+    assert cli.says("too short for a one-cycle schedule")
+    assert not files()
+
+
+def test_out_of_memory_names_the_batch_size_to_try(run_small, cli, monkeypatch):
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.Trainer, "train_step", no_memory)
+    assert run_small("train", "--name", "a") == 2
+    assert cli.says("--batch-size 3")
+
+
+def test_a_corrupt_image_is_named_before_training(run_small, cli):
+    image = Path("data/train/class_01/002.JPEG")
+    image.write_bytes(image.read_bytes()[:-200])
+    assert run_small("train", "--name", "a") == 4
+    assert cli.says("data/train/class_01/002.JPEG")
+    assert not files()
+
+
+def test_an_image_that_breaks_in_the_middle_of_training_is_named(run_small, cli):
+    image = Path("data/train/class_01/002.JPEG")
+    content = bytearray(image.read_bytes())
+    content[2:-2] = bytes(len(content) - 4)  # both ends are whole
+    image.write_bytes(content)
+    assert run_small("train", "--name", "a", "--workers", 1) == 4
+    assert cli.says("data/train/class_01/002.JPEG")
+    assert not cli.says("Traceback")
+
+
+def test_an_output_folder_that_cannot_be_written_is_named_before_training(run_small, cli):
+    Path("file").write_text("in the way")
+    assert run_small("train", "--name", "a", "--output-dir", "file") == 5
+    assert cli.says("cannot write file/out/a/config.toml")
+    assert "[Train]" not in cli.out
+
+
+def test_missing_data_says_what_was_looked_for_and_names_the_demo(cli, tmp_path):
+    assert cli("train") == 4
+    for words in (
+        str(tmp_path / "data" / "imagenet-mini"),
+        "train/<class>/<image>.JPEG",
+        "ifigotin/imagenetmini-1000",
+        "imgnet-mini demo",
+    ):
+        assert cli.says(words)
+
+
+@pytest.mark.parametrize("arch", ["googlenet", "squeezenet1_1"])
+def test_networks_with_ways_of_their_own_are_trained(run_small, cli, arch):
+    assert run_small("train", "--name", "a", "--arch", arch, "--epochs", 1) == 0, cli.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2), (signal.SIGTERM, 143, 0)],
+)
+def test_a_signal_to_the_whole_group_saves_and_says_how_to_continue(data, number, code, workers):
+    options = [str(word) for word in SMALL]
+    options[options.index("--workers") + 1] = str(workers)
+    options[options.index("--epochs") + 1] = "500"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imgnet_mini", "train", *options, "--name", "a"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    log = Path("out/a/train_log.csv")
+    while not (log.exists() and len(log.read_text().splitlines()) > 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert "imgnet-mini resume --name a" in errors
+    assert "Traceback" not in errors
+    state = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)["state"]
+    assert state["step"] == 4 * state["epoch"] + state["batch"]
