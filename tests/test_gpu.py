@@ -7,7 +7,7 @@ import torch
 
 from imgnet_mini.config import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
 from imgnet_mini.data.loaders import Batch
-from imgnet_mini.data.transforms import normalise
+from imgnet_mini.data.transforms import Normalise
 from imgnet_mini.device import choose_device
 from imgnet_mini.engine import Trainer
 from imgnet_mini.model import build_model
@@ -35,7 +35,7 @@ def build_trainer(precision: str, *, compiled: bool = False) -> Trainer:
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (32, 3, 64, 64), generator=generator).to(torch.uint8)
-    return normalise(images.cuda()), torch.arange(32).cuda() % 10
+    return Normalise(torch.device("cuda"))(images.cuda()), torch.arange(32).cuda() % 10
 
 
 def test_auto_is_fp16_with_gradient_scaling():
@@ -55,6 +55,16 @@ def test_a_step_never_waits_for_the_gpu(precision):
     try:
         for _ in range(3):
             trainer.train_step(images, targets)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_normalising_never_waits_for_the_gpu():
+    normalise = Normalise(torch.device("cuda"))
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        normalise(images)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -12,7 +12,7 @@ import torch
 from imgnet_mini.config import DataConfig
 from imgnet_mini.data.folder import find_images
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader, mix
-from imgnet_mini.data.transforms import EvalLoad, TrainLoad, normalise
+from imgnet_mini.data.transforms import EvalLoad, Normalise, TrainLoad
 from imgnet_mini.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def test_images_are_those_of_the_transform_with_the_mixed_seed(split):
     with torch.random.fork_rng(devices=[]):
         for image, label in zip(images, labels.tolist(), strict=True):
             torch.manual_seed(mix(5, 3, label))
-            assert torch.equal(image, normalise(load(split.path(label)).unsqueeze(0))[0])
+            assert torch.equal(image, Normalise(CPU)(load(split.path(label)).unsqueeze(0))[0])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -192,7 +192,7 @@ def test_evaluation_covers_each_image_once_in_order_with_a_partial_last_batch(sp
             batches = list(loader.epoch(0))
             assert [len(labels) for _, labels in batches] == [4, 4, 4, 2]
             assert list(chain(*targets(batches))) == list(range(IMAGES))
-    expected = normalise(torch.stack([load(split.path(i)) for i in range(IMAGES)]))
+    expected = Normalise(CPU)(torch.stack([load(split.path(i)) for i in range(IMAGES)]))
     assert torch.equal(torch.cat([images for images, _ in batches]), expected)
 
 

@@ -87,7 +87,7 @@ def complete(paths):
         "regions": {"flat": [1e-7, 2e-4], "falling": [2e-4, 0.05], "diverging": [0.08, 1.0]},
         "problem": HOSTILE,
     }
-    (paths.finder_dir / f"{paths.name}.json").write_text(json.dumps(finder), "utf-8")
+    (paths.finder_dir / f"lr_finder_{paths.name}.json").write_text(json.dumps(finder), "utf-8")
     return paths
 
 

@@ -23,7 +23,7 @@ RESULT = {
 }
 
 
-def write(folder, file="one.json", **changes):
+def write(folder, file="lr_finder_one.json", **changes):
     (folder / file).write_text(json.dumps(RESULT | changes))
 
 
@@ -49,7 +49,9 @@ def test_the_regions_of_the_curve_become_sentences(tmp_path):
 
 
 def test_what_the_curve_lacks_is_left_out(tmp_path):
-    (tmp_path / "one.json").write_text('{"name": "a", "lr": 0.01, "regions": {"flat": null}}')
+    (tmp_path / "lr_finder_one.json").write_text(
+        '{"name": "a", "lr": 0.01, "regions": {"flat": null}}'
+    )
     finder = read(tmp_path)
     assert finder.words == []
     assert finder.suggestion == "The suggested peak is 0.01."
@@ -57,10 +59,10 @@ def test_what_the_curve_lacks_is_left_out(tmp_path):
 
 
 def test_the_newest_usable_result_of_the_run_counts(tmp_path):
-    write(tmp_path, "z.json", time="2025-01-01", lr=0.1)
-    write(tmp_path, "b.json", time="2025-01-03", lr=0.2)
-    write(tmp_path, "c.json", time="2025-01-04", lr=None)
-    write(tmp_path, "d.json", time="2025-01-05", name="other", lr=0.4)
+    write(tmp_path, "lr_finder_z.json", time="2025-01-01", lr=0.1)
+    write(tmp_path, "lr_finder_b.json", time="2025-01-03", lr=0.2)
+    write(tmp_path, "lr_finder_c.json", time="2025-01-04", lr=None)
+    write(tmp_path, "lr_finder_d.json", time="2025-01-05", name="other", lr=0.4)
     assert read(tmp_path).lr == 0.2
 
 
@@ -140,6 +142,6 @@ def test_a_rounded_suggestion_counts_as_followed(tmp_path):
     ],
 )
 def test_a_damaged_result_is_named(tmp_path, text):
-    (tmp_path / "one.json").write_bytes(text.encode("latin-1"))
+    (tmp_path / "lr_finder_one.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"one\.json"):
         read(tmp_path)

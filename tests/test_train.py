@@ -131,8 +131,9 @@ def test_an_existing_run_is_refused_and_left_as_it_is(run_small, cli):
 
 
 def test_overwrite_starts_anew_without_remains(run_small):
-    assert run_small("train", "--name", "a") == 0
+    assert run_small("train", "--name", "a", "--reports") == 0
     assert run_small("train", "--name", "a", "--epochs", 1, "--overwrite") == 0
+    assert [path.name for path in Path("reports/a").iterdir()] == ["model_summary.txt"]
     assert len(read_csv(Path("out/a/train_log.csv"))) == 2
     events = EventAccumulator("runs/a")
     events.Reload()

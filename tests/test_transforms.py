@@ -9,9 +9,9 @@ from imgnet_mini.data.images import read_image
 from imgnet_mini.data.transforms import (
     MEAN,
     EvalLoad,
+    Normalise,
     TrainLoad,
     eval_resize,
-    normalise,
 )
 
 MEAN_COLOUR = [round(value) for value in MEAN]
@@ -80,7 +80,7 @@ def test_normalised_pixels_equal_torchvision():
         ]
     )
     images = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    ours = normalise(images)
+    ours = Normalise(torch.device("cpu"))(images)
     assert torch.allclose(ours[0], standard(Image.fromarray(pixels)), rtol=0, atol=1e-6)
     assert ours.dtype == torch.float32
     assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -90,7 +90,7 @@ def test_normalised_pixels_equal_torchvision():
 def test_normalising_leaves_the_pixels_as_they_were():
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
     before = images.clone()
-    normalise(images)
+    Normalise(torch.device("cpu"))(images)
     assert torch.equal(images, before)
 
 

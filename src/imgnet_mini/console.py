@@ -14,10 +14,11 @@ def say(*lines: str) -> None:
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a small table; the first column is text, the others are figures."""
+    """Print a small table; columns of figures are aligned to the right."""
     table = Table(title=Text(printable(title)), title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if index else "left")
+        is_text = not any(character.isdigit() for character in rows[0][index])
+        table.add_column(Text(name), justify="left" if is_text else "right")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console(highlight=False).print(table)

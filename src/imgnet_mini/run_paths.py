@@ -77,6 +77,17 @@ class RunPaths:
         return self.report_dir / "model_summary.txt"
 
     @property
+    def pictures_and_tables(self) -> list[Path]:
+        """What `evaluate` and `report` write."""
+        names = (
+            *("metrics.json", "predictions.csv", "report.json", "classification_report.txt"),
+            *("loss_curve.png", "accuracy_curve.png", "lr_curve.png", "class_accuracy.csv"),
+            *("confusion_matrix.csv", "confusion_matrix.png", "confused_pairs.csv"),
+            *("samples.png", "network.png"),
+        )
+        return [self.report_dir / name for name in names]
+
+    @property
     def finder_dir(self) -> Path:
         """`lr_finder_plots`, shared by all runs; each result carries its run's name."""
         return self.output_dir / "lr_finder_plots"

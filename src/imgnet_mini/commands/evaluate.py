@@ -19,7 +19,7 @@ from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.errors import CheckpointError, StoppedError
-from imgnet_mini.evaluation import evaluate
+from imgnet_mini.evaluation import Metrics, evaluate
 from imgnet_mini.model import build_model
 from imgnet_mini.precision import Precision
 from imgnet_mini.predictions import Predictions
@@ -52,31 +52,7 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
     train_images, val_images = find_splits(config.run.data_root)
     refuse_broken_images(val_images)
     model = load_network(config, content, path, train_images, device)
-    with (
-        closing(build_eval_loader(config.data, val_images, device=device)) as loader,
-        explaining_memory(config.data.batch_size),
-        StopRequest() as stop,
-    ):
-        try:
-            metrics, answers = evaluate(
-                model,
-                loader,
-                Precision(device.type, None),
-                stop,
-                label_smoothing=config.optimizer.label_smoothing,
-                tta=tta,
-            )
-        except StopRequestedError as error:
-            raise StoppedError(
-                "evaluation stopped; nothing was written", error.signal_number
-            ) from error
-    predictions = Predictions(
-        images=[val_images.relative(index) for index in range(len(val_images))],
-        classes=val_images.classes,
-        targets=val_images.targets,
-        top=answers.top.numpy(),
-        probabilities=answers.probabilities.double().numpy(),
-    )
+    metrics, predictions = _measure(config, model, val_images, device, tta=tta)
     predictions.save(paths.predictions)
     summary: dict[str, Any] = {
         **asdict(metrics),
@@ -93,20 +69,54 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
         "classes": list(val_images.classes),
     }
     write_text(paths.metrics, json.dumps(summary, indent=2) + "\n")
-    show_table(
-        f"{path}, epoch {summary['epoch']}" if summary["epoch"] is not None else str(path),
-        ["images", "loss", "top-1 %", "top-5 %", "img/s"],
-        [
-            [
-                f"{metrics.images}",
-                f"{metrics.loss:.4f}",
-                f"{metrics.top1:.2f}",
-                f"{metrics.top5:.2f}",
-                f"{metrics.imgs_per_sec:.0f}",
-            ]
-        ],
-    )
+    _show(path, summary["epoch"], metrics)
     say(f"Wrote {paths.metrics} and {paths.predictions}")
+
+
+def _measure(
+    config: RunConfig, model: nn.Module, images: ImageFolder, device: torch.device, *, tta: bool
+) -> tuple[Metrics, Predictions]:
+    with (
+        closing(build_eval_loader(config.data, images, device=device)) as loader,
+        explaining_memory(config.data.batch_size),
+        StopRequest() as stop,
+    ):
+        try:
+            metrics, answers = evaluate(
+                model,
+                loader,
+                Precision(device.type, None),
+                stop,
+                label_smoothing=config.optimizer.label_smoothing,
+                tta=tta,
+            )
+        except StopRequestedError as error:
+            raise StoppedError(
+                f"evaluation stopped by {error}; nothing was written", error.signal_number
+            ) from error
+    predictions = Predictions(
+        images=[images.relative(index) for index in range(len(images))],
+        classes=images.classes,
+        targets=images.targets,
+        top=answers.top.numpy(),
+        probabilities=answers.probabilities.double().numpy(),
+    )
+    return metrics, predictions
+
+
+def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
+    figures = [
+        f"{metrics.images}",
+        f"{metrics.loss:.4f}",
+        f"{metrics.top1:.2f}",
+        f"{metrics.top5:.2f}",
+        f"{metrics.imgs_per_sec:.0f}",
+    ]
+    show_table(
+        str(path) if epoch is None else f"{path.name} of epoch {epoch:03d}",
+        ["images", "loss", "top-1 %", "top-5 %", "images/s"],
+        [figures],
+    )
 
 
 def checkpoint_path(checkpoint: str, paths: RunPaths, config: RunConfig) -> Path:

@@ -187,7 +187,7 @@ def _content(trainer: Trainer, history: History, identity: Content) -> Content:
 def _remove_run(paths: RunPaths) -> None:
     """Remove the files that the run of this name has made, and no others."""
     written = [paths.checkpoint, paths.best, paths.train_log, paths.markdown_log]
-    written += [paths.metrics, paths.predictions, *paths.event_dir.glob("events.out.tfevents.*")]
+    written += [*paths.pictures_and_tables, *paths.event_dir.glob("events.out.tfevents.*")]
     for path in written:
         path.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from imgnet_mini.config import DataConfig
 from imgnet_mini.data.folder import ImageFolder
-from imgnet_mini.data.transforms import EvalLoad, Load, TrainLoad, normalise
+from imgnet_mini.data.transforms import EvalLoad, Load, Normalise, TrainLoad
 from imgnet_mini.errors import ConfigError, DataError
 
 Batch = tuple[Tensor, Tensor]
@@ -31,6 +31,7 @@ class Loader:
     ) -> None:
         self._order = order
         self._device = device
+        self._normalise = Normalise(device)
         self.images = order.images
         self.images_per_step = order.batch_size
         self._loader: DataLoader[Batch | DataError] = DataLoader(
@@ -64,7 +65,7 @@ class Loader:
                 raise batch
             images, targets = batch
             yield (
-                normalise(images.to(self._device, non_blocking=True)),
+                self._normalise(images.to(self._device, non_blocking=True)),
                 targets.to(self._device, non_blocking=True),
             )
 

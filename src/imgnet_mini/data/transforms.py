@@ -75,9 +75,18 @@ def eval_resize(img_size: int) -> int:
     return round(img_size * 256 / 224)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 to float32, channels last, with ImageNet's mean 0 and deviation 1."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    floats = images.to(torch.float32, memory_format=torch.channels_last)
-    return floats.sub_(mean).div_(std)
+class Normalise:
+    """(N, 3, H, W) uint8 to float32, channels last, with ImageNet's mean 0 and deviation 1.
+
+    On the device of the images: a quarter of the bytes travel, and the processor is spared.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # Made once: a copy to a GPU would wait for it at each batch.
+        self._mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise a batch."""
+        floats = images.to(torch.float32, memory_format=torch.channels_last)
+        return floats.sub_(self._mean).div_(self._std)

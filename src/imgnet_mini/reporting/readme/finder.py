@@ -92,7 +92,7 @@ def read_finder(folder: Path, name: str, readme_dir: Path) -> Finder | None:
     Raises:
         DataError: a JSON file of the folder is damaged.
     """
-    results = [read_json(path) for path in sorted(folder.glob("[!.]*.json"))]
+    results = [read_json(path) for path in sorted(folder.glob("lr_finder_*.json"))]
     usable = [
         result
         for result in results
