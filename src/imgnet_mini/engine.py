@@ -186,7 +186,8 @@ class Trainer:
                 batch = self.state.batch - len(losses) + offset
                 raise DivergedError(
                     f"the loss became {loss} in epoch {self.state.epoch}, batch {batch} (step "
-                    f"{first_step + offset}) at a learning rate of {rate:.3g}; try a lower --max-lr"
+                    f"{first_step + offset}) at a learning rate of {rate:.3g}: try a lower "
+                    "--max-lr. Nothing of it was saved; earlier checkpoints are unharmed"
                 )
             self.state.loss_sum += loss
         top1, top5 = self._hits.tolist()
@@ -218,7 +219,8 @@ class Trainer:
         norms = torch.stack(torch._foreach_norm(floats))
         if not bool(norms.isfinite().all()):
             raise DivergedError(
-                f"a weight is no longer finite after step {self.state.step}; try a lower --max-lr"
+                f"a weight is no longer finite after step {self.state.step}: try a lower --max-lr. "
+                "Nothing of it was saved; earlier checkpoints are unharmed"
             )
 
 
