@@ -147,6 +147,14 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_started(run_small, stop_
     assert path.read_bytes() == damaged
 
 
+def test_best_in_place_of_the_checkpoint_is_refused_with_the_difference(run_small, cli):
+    assert run_small("train", "--name", "a", "--epochs", 2) == 0
+    path = Path("checkpoints/a/checkpoint.pth")
+    path.write_bytes(path.with_name("best.pth").read_bytes())
+    assert cli("resume", "--name", "a") == 6
+    assert cli.says("best.pth holds weights")
+
+
 @pytest.mark.parametrize("change", ["added", "removed", "class"])
 def test_other_images_than_the_run_was_started_on_are_refused(run_small, stop_after, cli, change):
     stop_after(3)

@@ -25,6 +25,12 @@ MAY_CHANGE = {
 }
 """Settings that say where and how the run goes on; all others say what it computes."""
 
+NEEDED = {
+    *("optimizer", "scheduler", "scaler", "state", "rng", "records"),
+    *("config", "classes", "train_fingerprint", "environment"),
+}
+"""What a checkpoint must hold besides the weights."""
+
 
 def has_checkpoint(given: RunConfig) -> bool:
     """Whether there is a run to continue."""
@@ -46,6 +52,12 @@ def run(given: RunConfig) -> None:
             f"  imgnet-mini train{run_options(given.run)}"
         )
     content = load_checkpoint(paths.checkpoint)
+    missing = NEEDED - content.keys()
+    if missing:
+        raise CheckpointError(
+            f"{paths.checkpoint} cannot be resumed: it lacks {', '.join(sorted(missing))}. Only "
+            "checkpoint.pth holds a run; best.pth holds weights"
+        )
     config = _continued(content, given)
     epochs = config.schedule.epochs
     if content["state"]["epoch"] >= epochs:
