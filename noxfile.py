@@ -45,6 +45,8 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", str(folder / "dist"))
     wheel = max((folder / "dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
     session.install(str(wheel))
+    example = ["--name", "tiny-imagenet-mini", "--output-dir", "docs/example"]
+    session.run("imgnet-mini", "readme", *example, "--readme", "README.md", "--check")
     demo = folder / "demo"
     if demo.exists():
         session.run("python", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1])", str(demo))
