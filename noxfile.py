@@ -1,5 +1,6 @@
 """Sessions: `nox` runs lint, typecheck, tests and build; bench and gpu are asked for by name."""
 
+import json
 from pathlib import Path
 
 import nox
@@ -9,12 +10,12 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "typecheck", "tests", "build"]
 nox.options.error_on_missing_interpreters = True
 
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+DEMO_TOP1 = 95.0
+
 
 def install_group(session: nox.Session, group: str) -> None:
     session.install(".", *nox.project.dependency_groups(PYPROJECT, group))
-
-
-PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
 @nox.session
@@ -40,7 +41,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel, and run the demo from it: what a user installs is what is tried."""
-    folder = Path(session.create_tmp())
+    folder = Path(session.create_tmp()).resolve()
     session.install("build")
     session.run("python", "-m", "build", "--outdir", str(folder / "dist"))
     wheel = max((folder / "dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
@@ -53,6 +54,9 @@ def build(session: nox.Session) -> None:
     session.chdir(folder)
     session.run("imgnet-mini", "--version")
     session.run("imgnet-mini", "demo", "--dir", "demo")
+    top1 = json.loads((folder / "demo/reports/demo/metrics.json").read_text("utf-8"))["top1"]
+    if top1 < DEMO_TOP1:
+        session.error(f"the demo reached {top1:.2f} % top-1, and {DEMO_TOP1} % is promised")
 
 
 @nox.session
