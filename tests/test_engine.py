@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from imgnet_mini.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+from imgnet_mini.data.choice import Images
 from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.engine import Trainer
@@ -88,11 +89,11 @@ def test_steps_equal_those_of_a_bare_loop(model, dtype):
 
 def test_a_network_that_diverges_is_stopped_with_epoch_and_step(make_folder, tmp_path, model):
     make_folder(tmp_path / "data", train=6, val=1, classes=5)
-    train_images, _ = find_splits(tmp_path / "data")
+    images = Images(*find_splits(tmp_path / "data"))
     data = DataConfig(batch_size=6, img_size=32, workers=0)
     trainer = build_trainer(model, max_lr=1e30)
     with (
-        closing(build_train_loader(data, train_images, seed=0, device=CPU)) as loader,
+        closing(build_train_loader(data, images, seed=0, device=CPU)) as loader,
         closing(History(RunPaths(tmp_path, "run"), [], step=0)) as history,
         StopRequest() as stop,
         pytest.raises(DivergedError, match=r"epoch 0, batch [12] .*learning rate.*lower --max-lr"),

@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torchvision import transforms
 
 from imgnet_mini.config import DataConfig, ModelConfig
+from imgnet_mini.data.choice import Images
 from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.evaluation import evaluate
@@ -22,7 +23,7 @@ CLASSES = 7
 @pytest.fixture
 def images(make_folder, tmp_path):
     make_folder(tmp_path / "data", train=1, val=5, classes=CLASSES)
-    return find_splits(tmp_path / "data")[1]
+    return Images(*find_splits(tmp_path / "data"))
 
 
 @pytest.fixture
@@ -52,9 +53,8 @@ def reference_logits(model, images, *, mirror=False):
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    batch = torch.stack(
-        [load(Image.open(images.path(i)).convert("RGB")) for i in range(len(images))]
-    )
+    paths = map(images.val.path, range(len(images.val)))
+    batch = torch.stack([load(Image.open(path).convert("RGB")) for path in paths])
     with torch.no_grad():
         return model(batch.flip(3) if mirror else batch)
 
@@ -66,13 +66,13 @@ def test_metrics_equal_scikit_learn_whatever_the_batch_size(model, images, batch
     labels = np.arange(CLASSES)
     assert metrics.images == 35
     assert metrics.top1 == pytest.approx(
-        100 * accuracy_score(images.targets, probabilities.argmax(1))
+        100 * accuracy_score(images.val.targets, probabilities.argmax(1))
     )
     assert metrics.top5 == pytest.approx(
-        100 * top_k_accuracy_score(images.targets, probabilities, k=5, labels=labels)
+        100 * top_k_accuracy_score(images.val.targets, probabilities, k=5, labels=labels)
     )
     assert metrics.loss == pytest.approx(
-        log_loss(images.targets, probabilities, labels=labels), rel=1e-4
+        log_loss(images.val.targets, probabilities, labels=labels), rel=1e-4
     )
     assert np.array_equal(answers.top[:, 0], probabilities.argmax(1))
     assert answers.top.shape == answers.probabilities.shape == (35, 5)
@@ -82,20 +82,20 @@ def test_the_mirrored_image_counts_as_much_as_the_image(model, images):
     metrics, answers = measure(model, images, tta=True)
     logits = (reference_logits(model, images) + reference_logits(model, images, mirror=True)) / 2
     assert np.array_equal(answers.top[:, 0], logits.argmax(1))
-    assert metrics.top1 == pytest.approx(100 * accuracy_score(images.targets, logits.argmax(1)))
+    assert metrics.top1 == pytest.approx(100 * accuracy_score(images.val.targets, logits.argmax(1)))
 
 
 def test_label_smoothing_is_that_of_training(model, images):
     metrics, _ = measure(model, images, label_smoothing=0.1)
     expected = torch.nn.CrossEntropyLoss(label_smoothing=0.1)(
-        reference_logits(model, images), torch.from_numpy(images.targets)
+        reference_logits(model, images), torch.from_numpy(images.val.targets)
     )
     assert metrics.loss == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_fewer_than_five_classes_are_no_trouble(make_folder, tmp_path):
     make_folder(tmp_path / "two", train=1, val=2, classes=2)
-    images = find_splits(tmp_path / "two")[1]
+    images = Images(*find_splits(tmp_path / "two"))
     network = build_model(
         ModelConfig(arch="shufflenet_v2_x0_5"), classes=2, img_size=32, seed=0, device=CPU
     )

@@ -8,6 +8,7 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import (
     SHOWN,
+    file_stamps,
     find_images,
     find_splits,
     refuse_broken_images,
@@ -245,3 +246,40 @@ def test_names_are_counted_only_above_the_limit():
     names = [f"n{i}" for i in range(SHOWN + 1)]
     assert some_of(names[:SHOWN]) == ", ".join(names[:SHOWN])
     assert some_of(names).endswith(", n9 and 1 more")
+
+
+def test_stamps_are_the_length_and_the_time_of_each_file(tree):
+    images = find_images(tree / "train")
+    os.utime(images.path(1), ns=(0, 1_234_567_890_123_456_789))
+    stamps = file_stamps(images)
+    assert stamps.dtype == np.int64
+    assert stamps.tolist() == [
+        [stat.st_size, stat.st_mtime_ns]
+        for stat in (images.path(i).stat() for i in range(len(images)))
+    ]
+    assert stamps[1, 1] == 1_234_567_890_123_456_789
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_the_stamps_of_a_link_are_those_of_its_file(tree):
+    link = tree / "train" / "cat" / "link.jpg"
+    link.symlink_to(tree / "val" / "cat" / "000.JPEG")
+    images = find_images(tree / "train")
+    position = images.files.tolist().index(b"cat/link.jpg")
+    stat = (tree / "val" / "cat" / "000.JPEG").stat()
+    assert file_stamps(images)[position].tolist() == [stat.st_size, stat.st_mtime_ns]
+
+
+@needs_any_name
+def test_stamps_are_taken_of_files_of_any_name(tmp_path):
+    touch(tmp_path / "c" / os.fsdecode(b"\xff\xfe\n.jpg"))
+    assert file_stamps(find_images(tmp_path))[:, 0].tolist() == [1]
+
+
+def test_a_file_that_has_vanished_has_stamps_of_no_file(tree):
+    images = find_images(tree / "train")
+    before = file_stamps(images)
+    images.path(4).unlink()
+    after = file_stamps(images)
+    assert after[4].tolist() == [-1, -1]
+    assert np.array_equal(np.delete(after, 4, 0), np.delete(before, 4, 0))

@@ -1,24 +1,44 @@
 """What only a CUDA GPU can show; run by `nox -s gpu`."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from imgnet_mini.config import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
-from imgnet_mini.data.loaders import Batch
-from imgnet_mini.data.transforms import Normalise
+from imgnet_mini.config import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+)
+from imgnet_mini.data.batches import Batch, Mover
+from imgnet_mini.data.choice import Images
+from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
+from imgnet_mini.data.draws import uniforms
+from imgnet_mini.data.folder import find_splits
+from imgnet_mini.data.loaders import Loader, build_train_loader
+from imgnet_mini.data.pack.source import ResidentRows
+from imgnet_mini.data.transforms import STD, ClassStyle, Normalise
 from imgnet_mini.device import choose_device
 from imgnet_mini.engine import Trainer
+from imgnet_mini.errors import ConfigError
 from imgnet_mini.model import build_model
 from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.precision import choose_precision
 from imgnet_mini.records import read_csv
+from packs import DATA, build, opened
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def build_trainer(precision: str, *, compiled: bool = False) -> Trainer:
@@ -32,10 +52,20 @@ def build_trainer(precision: str, *, compiled: bool = False) -> Trainer:
     return Trainer(model, build_loss(settings), optimizer, scheduler, chosen, compiled=compiled)
 
 
-def batch() -> Batch:
+def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (32, 3, 64, 64), generator=generator).to(torch.uint8)
-    return Normalise(torch.device("cuda"))(images.cuda()), torch.arange(32).cuda() % 10
+    return Normalise(CUDA)(images.cuda()), torch.arange(32).cuda() % 10
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """Any wait for the GPU is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_auto_is_fp16_with_gradient_scaling():
@@ -51,22 +81,130 @@ def test_a_step_never_waits_for_the_gpu(precision):
     trainer.model.train()
     images, targets = batch()
     trainer.train_step(images, targets)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         for _ in range(3):
             trainer.train_step(images, targets)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
-def test_normalising_never_waits_for_the_gpu():
-    normalise = Normalise(torch.device("cuda"))
-    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8, device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        normalise(images)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+def squares(count: int = 40, side: int = 96) -> tuple[Tensor, Tensor]:
+    """Rows of a pack, and where to crop them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    numbers = uniforms(0, 0, np.arange(count), CROP_NUMBERS).tolist()
+    crops = [sample_crop(drawn, side, side, min_crop=0.08, flip=True) for drawn in numbers]
+    return torch.from_numpy(pixels), torch.tensor(crops, dtype=torch.float32)
+
+
+def assert_within_one_grey_level(ours: Tensor, theirs: Tensor) -> None:
+    """Of bytes, (N, 3, S, S)."""
+    assert ours.dtype == theirs.dtype == torch.uint8
+    assert int((ours.cpu().int() - theirs.cpu().int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("size", [32, 96, 224])
+def test_a_batch_is_cropped_as_on_the_cpu_within_one_grey_level(size):
+    images, crops = squares()
+    ours = crop_batch(images.cuda(), crops.cuda(), size)
+    assert_within_one_grey_level(ours, crop_batch(images, crops, size))
+
+
+def test_class_style_is_that_of_the_cpu_within_one_grey_level():
+    images = squares()[0].permute(0, 3, 1, 2)
+    numbers = uniforms(0, 0, np.arange(len(images)), ClassStyle.NUMBERS)
+    ours = ClassStyle(CUDA)(images.cuda(), numbers)
+    assert_within_one_grey_level(ours, ClassStyle(CPU)(images, numbers))
+
+
+def test_what_is_done_to_whole_batches_never_waits_for_the_gpu():
+    images, crops = (tensor.cuda() for tensor in squares())
+    numbers = uniforms(0, 0, np.arange(len(images)), ClassStyle.NUMBERS)
+    style, normalise = ClassStyle(CUDA), Normalise(CUDA)
+    normalise(style(crop_batch(images, crops, 32), numbers))
+    with never_waiting():
+        for _ in range(3):
+            normalise(style(crop_batch(images, crops, 32), numbers))
+
+
+def test_moving_a_pinned_batch_never_waits_for_the_gpu():
+    images, crops = squares()
+    positions = torch.arange(len(images))
+    batch = Batch(images, positions, positions, crops).apply(lambda tensor: tensor.pin_memory())
+    move = Mover(CUDA)
+    with never_waiting():
+        moved = [move(batch) for _ in range(3)]
+    for one in moved:
+        for before, after in zip(batch, one, strict=True):
+            assert after.is_cuda
+            assert torch.equal(after.cpu(), before)
+
+
+@pytest.fixture
+def pack(data) -> Images:
+    build()
+    return Images(*find_splits(DATA), opened())
+
+
+def train_loader(images: Images, device: torch.device, **settings) -> closing[Loader]:
+    data = DataConfig(batch_size=6, img_size=32, **{"workers": 2} | settings)
+    return closing(build_train_loader(data, images, seed=3, device=device))
+
+
+def batches(images: Images, device: torch.device, **settings) -> list[tuple[Tensor, Tensor]]:
+    """Those of three epochs, brought back."""
+    with train_loader(images, device, **settings) as loader:
+        return [
+            (pixels.cpu(), labels.cpu())
+            for epoch in range(3)
+            for pixels, labels in loader.epoch(epoch)
+        ]
+
+
+def assert_batches_agree(ours, theirs, *, grey_levels: float) -> None:
+    per_level = 1 / torch.tensor(STD).view(3, 1, 1)
+    for (pixels, labels), (other_pixels, other_labels) in zip(ours, theirs, strict=True):
+        assert torch.equal(labels, other_labels)
+        assert ((pixels - other_pixels).abs() <= grey_levels * per_level + 1e-5).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pack_gives_the_same_batches_from_either_memory_and_nearly_those_of_the_cpu(
+    pack, workers
+):
+    on, off, auto = (
+        batches(pack, CUDA, pack_on_device=where, workers=workers)
+        for where in ("on", "off", "auto")
+    )
+    assert_batches_agree(on, off, grey_levels=0)
+    assert_batches_agree(auto, off, grey_levels=0)
+    assert_batches_agree(off, batches(pack, CPU), grey_levels=1)
+
+
+def test_image_files_give_the_batches_of_the_cpu(data):
+    images = Images(*find_splits(data))
+    assert_batches_agree(batches(images, CUDA), batches(images, CPU), grey_levels=0)
+    ours, theirs = (batches(images, where, use_class_style_aug=True) for where in (CUDA, CPU))
+    assert_batches_agree(ours, theirs, grey_levels=1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "first", "second"),
+    [("on", True, True), ("auto", False, True), ("off", False, False)],
+)
+def test_a_pack_is_on_the_gpu_at_once_or_after_an_epoch_or_never(pack, wanted, first, second):
+    with train_loader(pack, CUDA, pack_on_device=wanted) as loader:
+        for epoch, there in enumerate((first, second)):
+            list(loader.epoch(epoch))
+            rows = loader._source._resident.tensor
+            assert (rows is not None and rows.is_cuda) == there
+
+
+def test_a_pack_that_cannot_fit_is_refused_only_where_it_was_asked_for():
+    rows = np.broadcast_to(np.zeros(1, np.uint8), 2**42)  # 4 TiB that take no memory
+    with pytest.raises(ConfigError, match=r"--pack-on-device on: .* 4398\.0 GB.* auto or off"):
+        ResidentRows(rows, CUDA, "on").settle()
+    resident = ResidentRows(rows, CUDA, "auto")
+    for _ in range(3):
+        resident.settle()
+    assert resident.tensor is None
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

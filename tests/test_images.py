@@ -1,12 +1,12 @@
 import io
 import random
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from imgnet_mini.data.images import find_problem, read_image
+from imgnet_mini.data.images import _MAX_PIXELS, decode, find_problem, read_image, read_pixels
 from imgnet_mini.errors import DataError
 
 SIDES = (40, 36)
@@ -38,11 +38,12 @@ def written(path, content):
 
 
 def assert_refused(path, message=""):
-    """Both ways to look at a file say the same, and name it."""
-    with pytest.raises(DataError) as error:
-        read_image(path)
-    assert str(path) in str(error.value)
-    assert message in str(error.value)
+    """All ways to look at a file say the same, and name it."""
+    for read in (read_image, read_pixels):
+        with pytest.raises(DataError) as error:
+            read(path)
+        assert str(path) in str(error.value)
+        assert message in str(error.value)
     problem = find_problem(path)
     assert problem is not None
     assert str(path) in problem
@@ -53,6 +54,15 @@ def assert_read(path, expected):
     image = read_image(path)
     assert image.mode == "RGB"
     assert np.array_equal(np.asarray(image), expected)
+    assert_decoded(path, expected)
+
+
+def assert_decoded(path, expected):
+    ours, complaint = decode(path)
+    assert complaint is None
+    assert (ours.dtype, ours.flags.writeable) == (np.uint8, True)
+    assert np.array_equal(ours, expected)
+    assert np.array_equal(read_pixels(path), expected)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
@@ -61,10 +71,43 @@ def test_lossless_formats_give_their_pixels(tmp_path, picture, pixels, kind):
     assert_read(written(tmp_path / "x.any", encoded(picture, kind, **options)), pixels)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 100, "subsampling": 0}])
-def test_a_jpeg_is_decoded_as_pillow_does(tmp_path, picture, options):
-    path = written(tmp_path / "x.JPEG", encoded(picture, "JPEG", **options))
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"quality": 100, "subsampling": "4:4:4"},
+        {"subsampling": "4:2:2"},
+        {"subsampling": "4:2:0", "optimize": True},
+        {"keep_rgb": True},
+        {"restart_marker_blocks": 2},
+    ],
+    ids=str,
+)
+def test_a_jpeg_is_decoded_as_pillow_does(tmp_path, picture, mode, options):
+    image = picture.resize((77, 51)).convert(mode)
+    path = written(tmp_path / "x.JPEG", encoded(image, "JPEG", **options))
+    assert_read(path, np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_a_jpeg_whose_colours_are_sampled_at_a_quarter_of_its_lines_is_decoded(tmp_path, picture):
+    content = bytearray(encoded(picture.resize((32, 32)), "JPEG", subsampling="4:2:0"))
+    # A block of 16 x 16 pixels has as many values as one of 8 x 32, and there are as many.
+    content[content.index(b"\xff\xc0") + 11] = 0x14
+    path = written(tmp_path / "x.JPEG", content)
     assert_read(path, np.asarray(Image.open(path)))
+
+
+def test_a_jpeg_with_damage_inside_gives_what_pillow_reads_and_a_complaint(tmp_path, picture):
+    content = bytearray(encoded(picture.resize((160, 160)), "JPEG"))
+    half = len(content) // 2
+    content[half : half + 8] = b"\xff\xd0\x12\x34\x56\x78\x9a\xbc"
+    path = written(tmp_path / "x.JPEG", content)
+    ours, complaint = decode(path)
+    assert "Corrupt JPEG data" in complaint
+    assert np.array_equal(ours, np.asarray(read_image(path)))
+    assert np.array_equal(read_pixels(path), ours)
 
 
 def test_the_name_does_not_tell_the_format(tmp_path, picture, pixels):
@@ -126,15 +169,15 @@ def test_cmyk_becomes_the_colour_that_it_prints(tmp_path):
     red = Image.new("CMYK", SIDES, (0, 255, 255, 0))
     path = written(tmp_path / "cmyk.jpg", encoded(red, "JPEG", quality=100))
     assert find_problem(path) is None
-    middle = np.asarray(read_image(path))[20, 20]
-    assert np.allclose(middle, (255, 0, 0), atol=6)
+    assert np.allclose(np.asarray(read_image(path))[20, 20], (255, 0, 0), atol=6)
+    assert_decoded(path, np.asarray(read_image(path)))
 
 
 def test_a_moving_picture_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", SIDES, colour) for colour in ("red", "blue")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     path = written(tmp_path / "x.gif", content)
-    assert np.asarray(read_image(path))[0, 0].tolist() == [255, 0, 0]
+    assert_read(path, np.asarray(Image.new("RGB", SIDES, "red")))
 
 
 def test_exif_rotation_is_ignored_as_in_the_reference_training(tmp_path, picture):
@@ -142,13 +185,13 @@ def test_exif_rotation_is_ignored_as_in_the_reference_training(tmp_path, picture
     exif[0x0112] = 6
     path = written(tmp_path / "x.jpg", encoded(picture, "JPEG", exif=exif))
     assert read_image(path).size == picture.size
+    assert_decoded(path, np.asarray(read_image(path)))
 
 
 def test_trailing_bytes_do_no_harm(tmp_path, picture):
     for kind in ("JPEG", "PNG"):
         path = written(tmp_path / kind, encoded(picture, kind) + b"\r\n<!-- proxy -->" + bytes(40))
-        assert find_problem(path) is None
-        assert read_image(path).size == picture.size
+        assert_read(path, np.asarray(Image.open(io.BytesIO(encoded(picture, kind)))))
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -198,11 +241,18 @@ def test_a_format_that_starts_another_program_is_refused(tmp_path, picture):
     assert_refused(written(tmp_path / "x.jpg", content), "is not an image")
 
 
-def test_an_image_too_large_for_the_memory_is_refused(tmp_path, picture, monkeypatch):
-    path = written(tmp_path / "x.png", encoded(picture, "PNG"))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_an_image_too_large_for_the_memory_is_refused(tmp_path, picture, monkeypatch, kind):
+    path = written(tmp_path / "x.jpg", encoded(picture, kind))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match="decompression bomb"):
-        read_image(path)
+    monkeypatch.setattr("imgnet_mini.data.images._MAX_PIXELS", 100)
+    for read in (read_image, read_pixels):
+        with pytest.raises(DataError, match=r"cannot decode .*x\.jpg: .*decompression bomb"):
+            read(path)
+
+
+def test_every_image_that_pillow_would_refuse_as_too_large_is_left_to_pillow():
+    assert _MAX_PIXELS <= 2 * Image.MAX_IMAGE_PIXELS
 
 
 def test_a_hole_in_the_middle_of_a_png_is_found_when_it_is_decoded(tmp_path, picture):
@@ -210,8 +260,9 @@ def test_a_hole_in_the_middle_of_a_png_is_found_when_it_is_decoded(tmp_path, pic
     half = len(content) // 2
     path = written(tmp_path / "x.png", content[:half] + content[half + half // 4 :])
     assert find_problem(path) is None
-    with pytest.raises(DataError, match=r"cannot decode .*x\.png"):
-        read_image(path)
+    for read in (read_image, read_pixels):
+        with pytest.raises(DataError, match=r"cannot decode .*x\.png"):
+            read(path)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own, about what it skips in damaged headers
@@ -226,9 +277,13 @@ def test_damage_is_refused_or_decoded_and_never_another_error(tmp_path, picture,
             place = chance.randrange(min(200, len(content))) * chance.choice([1, -1])
             damaged[place] = chance.randrange(256)
         path = written(tmp_path / "x", damaged)
+        image = None
         with suppress(DataError):
-            assert read_image(path).mode == "RGB"
+            image = read_image(path)
+            assert image.mode == "RGB"
             assert find_problem(path) is None
+        with suppress(DataError) if image is None else nullcontext():
+            assert np.array_equal(read_pixels(path), np.asarray(image))
 
 
 @pytest.mark.parametrize("kind", [2, 5, 7, 11], ids=["text", "fraction", "bytes", "float"])

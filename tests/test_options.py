@@ -88,17 +88,17 @@ def test_flag_wins_over_file_even_when_it_equals_the_default(options, file):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_can_be_typed(options, section):
     samples = {"max_lr": 0.5, "arch": "resnet18", "name": "other", "device": "cpu"}
-    samples |= {"precision": "bf16", "data_root": "x", "output_dir": "y", "end_lr": 2.0}
+    samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64, "on_corrupt": "skip"}
+    samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
+    samples |= {"pack_dir": Path("y"), "output_dir": Path("z")}
     for name, field in fields_of(section).items():
         flag = "--" + name.replace("_", "-")
         if field.annotation is bool:
             for typed, value in ((flag, True), (flag.replace("--", "--no-", 1), False)):
                 assert options(typed).given() == {section: {name: value}}
             continue
-        default = getattr(getattr(RunConfig(), section), name)
-        value = samples.get(name, default)
-        got = options(flag, value).given()[section][name]
-        assert got == (Path(value) if isinstance(default, Path) else value)
+        value = samples.get(name, getattr(getattr(RunConfig(), section), name))
+        assert options(flag, value).given() == {section: {name: value}}
 
 
 @pytest.mark.parametrize(("typed", "value"), [("0.25", 0.25), ("auto", "auto"), ("1e-3", 1e-3)])

@@ -10,6 +10,8 @@ from imgnet_mini.signals import StopRequest, StopRequestedError
 CHECKS = 18
 """Places where a run of 3 epochs of 4 steps may stop: after each step and validation batch."""
 
+PREPARED = ("--data-root", "data", "--img-size", 32)
+
 
 @pytest.fixture
 def stop_after(monkeypatch):
@@ -49,19 +51,22 @@ def assert_equal(ours, theirs, place=""):
 
 
 @pytest.mark.parametrize(
-    ("arch", "stops"),
+    ("arch", "stops", "loader"),
     [
-        pytest.param("shufflenet_v2_x0_5", [1], id="first-step"),
-        pytest.param("shufflenet_v2_x0_5", [4], id="last-of-epoch"),
-        pytest.param("shufflenet_v2_x0_5", [5], id="in-validation"),
-        pytest.param("shufflenet_v2_x0_5", [6], id="end-of-validation"),
-        pytest.param("shufflenet_v2_x0_5", [7], id="next-epoch"),
-        pytest.param("shufflenet_v2_x0_5", [CHECKS], id="last-validation"),
-        pytest.param("shufflenet_v2_x0_5", [1, 1, 1, 9], id="four-times"),
-        pytest.param("squeezenet1_1", [1, 1, 1, 9], id="four-times-with-dropout"),
+        pytest.param("shufflenet_v2_x0_5", [1], "folder", id="first-step"),
+        pytest.param("shufflenet_v2_x0_5", [4], "folder", id="last-of-epoch"),
+        pytest.param("shufflenet_v2_x0_5", [5], "folder", id="in-validation"),
+        pytest.param("shufflenet_v2_x0_5", [6], "folder", id="end-of-validation"),
+        pytest.param("shufflenet_v2_x0_5", [7], "folder", id="next-epoch"),
+        pytest.param("shufflenet_v2_x0_5", [CHECKS], "folder", id="last-validation"),
+        pytest.param("shufflenet_v2_x0_5", [1, 1, 1, 9], "folder", id="four-times"),
+        pytest.param("squeezenet1_1", [1, 1, 1, 9], "folder", id="four-times-with-dropout"),
+        pytest.param("shufflenet_v2_x0_5", [1, 1, 1, 9], "pack", id="pack-four-times"),
     ],
 )
-def test_stopped_and_resumed_equals_never_stopped(run_small, cli, stop_after, arch, stops):
+def test_stopped_and_resumed_equals_never_stopped(run_small, cli, stop_after, arch, stops, loader):
+    if loader == "pack":
+        assert cli("prepare", *PREPARED) == 0, cli.err
     options = ["--arch", arch, "--max-lr", 0.02]
     assert run_small("train", "--name", "whole", *options) == 0, cli.err
 
@@ -74,6 +79,7 @@ def test_stopped_and_resumed_equals_never_stopped(run_small, cli, stop_after, ar
         assert code == (0 if checks == 10**9 else 130), cli.err
 
     whole, parts = content("whole"), content("parts")
+    assert whole["config"]["data"]["loader"] == parts["config"]["data"]["loader"] == loader
     for key in ("model", "optimizer", "scheduler", "scaler", "state", "rng", "records"):
         assert_equal(parts[key], whole[key], key)
     assert_equal(content("parts", "best")["model"], content("whole", "best")["model"])
@@ -189,3 +195,75 @@ def test_events_written_after_the_checkpoint_are_not_doubled(run_small, stop_aft
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss_step")] == list(range(12))
     assert [event.step for event in events.Scalars("val/top1")] == [0, 1, 2]
+
+
+def test_a_run_on_a_pack_that_was_removed_names_the_cure(run_small, stop_after, cli):
+    assert cli("prepare", *PREPARED) == 0
+    stop_after(3)
+    assert run_small("train") == 130
+    Path("data/pack").rename("kept")
+    assert cli("resume") == 4
+    assert cli.says("no pack in data/pack; make one with imgnet-mini prepare")
+    stop_after(10**9)
+    assert cli("resume", "--pack-dir", "kept") == 0, cli.err
+
+
+def test_a_run_on_files_goes_on_with_the_files_though_there_is_a_pack_now(
+    run_small, stop_after, cli
+):
+    assert run_small("train", "--name", "whole") == 0
+    stop_after(3)
+    assert run_small("train", "--name", "parts") == 130
+    assert cli("prepare", *PREPARED) == 0
+    stop_after(10**9)
+    assert cli("resume", "--name", "parts") == 0, cli.err
+    assert_equal(content("parts")["model"], content("whole")["model"])
+    assert content("parts")["config"]["data"]["loader"] == "folder"
+
+
+@pytest.mark.parametrize("flags", [("--pack-size", 40), ("--img-size", 40)])
+def test_a_pack_of_other_sizes_is_another_run(run_small, stop_after, cli, flags):
+    assert cli("prepare", *PREPARED) == 0
+    stop_after(3)
+    assert run_small("train") == 130
+    assert cli("prepare", *PREPARED, *flags) == 0
+    assert cli("resume") == 4
+    for words in ("is not the one the run was started on", "--pack-size", "--img-size"):
+        assert cli.says(words)
+
+
+def test_a_pack_made_again_as_it_was_is_the_same_run(run_small, stop_after, cli):
+    elsewhere = ("--pack-dir", "elsewhere")
+    assert cli("prepare", *PREPARED, *elsewhere) == 0
+    stop_after(3)
+    assert run_small("train", *elsewhere) == 130
+    assert cli("prepare", *PREPARED, *elsewhere, "--pack-size", 40) == 0
+    assert cli("resume") == 4
+    assert cli.says("the pack in elsewhere is not the one")
+    assert cli("prepare", *PREPARED, *elsewhere) == 0
+    stop_after(10**9)
+    assert cli("resume") == 0, cli.err
+
+
+@pytest.mark.parametrize(("started", "asked"), [("pack", "folder"), ("folder", "pack")])
+def test_a_run_does_not_change_between_pack_and_files(run_small, stop_after, cli, started, asked):
+    assert cli("prepare", *PREPARED) == 0
+    stop_after(3)
+    assert run_small("train", "--loader", started) == 130
+    assert cli("resume", "--loader", asked) == 2
+    assert cli.says(f"--loader {asked}: this run was started with {started}")
+
+
+def test_a_run_on_a_pack_that_is_out_of_date_is_not_resumed_until_it_fits(
+    run_small, stop_after, cli
+):
+    assert cli("prepare", *PREPARED) == 0
+    stop_after(3)
+    assert run_small("train") == 130
+    image = Path("data/train/class_00/000.JPEG")
+    image.with_name("new.JPEG").write_bytes(image.read_bytes())
+    assert cli("resume") == 4
+    assert cli.says("out of date: files in data/train: 1 added (first: class_00/new.JPEG)")
+    image.with_name("new.JPEG").unlink()
+    stop_after(10**9)
+    assert cli("resume", "--loader", "auto") == 0, cli.err

@@ -1,26 +1,31 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
+from torch.overrides import TorchFunctionMode
 from torchvision import transforms
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
 
 from imgnet_mini.config import DataConfig
+from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
+from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.images import read_image
 from imgnet_mini.data.transforms import (
     MEAN,
-    EvalLoad,
+    ClassStyle,
+    EvalCrop,
     Normalise,
-    TrainLoad,
+    TrainCrop,
     eval_resize,
 )
 
-MEAN_COLOUR = [round(value) for value in MEAN]
-
-
-@pytest.fixture(autouse=True)
-def _keep_generator():
-    with torch.random.fork_rng(devices=[]):
-        yield
+CPU = torch.device("cpu")
+MEAN_COLOUR = torch.tensor([round(value) for value in MEAN], dtype=torch.uint8)
+SIDE = 64
 
 
 @pytest.fixture
@@ -33,20 +38,27 @@ def save(tmp_path):
     return write
 
 
-def solid(colour, side=64):
-    return np.full((side, side, 3), colour)
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-def loads(load, path, times=50):
-    for seed in range(times):
-        torch.manual_seed(seed)
-        yield load(path)
+def draws(count, times):
+    return uniforms(0, 0, np.arange(times), count)
+
+
+def loads(path, times=50, **settings):
+    crop = TrainCrop(DataConfig(**settings))
+    for numbers in draws(CROP_NUMBERS, times).tolist():
+        yield crop.load(path, numbers)
 
 
 @pytest.mark.parametrize("side", [32, 64, 176, 224])
-@pytest.mark.parametrize("shape", [(50, 70), (333, 250), (37, 37), (256, 600), (20, 20)])
+@pytest.mark.parametrize(
+    "shape", [(50, 70), (333, 250), (37, 37), (256, 600), (20, 20), (1, 1), (300, 7)]
+)
 def test_evaluation_equals_torchvision_bit_by_bit(save, side, shape):
-    path = save(np.random.default_rng(0).integers(0, 256, (*shape, 3)))
+    pixels = noise(*shape)
+    path = save(pixels)
     standard = transforms.Compose(
         [
             transforms.Resize(round(side * 256 / 224)),
@@ -54,9 +66,11 @@ def test_evaluation_equals_torchvision_bit_by_bit(save, side, shape):
             transforms.PILToTensor(),
         ]
     )
-    ours = EvalLoad(side)(path)
+    expected = standard(read_image(path))
+    ours = EvalCrop(side).load(path)
     assert ours.dtype == torch.uint8
-    assert torch.equal(ours, standard(read_image(path)))
+    assert torch.equal(ours, expected)
+    assert np.array_equal(np.asarray(EvalCrop(side)(pixels)), expected.permute(1, 2, 0))
 
 
 @pytest.mark.parametrize(("side", "resize"), [(224, 256), (32, 37), (64, 73), (112, 128)])
@@ -64,11 +78,14 @@ def test_the_short_side_is_eight_sevenths_of_the_crop(side, resize):
     assert eval_resize(side) == resize
 
 
-def test_evaluation_draws_no_random_numbers(save):
-    path = save(solid((1, 2, 3)))
-    state = torch.get_rng_state()
-    EvalLoad(32)(path)
+def test_nothing_is_drawn_from_the_global_generators(save):
+    path = save(noise(50, 60))
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    EvalCrop(32).load(path)
+    images = torch.stack(list(loads(path, 5, img_size=32)))
+    ClassStyle(CPU)(images, draws(ClassStyle.NUMBERS, 5))
     assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
 
 
 def test_normalised_pixels_equal_torchvision():
@@ -80,7 +97,7 @@ def test_normalised_pixels_equal_torchvision():
         ]
     )
     images = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    ours = Normalise(torch.device("cpu"))(images)
+    ours = Normalise(CPU)(images)
     assert torch.allclose(ours[0], standard(Image.fromarray(pixels)), rtol=0, atol=1e-6)
     assert ours.dtype == torch.float32
     assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -88,44 +105,49 @@ def test_normalised_pixels_equal_torchvision():
 
 
 def test_normalising_leaves_the_pixels_as_they_were():
-    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    images = torch.from_numpy(noise(2, 8, 8)).permute(0, 3, 1, 2)
     before = images.clone()
-    Normalise(torch.device("cpu"))(images)
+    Normalise(CPU)(images)
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("shape", [(20, 90), (90, 20), (32, 32), (300, 200)])
-@pytest.mark.parametrize("style", [False, True])
-def test_training_images_are_squares_of_bytes_whatever_the_source(save, shape, style):
-    load = TrainLoad(DataConfig(img_size=48, use_class_style_aug=style))
-    for pixels in loads(load, save(np.zeros((*shape, 3))), times=5):
+@pytest.mark.parametrize("shape", [(20, 90), (90, 20), (32, 32), (300, 200), (1, 1)])
+def test_training_images_are_squares_of_bytes_whatever_the_source(save, shape):
+    for pixels in loads(save(noise(*shape)), 5, img_size=48):
         assert pixels.shape == (3, 48, 48)
         assert pixels.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("style", [False, True])
-def test_the_generator_alone_decides_the_augmentation(save, style):
-    path = save(np.random.default_rng(0).integers(0, 256, (60, 60, 3)))
-    load = TrainLoad(DataConfig(img_size=32, use_class_style_aug=style))
-    first, second = list(loads(load, path, 20)), list(loads(load, path, 20))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(first[0], first[1])
+def test_a_training_image_is_the_crop_that_its_numbers_stand_for(save):
+    pixels = noise(60, 45)
+    path = save(pixels)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    crop = TrainCrop(DataConfig(img_size=32))
+    for numbers in draws(CROP_NUMBERS, 20).tolist():
+        left, top, width, height, mirrored = crop.sample(numbers, 45, 60)
+        expected = TF.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
+        assert torch.equal(crop.load(path, numbers), expected.flip(2) if mirrored else expected)
 
 
-def mirrored(path, data):
-    """Of an image that is dark on its left: which crops are darker on their right."""
-    for pixels in loads(TrainLoad(data), path):
-        half = pixels.shape[2] // 2
-        yield bool(pixels[..., :half].float().mean() > pixels[..., half:].float().mean())
+@pytest.mark.parametrize("crop", [TrainCrop(DataConfig(img_size=32)), EvalCrop(32)])
+def test_a_crop_may_be_sent_to_a_process_that_was_started_afresh(save, crop):
+    path = save(noise(60, 45))
+    numbers = draws(CROP_NUMBERS, 1)[0].tolist()
+    sent = pickle.loads(pickle.dumps(crop.load))
+    assert torch.equal(sent(path, numbers), crop.load(path, numbers))
+
+
+def mirrored(path, **settings):
+    """Of an image that is dark on its left: how many crops are darker on their right."""
+    halves = (pixels.float().chunk(2, dim=2) for pixels in loads(path, **settings))
+    return sum(bool(left.mean() > right.mean()) for left, right in halves)
 
 
 def test_with_flip_off_nothing_is_ever_mirrored(save):
-    path = save(np.linspace(0, 255, 64)[None, :, None].repeat(64, 0).repeat(3, 2))
+    path = save(np.linspace(0, 255, SIDE)[None, :, None].repeat(SIDE, 0).repeat(3, 2))
     settings = {"img_size": 32, "min_crop": 0.5}
-    for style in (False, True):
-        data = DataConfig(flip=False, use_class_style_aug=style, **settings)
-        assert not any(mirrored(path, data))
-    assert 10 < sum(mirrored(path, DataConfig(flip=True, **settings))) < 40
+    assert mirrored(path, flip=False, **settings) == 0
+    assert 10 < mirrored(path, flip=True, **settings) < 40
 
 
 @pytest.mark.parametrize("min_crop", [0.08, 0.9])
@@ -134,34 +156,150 @@ def test_a_crop_keeps_at_least_the_share_asked_for(save, min_crop):
     ramp = np.linspace(0, 255, side)
     pixels = np.stack([*np.meshgrid(ramp, ramp), np.zeros((side, side))], axis=2)
     shares = []
-    for crop in loads(TrainLoad(DataConfig(img_size=64, min_crop=min_crop)), save(pixels)):
+    for crop in loads(save(pixels), img_size=64, min_crop=min_crop):
         width, height = (float(crop[c].max()) - float(crop[c].min()) for c in (0, 1))
         shares.append(width * height / 255**2)
     assert min_crop * 0.9 < min(shares) < min_crop + 0.1
     assert max(shares) > 0.85
 
 
-def test_what_class_style_augmentation_uncovers_takes_the_mean_colour(save):
-    load = TrainLoad(DataConfig(img_size=64, use_class_style_aug=True))
-    mean = torch.tensor(MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1)
-    for pixels in loads(load, save(solid(MEAN_COLOUR))):
-        # torchvision darkens the rim of a warped image, one pixel wide, by up to a quarter.
-        assert float((pixels == mean).all(0).float().mean()) > 0.9
-        assert (pixels <= mean).all()
-        assert (pixels >= 0.74 * mean).all()
-
-
-def test_half_of_the_images_get_a_hole(save):
-    load = TrainLoad(DataConfig(img_size=64, use_class_style_aug=True))
-    mean = torch.tensor(MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1)
-    shares = [
-        float((pixels[:, 16:48, 16:48] == mean).all(0).float().mean())
-        for pixels in loads(load, save(solid((0, 0, 0))), 100)
-    ]
-    assert 25 < sum(share > 0 for share in shares) < 65
-    assert max(shares) < 0.45
-
-
 def test_without_class_style_augmentation_no_foreign_colour_appears(save):
-    for pixels in loads(TrainLoad(DataConfig(img_size=32)), save(solid((0, 0, 0)))):
+    for pixels in loads(save(np.zeros((SIDE, SIDE, 3))), img_size=32):
         assert not pixels.any()
+
+
+WARP, HOLE = 0, 5
+"""The numbers that say whether an image is warped, and whether it gets a hole."""
+
+
+def style_numbers(times, *, warp=None, hole=None):
+    """Random numbers, but for those that decide on a warp or a hole where these are given."""
+    numbers = draws(ClassStyle.NUMBERS, times)
+    for column, chosen in ((WARP, warp), (HOLE, hole)):
+        if chosen is not None:
+            numbers[:, column] = 0.499 if chosen else 0.5
+    return numbers
+
+
+def styled(images, numbers):
+    before = images.clone()
+    result = ClassStyle(CPU)(images, numbers)
+    assert torch.equal(images, before)
+    assert (result.shape, result.dtype) == (images.shape, torch.uint8)
+    return result
+
+
+def noisy(times, side=SIDE):
+    return torch.from_numpy(noise(times, side, side)).permute(0, 3, 1, 2)
+
+
+def black(times, side=SIDE):
+    return torch.zeros(times, 3, side, side, dtype=torch.uint8)
+
+
+def holes(images):
+    """Where black images took the mean colour: (N, S, S)."""
+    return (images == MEAN_COLOUR.view(3, 1, 1)).all(1)
+
+
+def test_an_image_that_is_chosen_for_nothing_is_untouched():
+    images = noisy(20)
+    assert torch.equal(styled(images, style_numbers(20, warp=False, hole=False)), images)
+
+
+def test_about_half_of_the_images_get_a_warp_and_about_half_a_hole_independently():
+    images = noisy(400, side=32)
+    changed = {}
+    for name, off in (("warp", {"hole": False}), ("hole", {"warp": False}), ("any", {})):
+        result = styled(images, style_numbers(400, **off))
+        changed[name] = (result != images).flatten(1).any(1)
+    for name in ("warp", "hole"):
+        assert int(changed[name].sum()) == pytest.approx(200, abs=40)
+    assert int((changed["warp"] & changed["hole"]).sum()) == pytest.approx(100, abs=35)
+    assert torch.equal(changed["any"], changed["warp"] | changed["hole"])
+
+
+def test_what_is_uncovered_takes_the_mean_colour():
+    solid = MEAN_COLOUR.view(3, 1, 1).expand(100, 3, SIDE, SIDE).contiguous()
+    assert torch.equal(styled(solid, style_numbers(100)), solid)
+    corners = styled(black(100), style_numbers(100, warp=True, hole=False))[..., [0, -1]]
+    assert holes(corners).any()
+
+
+def test_a_hole_is_one_rectangle_distributed_as_those_that_torchvision_erases():
+    found = holes(styled(black(1000), style_numbers(1000, warp=False, hole=True)))
+    ours = []
+    for mask in (found.any(2), found.any(1)):
+        first, last = mask.int().argmax(1), SIDE - 1 - mask.flip(1).int().argmax(1)
+        ours += [first, last - first + 1]
+    top, height, left, width = ours
+    assert torch.equal(found.sum((1, 2)), height * width)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        erase = [black(1)[0], ClassStyle.HOLE_AREA, (1 / 3.3, 3.3), [0.0]]
+        theirs = [transforms.RandomErasing.get_params(*erase)[:4] for _ in range(1000)]
+    i, j, h, w = np.array(theirs).T
+    for mine, other in ((top, i), (left, j), (height, h), (width, w), (height * width, h * w)):
+        assert stats.ks_2samp(mine.numpy(), other).pvalue > 0.01
+
+
+@pytest.mark.parametrize(("number", "corner"), [(0.0, 0), (np.nextafter(1, 0), -1)])
+def test_a_hole_reaches_the_borders(number, corner):
+    numbers = style_numbers(20, warp=False, hole=True)
+    numbers[:, -2:] = number  # its place
+    assert holes(styled(black(20), numbers))[:, corner, corner].all()
+
+
+@pytest.mark.parametrize("side", [33, SIDE])
+def test_a_warp_is_torchvisions_of_the_angle_shift_and_scale_that_its_numbers_say(side):
+    images, numbers = noisy(20, side), style_numbers(20, warp=True, hole=False)
+    mean = MEAN_COLOUR.view(3, 1, 1).float()
+    for image, row, ours in zip(images, numbers, styled(images, numbers), strict=True):
+        low, high = ClassStyle.SCALE
+        expected = TF.affine(
+            image - mean,
+            angle=ClassStyle.DEGREES * (2 * row[1] - 1),
+            scale=low + (high - low) * row[2],
+            translate=list(ClassStyle.SHIFT * side * (2 * row[3:5] - 1)),
+            shear=[0.0, 0.0],
+            interpolation=InterpolationMode.BILINEAR,
+        )
+        assert float((ours - (expected + mean)).abs().max()) < 0.51
+
+
+def test_the_style_of_an_image_is_the_same_in_any_batch():
+    images, numbers = noisy(20), style_numbers(20)
+    together = styled(images, numbers)
+    alone = [styled(images[n : n + 1], numbers[n : n + 1]) for n in range(20)]
+    assert torch.equal(torch.cat(alone), together)
+
+
+class Dtypes(TorchFunctionMode):
+    """Remembers the types of the tensors that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.seen.add(result.dtype)
+        return result
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: crop_batch(torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.ones(2, 5), 32),
+        lambda: ClassStyle(CPU)(black(2), style_numbers(2, warp=True, hole=True)),
+        lambda: Normalise(CPU)(black(2)),
+    ],
+    ids=["crop", "style", "normalise"],
+)
+def test_no_number_on_the_device_is_a_double_which_apples_gpus_lack(work):
+    with Dtypes() as dtypes:
+        work()
+    assert torch.float32 in dtypes.seen
+    assert torch.float64 not in dtypes.seen

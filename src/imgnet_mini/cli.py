@@ -1,5 +1,6 @@
 """The command line: arguments in, one call out. Commands are imported late: help is quick."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,10 @@ from imgnet_mini.console import say, show_error, show_stop
 from imgnet_mini.errors import ImgnetMiniError, StoppedError
 from imgnet_mini.options import config_options
 
-TRAINING_ONLY = ("min_crop", "flip", "use_class_style_aug", "amp", "precision", "compile", "seed")
+TRAINING_ONLY = (
+    *("min_crop", "flip", "use_class_style_aug", "pack_on_device"),
+    *("amp", "precision", "compile", "seed"),
+)
 """Settings of the data and runtime sections that evaluation has no use for."""
 
 app = typer.Typer(
@@ -24,6 +28,8 @@ app = typer.Typer(
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the package's own errors end as a message and an exit code."""
+    # Torch's large tensors then live in large pages of memory, which the system hands out faster.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         app(args, prog_name="imgnet-mini")
     except StoppedError as error:
@@ -48,6 +54,22 @@ def _options_of_all(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options(
+    *("run", "prepare", "data"),
+    leave_out=(*TRAINING_ONLY, "name", "output_dir", "batch_size", "workers", "loader"),
+)
+def prepare(*, given: RunConfig) -> None:
+    """Decode and resize all images once, so that training never waits for them.
+
+    Checks every image on the way. A pack that is up to date is left as it is; a build that was
+    stopped goes on where it was.
+    """
+    from imgnet_mini.commands import prepare
+
+    prepare.run(given)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -143,8 +165,26 @@ def report(*, given: RunConfig) -> None:
     report.run(given)
 
 
+@app.command(rich_help_panel="Try it")
+@config_options(*("run", "data", "model", "optimizer", "runtime"), leave_out=("name", "output_dir"))
+def bench(
+    *,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="About how long to measure.", rich_help_panel="Bench")
+    ] = 60,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON.", rich_help_panel="Bench")
+    ] = False,
+    given: RunConfig,
+) -> None:
+    """Say in a minute what limits the speed of training here, and try what would lift it."""
+    from imgnet_mini.commands import bench
+
+    bench.run(given, seconds=seconds, as_json=as_json)
+
+
 @app.command(rich_help_panel="Workflow")
-@config_options("run", leave_out=("name",))
+@config_options("run", leave_out=("name", "pack_dir"))
 def readme(
     *,
     name: Annotated[

@@ -58,7 +58,8 @@ def _peak_lr(value: Any) -> Any:
     return rate
 
 
-def _available_cpus() -> int:
+def available_cpus() -> int:
+    """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -76,11 +77,19 @@ class RunSection(_Strict):
     data_root: Path = Path("data/imagenet-mini")
     """Folder that holds train/ and val/, each with one subfolder per class."""
 
+    pack_dir: Path | None = None
+    """Folder of the images that `prepare` has packed; unset: pack/ in the data root."""
+
     name: Annotated[str, AfterValidator(_run_name)] = "r50_onecycle_amp"
     """Name of the run, and of its folders."""
 
     output_dir: Path = Path()
     """Folder in which checkpoints/, out/, runs/ and reports/ are made."""
+
+    @property
+    def pack(self) -> Path:
+        """Where the pack of these images is, or would be."""
+        return self.pack_dir if self.pack_dir is not None else self.data_root / "pack"
 
 
 class DataConfig(_Strict):
@@ -92,8 +101,8 @@ class DataConfig(_Strict):
     img_size: Annotated[int, Ge(32)] = 224
     """Side of the square crop, in pixels."""
 
-    workers: Annotated[int, Ge(0)] = Field(default_factory=lambda: min(8, _available_cpus()))
-    """Processes that load images; 0 loads them in the main process."""
+    workers: Annotated[int, Ge(0)] = Field(default_factory=lambda: min(8, available_cpus()))
+    """Processes that decode images, or threads that read a pack; 0 works in the main process."""
 
     min_crop: Annotated[float, Gt(0), Le(1)] = 0.08
     """Smallest share of an image's area that a random crop of training keeps."""
@@ -103,6 +112,22 @@ class DataConfig(_Strict):
 
     use_class_style_aug: bool = False
     """Add a small affine warp and one small erased hole to the random crop and flip."""
+
+    loader: Literal["auto", "folder", "pack"] = "auto"
+    """Where images come from; auto takes the pack where it is there and up to date."""
+
+    pack_on_device: Literal["auto", "on", "off"] = "auto"
+    """Keep the pack in the GPU's memory; auto: where training leaves room for it."""
+
+
+class PrepareConfig(_Strict):
+    """How `prepare` packs the images."""
+
+    pack_size: Annotated[int, Ge(32), Le(2048)] | None = None
+    """Side to which training images are squashed, in pixels; unset: 256, or less if all are."""
+
+    on_corrupt: Literal["error", "skip"] = "error"
+    """Images that cannot be decoded: stop and list them, or leave them out of the pack."""
 
 
 class ModelConfig(_Strict):
@@ -187,6 +212,7 @@ class RunConfig(_Strict):
 
     run: RunSection = Field(default_factory=RunSection)
     data: DataConfig = Field(default_factory=DataConfig)
+    prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)

@@ -13,11 +13,19 @@ def say(*lines: str) -> None:
         console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
 
 
+def in_bytes(count: int) -> str:
+    """A number of bytes in words, such as `6.8 GB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a small table; columns of figures are aligned to the right."""
     table = Table(title=Text(printable(title)), title_justify="left")
     for index, name in enumerate(header):
-        is_text = not any(character.isdigit() for character in rows[0][index])
+        is_text = not any(row[index][:1].isdigit() for row in rows)
         table.add_column(Text(name), justify="left" if is_text else "right")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))

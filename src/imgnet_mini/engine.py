@@ -2,8 +2,9 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,18 @@ class TrainState:
         return is_best
 
 
+class Batches(Protocol):
+    """What training takes: a `Loader`, or what stands in for one."""
+
+    images_per_step: int
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (N, 3, H, W) float32 and targets (N,), from batch `start` on."""
+
+
 class Trainer:
     """The parts of a run in motion."""
 
@@ -103,7 +116,7 @@ class Trainer:
         if self.state.step < self._scheduler.total_steps:  # one more would jump up again
             self._scheduler.step()
 
-    def train_epoch(self, loader: Loader, history: History, stop: StopRequest) -> Metrics:
+    def train_epoch(self, loader: Batches, history: History, stop: StopRequest) -> Metrics:
         """Take the remaining steps of the current epoch.
 
         Raises:

@@ -13,6 +13,12 @@ class ConfigError(ImgnetMiniError):
     exit_code = 2
 
 
+class InUseError(ImgnetMiniError):
+    """Another process is writing what this one wants to write."""
+
+    exit_code = 3
+
+
 class DataError(ImgnetMiniError):
     """The images or their folders cannot be used."""
 

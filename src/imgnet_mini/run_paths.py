@@ -77,13 +77,18 @@ class RunPaths:
         return self.report_dir / "model_summary.txt"
 
     @property
+    def skipped_images(self) -> Path:
+        """What was wrong with each image file that the run went without."""
+        return self.report_dir / "skipped_images.txt"
+
+    @property
     def pictures_and_tables(self) -> list[Path]:
         """What `evaluate` and `report` write."""
         names = (
             *("metrics.json", "predictions.csv", "report.json", "classification_report.txt"),
             *("loss_curve.png", "accuracy_curve.png", "lr_curve.png", "class_accuracy.csv"),
             *("confusion_matrix.csv", "confusion_matrix.png", "confused_pairs.csv"),
-            *("samples.png", "network.png"),
+            *("samples.png", "network.png", "skipped_images.txt"),
         )
         return [self.report_dir / name for name in names]
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from imgnet_mini.atomic_file import write_text
-from imgnet_mini.commands import evaluate, find_lr, readme, report, train
+from imgnet_mini.commands import evaluate, find_lr, prepare, readme, report, train
 from imgnet_mini.commands.setup import options_of
 from imgnet_mini.config import RunConfig, Tables
 from imgnet_mini.console import say
@@ -34,7 +34,7 @@ SETTINGS: Final[Tables] = {
 
 
 def run(directory: Path, *, device: str) -> None:
-    """Make data, find a learning rate, train, evaluate, report and render a README.
+    """Make data, pack it, find a learning rate, train, evaluate, report and render a README.
 
     Raises:
         ConfigError: the folder holds something already.
@@ -70,6 +70,7 @@ def run(directory: Path, *, device: str) -> None:
         f"  {directory / 'reports' / 'demo'} (pictures and tables)",
         f"  tensorboard --logdir {directory / 'runs'}",
         "With ImageNet-Mini (Kaggle: ifigotin/imagenetmini-1000) in data/imagenet-mini:",
+        "  imgnet-mini prepare",
         "  imgnet-mini find-lr",
         "  imgnet-mini train",
         "  imgnet-mini evaluate",
@@ -81,6 +82,8 @@ def run(directory: Path, *, device: str) -> None:
 def _run_workflow(config: RunConfig, config_path: Path) -> None:
     """The commands as a user would type them, each announced by its line."""
     run_flags = options_of(config, "run", leave_out=("data_root",))
+    _step(f"prepare --config {config_path}")
+    prepare.run(config)
     _step(f"find-lr --config {config_path}")
     try:
         find_lr.run(config)

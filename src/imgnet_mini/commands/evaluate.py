@@ -14,7 +14,8 @@ from imgnet_mini.checkpoint import file_sha256, load_tensors
 from imgnet_mini.commands.setup import explaining_memory, run_options
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
-from imgnet_mini.data.folder import ImageFolder, find_splits, refuse_broken_images
+from imgnet_mini.data.choice import Images, choose_images
+from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.device import choose_device, describe_device
@@ -45,14 +46,17 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
         DataError: the images cannot be used.
     """
     config = saved_settings(given)
+    if "loader" not in given.given().get("data", {}):
+        # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
+        config = config.override({"data": {"loader": "auto"}})
     paths = RunPaths(config.run.output_dir, config.run.name)
     path = checkpoint_path(checkpoint, paths, config)
     content = load_tensors(path)
     device = choose_device(config.runtime)
-    train_images, val_images = find_splits(config.run.data_root)
-    refuse_broken_images(val_images)
-    model = load_network(config, content, path, train_images, device)
-    metrics, predictions = _measure(config, model, val_images, device, tta=tta)
+    images = choose_images(config.run, config.data, training=False)
+    say(*images.notes)
+    model = load_network(config, content, path, images.train, device)
+    metrics, predictions = _measure(config, model, images, device, tta=tta)
     predictions.save(paths.predictions)
     summary: dict[str, Any] = {
         **asdict(metrics),
@@ -66,7 +70,7 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
         "precision": "fp32",
         "device": describe_device(device),
         "torch": str(torch.__version__),
-        "classes": list(val_images.classes),
+        "classes": list(images.val.classes),
     }
     write_text(paths.metrics, json.dumps(summary, indent=2) + "\n")
     _show(path, summary["epoch"], metrics)
@@ -74,7 +78,7 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
 
 
 def _measure(
-    config: RunConfig, model: nn.Module, images: ImageFolder, device: torch.device, *, tta: bool
+    config: RunConfig, model: nn.Module, images: Images, device: torch.device, *, tta: bool
 ) -> tuple[Metrics, Predictions]:
     with (
         closing(build_eval_loader(config.data, images, device=device)) as loader,
@@ -95,9 +99,9 @@ def _measure(
                 f"evaluation stopped by {error}; nothing was written", error.signal_number
             ) from error
     predictions = Predictions(
-        images=[images.relative(index) for index in range(len(images))],
-        classes=images.classes,
-        targets=images.targets,
+        images=[images.val.relative(index) for index in range(len(images.val))],
+        classes=images.val.classes,
+        targets=images.val.targets,
         top=answers.top.numpy(),
         probabilities=answers.probabilities.double().numpy(),
     )

@@ -32,9 +32,10 @@ def run(given: RunConfig) -> None:
     paths = RunPaths(given.run.output_dir, given.run.name)
     setup = set_up(given)
     say(
+        *setup.images.notes,
         f"Range test of {given.model.arch} on {describe_device(setup.device)} in "
         f"{setup.precision.name}: {given.finder.num_iter} steps of {given.data.batch_size}, "
-        f"{given.finder.start_lr:g} to {given.finder.end_lr:g}"
+        f"{given.finder.start_lr:g} to {given.finder.end_lr:g}",
     )
     curve = _measure(given, setup)
     suggestions = suggest(curve)

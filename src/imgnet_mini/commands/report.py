@@ -25,6 +25,7 @@ from imgnet_mini.reporting.classification import (
 from imgnet_mini.reporting.confusion import draw_confusion, write_confusion_csv
 from imgnet_mini.reporting.curves import draw_curves
 from imgnet_mini.reporting.diagram import draw_network
+from imgnet_mini.reporting.readme.json_file import read_json_if_there
 from imgnet_mini.reporting.samples import draw_samples
 from imgnet_mini.reporting.summary import summarise_model
 from imgnet_mini.run_paths import RunPaths
@@ -67,12 +68,21 @@ def run(given: RunConfig) -> None:
     )
     draw_network(network, config.model.arch, img_size, report_dir / "network.png")
     write_text(paths.model_summary, summarise_model(network, img_size))
+    skipped = _skipped(paths)
+    if skipped:
+        write_text(paths.skipped_images, "".join(f"{problem}\n" for problem in skipped))
+        say(f"{len(skipped)} broken image file(s) were left out; {paths.skipped_images} lists them")
     say(
         f"Report on {metrics['checkpoint']}: top-1 {metrics['top1']:.2f}%, "
         f"top-5 {metrics['top5']:.2f}% of {metrics['images']} images",
         f"Wrote {report_dir}",
         f"Next: imgnet-mini readme{run_options(config.run)}",
     )
+
+
+def _skipped(paths: RunPaths) -> list[str]:
+    """What was wrong with the files that the run went without."""
+    return [str(problem) for problem in read_json_if_there(paths.environment).items("skipped")]
 
 
 def _current_metrics(paths: RunPaths) -> dict[str, Any] | None:

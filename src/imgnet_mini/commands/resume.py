@@ -1,5 +1,6 @@
 """Continue a run from its newest checkpoint, with the settings it was started with."""
 
+from pathlib import Path
 from typing import Any
 
 from imgnet_mini.checkpoint import Content, load_checkpoint
@@ -19,8 +20,8 @@ from imgnet_mini.records import EpochRecord
 from imgnet_mini.run_paths import RunPaths
 
 MAY_CHANGE = {
-    "run": {"data_root", "name", "output_dir"},
-    "data": {"workers"},
+    "run": {"data_root", "pack_dir", "name", "output_dir"},
+    "data": {"workers", "pack_on_device"},
     "runtime": {"device", "compile"},
 }
 """Settings that say where and how the run goes on; all others say what it computes."""
@@ -64,13 +65,14 @@ def run(given: RunConfig) -> None:
         say(f"{paths.name} is finished: all its {epochs} epochs are done")
         return
     setup = set_up(config)
-    _refuse_other_images(content, setup)
+    _refuse_other_images(content, setup, config.run.pack)
     trainer = build_trainer(config, setup)
     trainer.load_state_dict(content)
     records = [EpochRecord(**record) for record in content["records"]]
     history = History(paths, records, step=trainer.state.step)
     state = trainer.state
     say(
+        *setup.images.notes,
         f"Resuming {paths.name} at epoch {state.epoch} of {epochs}, batch {state.batch} of "
         f"{len(setup.train_loader)} (step {state.step})",
         *_differences(content["environment"], describe_environment(setup)),
@@ -80,7 +82,7 @@ def run(given: RunConfig) -> None:
 
 def _continued(content: Content, given: RunConfig) -> RunConfig:
     """The run's own configuration, with what may change taken from the command line."""
-    saved = RunConfig().override(content["config"])
+    saved = RunConfig().override({"data": {"loader": "folder"}}).override(content["config"])
     changes = {
         section: {name: value for name, value in values.items() if value != "auto"}
         for section, values in given.given().items()
@@ -103,16 +105,23 @@ def _refusal(name: str, before: Any, after: Any) -> str:
     )
 
 
-def _refuse_other_images(content: Content, setup: Setup) -> None:
-    classes = setup.train_images.classes
+def _refuse_other_images(content: Content, setup: Setup, pack_dir: Path) -> None:
+    classes = setup.images.train.classes
     if list(classes) != content["classes"]:
         raise DataError(
-            f"{setup.train_images.root} has {len(classes)} classes, and the run was started on "
+            f"{setup.images.train.root} has {len(classes)} classes, and the run was started on "
             f"{len(content['classes'])}, or on others: name its images with --data-root"
         )
-    if fingerprint(setup.train_images) != content["train_fingerprint"]:
+    pack = setup.images.pack
+    if (pack.manifest.id if pack is not None else None) != content.get("pack"):
         raise DataError(
-            f"the images in {setup.train_images.root} are not those the run was started on: some "
+            f"the pack in {pack_dir} is not the one the run was started on: "
+            "prepare it with the --pack-size and --img-size of that one, or start a new run under "
+            "another --name"
+        )
+    if fingerprint(setup.images.train) != content["train_fingerprint"]:
+        raise DataError(
+            f"the images in {setup.images.train.root} are not those the run was started on: some "
             "were added, removed or renamed. Restore them, or start a new run under another --name"
         )
 

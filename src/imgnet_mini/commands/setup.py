@@ -17,7 +17,8 @@ from torch import nn
 
 from imgnet_mini import __version__
 from imgnet_mini.config import RunConfig, RunSection
-from imgnet_mini.data.folder import ImageFolder, find_splits, refuse_broken_images
+from imgnet_mini.data.choice import Images, choose_images
+from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.errors import ConfigError
@@ -33,8 +34,7 @@ class Setup:
 
     device: torch.device
     precision: Precision
-    train_images: ImageFolder
-    val_images: ImageFolder
+    images: Images
     train_loader: Loader
     model: nn.Module
     criterion: nn.CrossEntropyLoss
@@ -49,20 +49,17 @@ def set_up(config: RunConfig) -> Setup:
     """
     device = choose_device(config.runtime)
     precision = choose_precision(config.runtime, device)
-    train_images, val_images = find_splits(config.run.data_root)
-    refuse_broken_images(train_images, val_images)
-    train_loader = build_train_loader(
-        config.data, train_images, seed=config.runtime.seed, device=device
-    )
+    images = choose_images(config.run, config.data)
+    train_loader = build_train_loader(config.data, images, seed=config.runtime.seed, device=device)
     model = build_model(
         config.model,
-        classes=len(train_images.classes),
+        classes=len(images.train.classes),
         img_size=config.data.img_size,
         seed=config.runtime.seed,
         device=device,
     )
     criterion = build_loss(config.optimizer)
-    return Setup(device, precision, train_images, val_images, train_loader, model, criterion)
+    return Setup(device, precision, images, train_loader, model, criterion)
 
 
 def describe_environment(setup: Setup) -> dict[str, Any]:
@@ -78,12 +75,20 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "imgnet_mini": __version__,
-        "classes": len(setup.train_images.classes),
-        "train_images": len(setup.train_images),
-        "val_images": len(setup.val_images),
+        "classes": len(setup.images.train.classes),
+        "train_images": len(setup.images.train),
+        "val_images": len(setup.images.val),
+        "loader": _describe_loader(setup.images),
+        "skipped": [] if setup.images.pack is None else setup.images.pack.manifest.skipped,
         "parameters": count_parameters(setup.model),
         "command": ["imgnet-mini", *sys.argv[1:]],
     }
+
+
+def _describe_loader(images: Images) -> str:
+    """Where the images come from, such as `pack of 256 px`."""
+    pack = images.pack
+    return "image files" if pack is None else f"pack of {pack.manifest.pack_size} px"
 
 
 def fingerprint(images: ImageFolder) -> str:
@@ -94,7 +99,7 @@ def fingerprint(images: ImageFolder) -> str:
 
 def run_options(run: RunSection) -> str:
     """The options that lead another command to this run, as text to paste."""
-    return options_of(RunConfig(run=run), "run", leave_out=("data_root",))
+    return options_of(RunConfig(run=run), "run", leave_out=("data_root", "pack_dir"))
 
 
 def options_of(config: RunConfig, *sections: str, leave_out: Collection[str] = ()) -> str:

@@ -29,6 +29,9 @@ from imgnet_mini.reporting.summary import summarise_model
 from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.signals import StopRequest, StopRequestedError
 
+RECORDED = ("imgnet_mini", "torch", "device", "threads")
+"""What of the environment decides the bits of a result, besides the settings."""
+
 
 def run(given: RunConfig, *, overwrite: bool) -> None:
     """Start a run.
@@ -48,6 +51,7 @@ def run(given: RunConfig, *, overwrite: bool) -> None:
         )
     config = with_peak_rate(given, paths)
     setup = set_up(config)
+    config = config.override({"data": {"loader": setup.images.loader}})
     trainer = build_trainer(config, setup)
     if existing:
         _remove_run(paths)
@@ -116,9 +120,7 @@ def train(
     history.write()
     with (
         closing(setup.train_loader) as train_loader,
-        closing(
-            build_eval_loader(config.data, setup.val_images, device=setup.device)
-        ) as val_loader,
+        closing(build_eval_loader(config.data, setup.images, device=setup.device)) as val_loader,
         closing(history),
         explaining_memory(config.data.batch_size),
         StopRequest() as stop,
@@ -173,9 +175,10 @@ def _identity(config: RunConfig, setup: Setup) -> Content:
     environment = describe_environment(setup)
     return {
         "config": config.model_dump(mode="json"),
-        "classes": list(setup.train_images.classes),
-        "train_fingerprint": fingerprint(setup.train_images),
-        "environment": {name: environment[name] for name in ("torch", "device", "threads")},
+        "classes": list(setup.images.train.classes),
+        "train_fingerprint": fingerprint(setup.images.train),
+        "pack": setup.images.pack.manifest.id if setup.images.pack is not None else None,
+        "environment": {name: environment[name] for name in RECORDED},
     }
 
 
@@ -196,10 +199,11 @@ def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
     environment = describe_environment(setup)
     steps = len(setup.train_loader)
     say(
+        *setup.images.notes,
         f"{config.model.arch}: {environment['parameters'] / 1e6:.1f} M parameters, "
         f"{environment['classes']} classes, on {environment['device']} in {setup.precision.name}",
-        f"{len(setup.train_images)} training and {len(setup.val_images)} validation images from "
-        f"{config.run.data_root}",
+        f"{len(setup.images.train)} training and {len(setup.images.val)} validation images from "
+        f"{config.run.data_root} ({environment['loader']})",
         f"{config.schedule.epochs} epochs of {steps} steps of {config.data.batch_size} images, "
         f"learning rate up to {config.schedule.max_lr:.3g}",
         f"Writing {paths.checkpoint_dir}, {paths.log_dir}, {paths.event_dir}",

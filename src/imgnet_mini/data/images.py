@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from imgnet_mini.errors import DataError
@@ -11,10 +13,54 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What Pillow may open; it also reads formats that start other programs, such as EPS."""
 
+_MAX_PIXELS = 2**26
+"""A larger image is left to Pillow, which refuses those that would fill the memory."""
+
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
+
+
+def read_pixels(path: Path) -> NDArray[np.uint8]:
+    """Decode an image to (H, W, 3) uint8: what `read_image` gives, bit by bit, but sooner.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    pixels, _ = decode(path)
+    return pixels
+
+
+def decode(path: Path) -> tuple[NDArray[np.uint8], str | None]:
+    """The pixels, and what is wrong in the middle of a JPEG that Pillow reads all the same.
+
+    libjpeg-turbo decodes JPEG files, without Pillow's detours, in about two thirds of the time;
+    what it does not know as RGB or grey, and all else, is Pillow's.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    complaint = None
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot decode {path}: {error.strerror or error}") from error
+    if data.startswith(_JPEG_START) and _is_plain_jpeg(data):
+        try:
+            return simplejpeg.decode_jpeg(data, colorspace="RGB"), None
+        except ValueError as error:
+            complaint = str(error)
+    return np.array(read_image(path)), complaint
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether simplejpeg can be trusted with it; rare ways to sample colours it does not know."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, KeyError):
+        return False
+    return colours in ("YCbCr", "Gray") and height * width <= _MAX_PIXELS
 
 
 def read_image(path: Path) -> Image.Image:

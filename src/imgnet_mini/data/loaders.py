@@ -1,75 +1,57 @@
-"""Batches on a device; (seed, epoch, index) alone decide their order and augmentation."""
+"""Batches ready for the network; (seed, epoch, index) alone decide their order and pixels."""
 
-import signal
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from imgnet_mini.config import DataConfig
-from imgnet_mini.data.folder import ImageFolder
-from imgnet_mini.data.transforms import EvalLoad, Load, Normalise, TrainLoad
-from imgnet_mini.errors import ConfigError, DataError
+from imgnet_mini.data.batches import Batch, Mover, Source
+from imgnet_mini.data.choice import Images
+from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
+from imgnet_mini.data.draws import uniforms
+from imgnet_mini.data.folder_source import FolderSource
+from imgnet_mini.data.order import Key, Order
+from imgnet_mini.data.pack.source import PackSource
+from imgnet_mini.data.transforms import ClassStyle, EvalCrop, Normalise, TrainCrop
+from imgnet_mini.errors import ConfigError
 
-Batch = tuple[Tensor, Tensor]
-"""images and targets: (N, 3, S, S) and (N,)."""
-
-_Key = tuple[int, list[int]]
-"""An epoch, and the positions of the images of one batch."""
-
-
-_GRACE_SECONDS = 20
+Finish = Callable[[Batch, Key], Tensor]
+"""From a batch on its device to what the network takes: (N, 3, S, S) float32."""
 
 
 class Loader:
     """Batches of a split: images (N, 3, S, S) float32, normalised, and targets (N,) int64."""
 
     def __init__(
-        self, order: "_Order", images: "_Batches", *, workers: int, device: torch.device
+        self, order: Order, source: Source, finish: Finish, *, device: torch.device
     ) -> None:
         self._order = order
-        self._device = device
-        self._normalise = Normalise(device)
+        self._source = source
+        self._finish = finish
+        self._move = Mover(device)
         self.images = order.images
         self.images_per_step = order.batch_size
-        self._loader: DataLoader[Batch | DataError] = DataLoader(
-            images,
-            sampler=order,
-            batch_size=None,  # the dataset makes whole batches
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_outlive_the_last_step,
-            generator=torch.Generator(),  # else each epoch draws from the global one
-        )
 
     def __len__(self) -> int:
         return len(self._order)
 
     def close(self) -> None:
-        """End the workers; without this, an error would leave the process waiting for them."""
-        del self._loader
+        """End what works in the background."""
+        self._source.close()
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch from number `start` on.
 
         Raises:
             DataError: an image cannot be decoded; names it.
         """
         self._order.epoch, self._order.start = epoch, start
-        for batch in self._loader:
-            if isinstance(batch, DataError):
-                raise batch
-            images, targets = batch
-            yield (
-                self._normalise(images.to(self._device, non_blocking=True)),
-                targets.to(self._device, non_blocking=True),
-            )
+        for batch in self._source.batches():
+            moved = self._move(batch)
+            yield self._finish(moved, Key(epoch, batch.indices.numpy())), moved.targets
 
-    def endless(self) -> Iterator[Batch]:
+    def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Epoch after epoch."""
         epoch = 0
         while True:
@@ -78,109 +60,58 @@ class Loader:
 
 
 def build_train_loader(
-    data: DataConfig, split: ImageFolder, *, seed: int, device: torch.device
+    data: DataConfig, images: Images, *, seed: int, device: torch.device
 ) -> Loader:
     """Shuffled, augmented batches; images that do not fill the last batch sit out the epoch.
 
     Raises:
         ConfigError: the batch size is above the number of images.
     """
-    if data.batch_size > len(split):
+    count = len(images.train)
+    if data.batch_size > count:
         raise ConfigError(
-            f"--batch-size {data.batch_size} is more than the {len(split)} images of {split.root}; "
-            f"use --batch-size {len(split)} or less"
+            f"--batch-size {data.batch_size} is more than the {count} images of "
+            f"{images.train.root}; use --batch-size {count} or less"
         )
-    return Loader(
-        _Order(len(split), data.batch_size, seed=seed),
-        _Batches(split, TrainLoad(data), seed),
-        workers=data.workers,
-        device=device,
-    )
+    order = Order(count, data.batch_size, seed=seed)
+    crop = TrainCrop(data)
+    source: Source
+    if images.pack is None:
+        source = FolderSource(order, images.train, crop.load, workers=data.workers, device=device)
+    else:
+        source = PackSource(order, images.pack.train, crop, data, device=device)
+    return Loader(order, source, _FinishTraining(data, seed, device), device=device)
 
 
-def build_eval_loader(data: DataConfig, split: ImageFolder, *, device: torch.device) -> Loader:
+def build_eval_loader(data: DataConfig, images: Images, *, device: torch.device) -> Loader:
     """Every image once, in the order of the split."""
-    return Loader(
-        _Order(len(split), data.batch_size, seed=None),
-        _Batches(split, EvalLoad(data.img_size), seed=None),
-        workers=data.workers,
-        device=device,
-    )
+    order = Order(len(images.val), data.batch_size, seed=None)
+    packed = images.packed_val(data.img_size)
+    source: Source
+    if packed is None:
+        load = EvalCrop(data.img_size).load
+        source = FolderSource(order, images.val, load, workers=data.workers, device=device)
+    else:
+        source = PackSource(order, packed, None, data, device=device)
+    normalise = Normalise(device)
+    return Loader(order, source, lambda batch, _: normalise(batch.images), device=device)
 
 
-class _Order(Sampler[_Key]):
-    """Which images make which batch. With a seed: shuffled, whole batches only."""
+class _FinishTraining:
+    """What is done to whole batches on the device; to the same numbers, whatever the device."""
 
-    def __init__(self, images: int, batch_size: int, *, seed: int | None) -> None:
-        self.images = images
-        self.batch_size = batch_size
+    def __init__(self, data: DataConfig, seed: int, device: torch.device) -> None:
+        self._img_size = data.img_size
         self._seed = seed
-        self.epoch = 0
-        self.start = 0
+        self._style = ClassStyle(device) if data.use_class_style_aug else None
+        self._normalise = Normalise(device)
 
-    def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        whole, rest = divmod(self.images, self.batch_size)
-        return whole + (self._seed is None and rest > 0)
-
-    def __iter__(self) -> Iterator[_Key]:
-        order = torch.arange(self.images)
-        if self._seed is not None:
-            generator = torch.Generator().manual_seed(mix(self._seed, self.epoch))
-            order = torch.randperm(self.images, generator=generator)
-        for batch in range(self.start, len(self)):
-            first = batch * self.batch_size
-            yield self.epoch, order[first : first + self.batch_size].tolist()
-
-
-class _Batches(Dataset[Batch | DataError]):
-    """Loads whole batches, into one tensor, so that images are not copied once more."""
-
-    def __init__(self, split: ImageFolder, load: Load, seed: int | None) -> None:
-        self._split = split
-        self._load = load
-        self._seed = seed
-
-    def __getitem__(self, key: _Key) -> Batch | DataError:
-        """Load a batch; an error is returned, since DataLoader would bury it in a traceback."""
-        epoch, indices = key
-        state = torch.get_rng_state()
-        try:
-            pixels = [self._pixels(epoch, index) for index in indices]
-        except DataError as error:
-            return error
-        finally:
-            torch.set_rng_state(state)
-        shape = (len(pixels), *pixels[0].shape)
-        images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
-        torch.stack(pixels, out=images)
-        return images, torch.from_numpy(self._split.targets[indices])
-
-    def _pixels(self, epoch: int, index: int) -> Tensor:
-        if self._seed is not None:
-            # 50 times quicker than torch.manual_seed, which also visits every other device.
-            torch.default_generator.manual_seed(mix(self._seed, epoch, index))
-        return self._load(self._split.path(index))
-
-
-def mix(*numbers: int) -> int:
-    """Hash numbers to 64 bits (splitmix64, Steele et al. 2014); near ones give unrelated seeds."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _outlive_the_last_step(worker: int) -> None:
-    """Signals often reach the whole process group; workers live until the run is saved."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGALRM"):  # not on Windows, where SIGTERM cannot be handled either
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    def __call__(self, batch: Batch, key: Key) -> Tensor:
+        images = batch.images
+        if batch.crops is not None:
+            images = crop_batch(images, batch.crops, self._img_size)
+        if self._style is not None:
+            count = CROP_NUMBERS + ClassStyle.NUMBERS
+            numbers = uniforms(self._seed, key.epoch, key.indices, count)[:, CROP_NUMBERS:]
+            images = self._style(images, numbers)
+        return self._normalise(images)

@@ -34,7 +34,10 @@ PICTURES = (
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine, the versions and the data of a run at its start; None: not recorded."""
+    """The machine, the versions and the data of a run at its start; None: not recorded.
+
+    loader: what the images were read from; skipped: what was wrong with files left out.
+    """
 
     device: str | None
     precision: str | None
@@ -49,6 +52,8 @@ class Environment:
     train_images: int | None
     val_images: int | None
     parameters: int | None
+    loader: str | None
+    skipped: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,9 @@ def _mean(values: list[float]) -> float | None:
 
 def _settings(config: RunConfig) -> dict[str, str]:
     """What shaped the run; the finder's settings are those of another command."""
-    tables: dict[str, dict[str, Any]] = config.model_dump(mode="json", exclude={"finder"})
+    tables: dict[str, dict[str, Any]] = config.model_dump(
+        mode="json", exclude={"finder", "prepare"}
+    )
     tables["run"] = {"data_root": last_component(str(config.run.data_root))}
     return {
         f"{section}.{name}": _setting(value)
@@ -174,6 +181,8 @@ def _environment(path: Path) -> Environment:
         train_images=file.count("train_images"),
         val_images=file.count("val_images"),
         parameters=file.count("parameters"),
+        loader=file.text("loader"),
+        skipped=tuple(map(str, file.items("skipped"))),
     )
 
 

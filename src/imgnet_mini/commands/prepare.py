@@ -1,0 +1,91 @@
+"""Decode and resize all images once, into a pack from which training reads."""
+
+import time
+from pathlib import Path
+
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import in_bytes, say
+from imgnet_mini.data.folder import SHOWN, ImageFolder, find_splits
+from imgnet_mini.data.pack.format import Manifest, array_files, open_pack
+from imgnet_mini.data.pack.plan import Plan, make_plan
+from imgnet_mini.data.pack.writer import write_pack
+from imgnet_mini.errors import DataError, StoppedError
+from imgnet_mini.progress import show_bar
+from imgnet_mini.signals import StopRequest, StopRequestedError
+
+
+def run(given: RunConfig) -> None:
+    """Check every image and write the pack, unless one that fits is there.
+
+    Raises:
+        ConfigError: the pack's folder holds something else.
+        DataError: the folders cannot be used, or files are broken.
+        WriteError: the pack cannot be written.
+        StoppedError: a signal ended the work; what is done is kept.
+    """
+    pack_dir = given.run.pack
+    train, val = find_splits(given.run.data_root)
+    plan = make_plan(train, val, pack_size=given.prepare.pack_size, img_size=given.data.img_size)
+    manifest = _current(pack_dir, train, val, plan, skip=given.prepare.on_corrupt == "skip")
+    if manifest is not None:
+        say(f"The pack in {pack_dir} is up to date")
+        return
+    say(
+        f"Packing {len(train)} training images at {plan.pack_size} px and {len(val)} validation "
+        f"images at {plan.img_size} px into {pack_dir}, {in_bytes(plan.nbytes)}"
+    )
+    manifest = _write(plan, pack_dir, skip=given.prepare.on_corrupt == "skip")
+    if manifest.skipped:
+        say(f"Left out, {len(manifest.skipped)} broken:", *_listed(manifest.skipped))
+    if manifest.suspect:
+        say(
+            f"Packed all the same, {len(manifest.suspect)} with damage inside:",
+            *_listed(manifest.suspect),
+        )
+    say("train, resume, find-lr and evaluate now read it by themselves")
+
+
+def _current(
+    pack_dir: Path, train: ImageFolder, val: ImageFolder, plan: Plan, *, skip: bool
+) -> Manifest | None:
+    """The manifest of the pack that is there, if it is what this plan would make."""
+    try:
+        manifest = open_pack(pack_dir, train, val).manifest
+    except DataError:
+        return None
+    return manifest if manifest.id == plan.id and (skip or not manifest.skipped) else None
+
+
+def _write(plan: Plan, pack_dir: Path, *, skip: bool) -> Manifest:
+    total = len(plan.splits["train"]) + len(plan.splits["val"])
+    done = newly = 0
+    began = time.perf_counter()
+    with StopRequest() as stop, show_bar("prepare", total) as bar:
+
+        def on_image(split: str, count: int) -> None:
+            nonlocal done, newly
+            done = count + (len(plan.splits["train"]) if split == "val" else 0)
+            newly += 1
+            bar.show(done)
+            stop.check()
+
+        try:
+            manifest = write_pack(plan, pack_dir, skip=skip, on_image=on_image)
+        except StopRequestedError as error:
+            raise StoppedError(
+                f"stopped by {error} after {done} of {total} images; the same command goes on",
+                error.signal_number,
+            ) from error
+    seconds = time.perf_counter() - began
+    images = sum(manifest.images.values())
+    size = sum(path.stat().st_size for path in array_files(pack_dir))
+    say(
+        f"Wrote {pack_dir}: {images} images, {in_bytes(size)}, in {seconds:.0f} s "
+        f"({newly / seconds:.0f} images/s)"
+    )
+    return manifest
+
+
+def _listed(problems: list[str]) -> list[str]:
+    more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    return [f"  {problem}" for problem in problems[:SHOWN]] + more

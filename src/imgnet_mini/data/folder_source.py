@@ -1,0 +1,96 @@
+"""Batches decoded from image files, by worker processes."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from imgnet_mini.data.batches import Batch
+from imgnet_mini.data.crops import CROP_NUMBERS
+from imgnet_mini.data.draws import uniforms
+from imgnet_mini.data.folder import ImageFolder
+from imgnet_mini.data.order import Key, Order
+from imgnet_mini.errors import DataError
+
+Load = Callable[[Path, Sequence[float]], Tensor]
+"""From a file and random numbers in [0, 1) to pixels: (3, S, S) uint8."""
+
+_GRACE_SECONDS: Final = 20
+
+
+class FolderSource:
+    """Batches of image files."""
+
+    def __init__(
+        self, order: Order, split: ImageFolder, load: Load, *, workers: int, device: torch.device
+    ) -> None:
+        self._loader: DataLoader[Batch | DataError] = DataLoader(
+            _Files(split, load, order.seed),
+            sampler=order,
+            batch_size=None,  # the dataset makes whole batches
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_outlive_the_last_step,
+            generator=torch.Generator(),  # else each epoch draws from the global one
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the order's epoch.
+
+        Raises:
+            DataError: an image cannot be decoded; names it.
+        """
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+    def close(self) -> None:
+        """End the workers; without this, an error would leave the process waiting for them."""
+        del self._loader
+
+
+class _Files(Dataset[Batch | DataError]):
+    """Loads whole batches, into one tensor, so that images are not copied once more."""
+
+    def __init__(self, split: ImageFolder, load: Load, seed: int | None) -> None:
+        self._split = split
+        self._load = load
+        self._seed = seed
+
+    def __getitem__(self, key: Key) -> Batch | DataError:
+        """Load a batch; an error is returned, since DataLoader would bury it in a traceback."""
+        epoch, indices = key
+        numbers: list[list[float]] = [[] for _ in indices]
+        if self._seed is not None:
+            numbers = uniforms(self._seed, epoch, indices, CROP_NUMBERS).tolist()
+        try:
+            pixels = [
+                self._load(self._split.path(index), drawn)
+                for index, drawn in zip(indices, numbers, strict=True)
+            ]
+        except DataError as error:
+            return error
+        shape = (len(pixels), *pixels[0].shape)
+        images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        torch.stack(pixels, out=images)
+        targets = torch.from_numpy(self._split.targets[indices])
+        return Batch(images, targets, torch.from_numpy(indices))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _outlive_the_last_step(worker: int) -> None:
+    """Signals often reach the whole process group; workers live until the run is saved."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):  # not on Windows, where SIGTERM cannot be handled either
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))

@@ -1,0 +1,141 @@
+"""What a pack is to hold, and how one image becomes a row of it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from imgnet_mini.data.folder import ImageFolder, file_stamps
+from imgnet_mini.data.images import FORMATS, decode
+from imgnet_mini.data.pack.format import FORMAT, SPLITS
+from imgnet_mini.data.transforms import EvalCrop, eval_resize
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files, and the sides of the squares they become."""
+
+    splits: dict[str, ImageFolder]
+    stamps: dict[str, NDArray[np.int64]]
+    pack_size: int
+    img_size: int
+
+    def side(self, split: str) -> int:
+        """Side of the images of a split."""
+        return self.pack_size if split == "train" else self.img_size
+
+    @property
+    def data_root(self) -> Path:
+        """The folder of both splits."""
+        return self.splits["train"].root.parent
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of both splits."""
+        return self.splits["train"].classes
+
+    @property
+    def nbytes(self) -> int:
+        """What the pack will take on the disk, to within a hundredth."""
+        return sum(3 * len(self.splits[split]) * self.side(split) ** 2 for split in SPLITS)
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of all that decides what the pack holds, but for the pixels in the files."""
+        digest = hashlib.sha256(json.dumps([FORMAT, self.pack_size, self.img_size]).encode())
+        for split, images in self.splits.items():
+            digest.update("\0".join(images.classes).encode("utf-8", "surrogateescape"))
+            for part in (images.files, images.targets, self.stamps[split][:, 0]):
+                digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
+    @cached_property
+    def key(self) -> str:
+        """The same with the times of the files and what decodes them: neither may change midway."""
+        decoders = (PIL.__version__, version("simplejpeg"), str(torch.__version__))
+        digest = hashlib.sha256(json.dumps([self.id, *decoders]).encode())
+        for split in SPLITS:
+            digest.update(np.ascontiguousarray(self.stamps[split][:, 1]).data)
+        return digest.hexdigest()
+
+
+def make_plan(
+    train: ImageFolder, val: ImageFolder, *, pack_size: int | None, img_size: int
+) -> Plan:
+    """The plan for these images.
+
+    pack_size: None for 8/7 of img_size, or for the longest side of all the images where that is
+    less, since they then stay as they are.
+    """
+    return Plan(
+        splits={"train": train, "val": val},
+        stamps={"train": file_stamps(train), "val": file_stamps(val)},
+        pack_size=pack_size or _longest_side(train, eval_resize(img_size)),
+        img_size=img_size,
+    )
+
+
+def _longest_side(images: ImageFolder, enough: int) -> int:
+    """Of any image, or `enough` once an image has it. Files that are none do not count."""
+    longest = 1
+    for index in range(len(images)):
+        try:
+            with Image.open(images.path(index), formats=FORMATS) as image:
+                longest = max(longest, *image.size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            continue
+        if longest >= enough:
+            return enough
+    return longest
+
+
+class PackedImage(NamedTuple):
+    """An image as it is stored, its size before, and damage it hides; see `decode`.
+
+    histogram: (3, 256), how many pixels have each value, by channel.
+    """
+
+    square: NDArray[np.uint8]
+    width: int
+    height: int
+    histogram: NDArray[np.int64]
+    complaint: str | None
+
+
+class Packer:
+    """Makes the rows of a split."""
+
+    def __init__(self, plan: Plan, split: str) -> None:
+        self._side = plan.side(split)
+        self._crop = EvalCrop(plan.img_size) if split == "val" else None
+
+    def __call__(self, path: Path) -> PackedImage:
+        """Decode an image whole, and make it a square.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        pixels, complaint = decode(path)
+        height, width = pixels.shape[:2]
+        square = squash(pixels, self._side) if self._crop is None else np.array(self._crop(pixels))
+        histogram = np.array(Image.fromarray(square).histogram()).reshape(3, 256)
+        return PackedImage(square, width, height, histogram, complaint)
+
+
+def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize (H, W, 3) to (side, side, 3), whatever its shape: bicubic, antialiased."""
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+    resized = F.interpolate(image, size=(side, side), mode="bicubic", antialias=True)[0]
+    return resized.permute(1, 2, 0).numpy()

@@ -1,0 +1,154 @@
+"""Batches from a pack: rows of a memory map, cropped here on a CPU, else on the device."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imgnet_mini.config import DataConfig
+from imgnet_mini.console import in_bytes
+from imgnet_mini.data.batches import Batch, in_threads
+from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, squash_crop
+from imgnet_mini.data.draws import uniforms
+from imgnet_mini.data.order import Key, Order
+from imgnet_mini.data.pack.format import PackedSplit
+from imgnet_mini.data.transforms import TrainCrop
+from imgnet_mini.errors import ConfigError
+
+_MARGIN: Final = 0.05
+"""Share of the device's memory that stays free beside the pack and what training has taken."""
+
+
+class PackSource:
+    """Batches of a packed split. Threads serve: what they call lets go of Python's lock.
+
+    crop: how training images are cut; None for rows that are as they are to be.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        split: PackedSplit,
+        crop: TrainCrop | None,
+        data: DataConfig,
+        *,
+        device: torch.device,
+    ) -> None:
+        self._order = order
+        self._split = split
+        self._crop = crop
+        self._threads = data.workers
+        self._pinned = device.type == "cuda"
+        self._crop_here = crop is not None and device.type == "cpu"
+        self._pool = ThreadPoolExecutor(max(1, self._threads), thread_name_prefix="pack")
+        wanted = data.pack_on_device if crop is not None else "off"
+        self._resident = ResidentRows(split.pixels, device, wanted)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the order's epoch."""
+        self._resident.settle()
+        if self._crop_here or not self._threads:
+            # A CPU that trains has no core to spare: its threads share each batch instead.
+            yield from map(self._load, self._order)
+        else:
+            yield from in_threads(self._load, self._order, self._pool, ahead=self._threads)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _load(self, key: Key) -> Batch:
+        indices = torch.from_numpy(key.indices)
+        targets = torch.from_numpy(self._split.images.targets[key.indices])
+        if self._crop is None:
+            images = self._rows(key.indices).permute(0, 3, 1, 2)
+            return self._pin(Batch(images, targets, indices))
+        crops = self._crops(key, self._crop)
+        if self._crop_here:
+            return Batch(self._cut(key.indices, crops, self._crop.img_size), targets, indices)
+        places = torch.tensor(crops, dtype=torch.float32)
+        return self._pin(Batch(self._rows(key.indices), targets, indices, places))
+
+    def _crops(self, key: Key, crop: TrainCrop) -> list[Crop]:
+        """Sampled in the image as it was, then squashed as it was."""
+        numbers = uniforms(self._order.seed or 0, key.epoch, key.indices, CROP_NUMBERS).tolist()
+        sizes = self._split.sizes[key.indices].tolist()
+        side = self._split.pixels.shape[1]
+        return [
+            squash_crop(crop.sample(drawn, width, height), width, height, side)
+            for drawn, (width, height) in zip(numbers, sizes, strict=True)
+        ]
+
+    def _rows(self, indices: NDArray[np.int64]) -> Tensor:
+        if self._resident.tensor is not None:
+            # Pinned and without a wait: a wait here would be one for the steps under way.
+            where = torch.from_numpy(indices).pin_memory()
+            where = where.to(self._resident.tensor.device, non_blocking=True)
+            return self._resident.tensor.index_select(0, where)
+        shape = (len(indices), *self._split.pixels.shape[1:])
+        rows = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
+        # Clipping, which never happens, spares numpy a copy.
+        np.take(self._split.pixels, indices, axis=0, out=rows.numpy(), mode="clip")
+        return rows
+
+    def _cut(self, indices: NDArray[np.int64], crops: list[Crop], size: int) -> Tensor:
+        images = torch.empty(
+            (len(indices), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last
+        )
+
+        def cut(first: int, last: int) -> None:
+            for n in range(first, last):
+                images[n].copy_(crop_image(self._split.pixels[indices[n]], crops[n], size))
+
+        if self._threads < 2:
+            cut(0, len(indices))
+            return images
+        bounds = np.linspace(0, len(indices), self._threads + 1).astype(int).tolist()
+        for part in [self._pool.submit(cut, *pair) for pair in pairwise(bounds)]:
+            part.result()
+        return images
+
+    def _pin(self, batch: Batch) -> Batch:
+        if not self._pinned:
+            return batch
+        return batch.apply(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
+
+
+class ResidentRows:
+    """The rows of a pack in the device's own memory: when asked for, or once there is room.
+
+    Whether there is room is seen, not guessed: after an epoch with its validation, training
+    holds all the memory that it will need.
+    """
+
+    def __init__(self, rows: NDArray[np.uint8], device: torch.device, wanted: str) -> None:
+        self.tensor: Tensor | None = None
+        self._rows = rows
+        self._device = device
+        self._wanted = wanted if device.type == "cuda" else "off"
+        self._epochs = 0
+
+    def settle(self) -> None:
+        """Call before each epoch.
+
+        Raises:
+            ConfigError: they were asked for and do not fit.
+        """
+        if self.tensor is None and self._wanted != "off":
+            free, total = torch.cuda.mem_get_info(self._device)
+            if self._wanted == "on" and self._rows.nbytes > free:
+                raise ConfigError(
+                    f"--pack-on-device on: the pack takes {in_bytes(self._rows.nbytes)}, and "
+                    f"{in_bytes(free)} of the device's memory are free: use auto or off"
+                )
+            if self._wanted == "on" or self._fits(free, total):
+                self.tensor = torch.from_numpy(self._rows).to(self._device)
+        self._epochs += 1
+
+    def _fits(self, free: int, total: int) -> bool:
+        return self._epochs > 0 and self._rows.nbytes + _MARGIN * total <= free

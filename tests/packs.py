@@ -1,0 +1,72 @@
+"""Packs for several test files, and what is in them."""
+
+import io
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from imgnet_mini.data.folder import find_splits
+from imgnet_mini.data.pack.format import Manifest, Pack, open_pack
+from imgnet_mini.data.pack.plan import Plan, make_plan
+from imgnet_mini.data.pack.writer import write_pack
+
+DATA = Path("data")
+PACK = Path("data/pack")
+
+
+def plan_of(root: Path = DATA, *, pack_size: int | None = None, img_size: int = 32) -> Plan:
+    return make_plan(*find_splits(root), pack_size=pack_size, img_size=img_size)
+
+
+def build(
+    pack_dir: Path = PACK,
+    *,
+    root: Path = DATA,
+    pack_size: int | None = None,
+    img_size: int = 32,
+    skip: bool = False,
+    on_image: Callable[[str, int], None] = lambda *_: None,
+) -> Manifest:
+    plan = plan_of(root, pack_size=pack_size, img_size=img_size)
+    return write_pack(plan, pack_dir, skip=skip, on_image=on_image)
+
+
+def opened(pack_dir: Path = PACK, *, root: Path = DATA) -> Pack:
+    return open_pack(pack_dir, *find_splits(root))
+
+
+def arrays(pack_dir: Path = PACK) -> dict[str, bytes]:
+    """The content of every `.npy` file."""
+    return {path.name: path.read_bytes() for path in sorted(pack_dir.glob("*.npy"))}
+
+
+def siblings(pack_dir: Path = PACK) -> set[str]:
+    """What lies beside a pack, apart from the images; the pack's own name where it is there."""
+    return {path.name for path in pack_dir.parent.iterdir()} - {"train", "val"}
+
+
+@cache
+def jpeg(side: int = 64, *, seed: int = 0) -> bytes:
+    """A JPEG of noise, large enough to be cut and damaged in many places."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+@cache
+def damaged_jpeg() -> bytes:
+    """A JPEG that Pillow reads, though libjpeg warns of its middle."""
+    content = jpeg()
+    for place in range(len(content) // 2, len(content) - 100):
+        damaged = content[:place] + b"\xff\xd3" + content[place + 2 :]  # a restart out of turn
+        try:
+            simplejpeg.decode_jpeg(damaged)
+        except ValueError:
+            Image.open(io.BytesIO(damaged)).load()
+            return damaged
+    raise AssertionError("no damage was noticed")

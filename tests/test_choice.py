@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+import torch
+
+from imgnet_mini.config import RunConfig
+from imgnet_mini.data.choice import choose_images
+from imgnet_mini.data.folder import find_splits
+from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
+from imgnet_mini.errors import DataError
+from packs import DATA, PACK, build
+
+TRAIN = DATA / "train" / "class_01" / "001.png"
+VAL = DATA / "val" / "class_01" / "001.png"
+
+
+def config(loader="auto", *, img_size=32, pack_dir=None):
+    run = {"data_root": DATA} | ({"pack_dir": pack_dir} if pack_dir else {})
+    values = {"loader": loader, "img_size": img_size, "batch_size": 6, "workers": 0}
+    return RunConfig().override({"run": run, "data": values})
+
+
+def choose(*args, training=True, **settings):
+    made = config(*args, **settings)
+    return choose_images(made.run, made.data, training=training)
+
+
+def break_in_half(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def touched(path):
+    path.write_bytes(path.read_bytes() + b"  ")
+
+
+@pytest.mark.parametrize("loader", ["auto", "folder"])
+def test_without_a_pack_the_files_are_used_and_nothing_is_said(data, loader):
+    images = choose(loader)
+    assert images.loader == "folder"
+    assert images.pack is None
+    assert images.notes == ()
+    assert images.packed_val(32) is None
+    for ours, theirs in zip((images.train, images.val), find_splits(data), strict=True):
+        assert ours.files.tolist() == theirs.files.tolist()
+
+
+@pytest.mark.parametrize("loader", ["auto", "pack"])
+def test_a_pack_that_fits_is_taken_and_nothing_is_said(data, loader):
+    manifest = build()
+    images = choose(loader)
+    assert images.loader == "pack"
+    assert images.pack.manifest == manifest
+    assert images.notes == ()
+    assert images.packed_val(32) is images.pack.val
+    assert images.train is images.pack.train.images
+    assert images.val is images.pack.val.images
+
+
+def test_the_folder_can_be_asked_for_although_there_is_a_pack(data):
+    build()
+    assert choose("folder").pack is None
+
+
+@pytest.mark.parametrize("loader", ["auto", "pack"])
+def test_a_pack_elsewhere_is_found_by_its_name(data, tmp_path, loader):
+    build(tmp_path / "elsewhere")
+    assert choose().pack is None
+    assert choose(loader, pack_dir=tmp_path / "elsewhere").pack is not None
+
+
+def test_a_pack_that_was_asked_for_and_is_not_there_is_an_error_with_the_cure(data):
+    with pytest.raises(DataError, match=f"no pack in {PACK}.*imgnet-mini prepare"):
+        choose("pack")
+
+
+@pytest.mark.parametrize("path", [TRAIN, VAL])
+def test_a_stale_pack_is_refused_where_asked_for_and_else_noted_and_passed_over(data, path):
+    build()
+    touched(path)
+    with pytest.raises(DataError, match="out of date"):
+        choose("pack")
+    images = choose("auto")
+    assert images.pack is None
+    (note,) = images.notes
+    assert note.startswith("Note: the pack in data/pack is out of date: 1 files")
+    assert "imgnet-mini prepare" in note
+    assert "files are decoded" in note
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train_images.npy", "val_index.npy"])
+def test_a_damaged_pack_is_refused_where_asked_for_and_else_noted_and_passed_over(data, name):
+    build()
+    (PACK / name).write_bytes(b"\x00")
+    with pytest.raises(DataError, match=name):
+        choose("pack")
+    images = choose("auto")
+    assert images.pack is None
+    assert name in images.notes[0]
+
+
+def test_an_unfinished_build_is_no_pack_and_not_worth_a_note(data):
+    PACK.with_name("pack.partial").mkdir()
+    images = choose("auto")
+    assert images.pack is None
+    assert images.notes == ()
+
+
+@pytest.mark.parametrize("path", [TRAIN, VAL])
+@pytest.mark.parametrize("loader", ["auto", "folder"])
+def test_broken_files_that_would_be_read_are_refused(data, path, loader):
+    break_in_half(path)
+    with pytest.raises(DataError, match=str(path)):
+        choose(loader)
+
+
+def test_broken_files_of_a_stale_pack_are_refused_since_files_are_read(data):
+    build()
+    break_in_half(TRAIN)
+    with pytest.raises(DataError, match=str(TRAIN)):
+        choose("auto")
+
+
+@pytest.mark.parametrize("loader", ["auto", "pack"])
+def test_broken_files_that_the_pack_left_out_do_no_harm(data, loader):
+    break_in_half(TRAIN)
+    break_in_half(VAL)
+    build(skip=True)
+    images = choose(loader)
+    assert (len(images.train), len(images.val)) == (23, 8)
+
+
+def test_broken_files_that_will_not_be_read_do_no_harm(data):
+    break_in_half(TRAIN)
+    images = choose("folder", training=False)
+    assert len(images.train) == 24
+
+
+def test_a_pack_for_another_size_trains_and_the_files_validate(data):
+    build(pack_size=48, img_size=40)
+    made = config("auto")
+    images = choose("auto")
+    assert images.loader == "pack"
+    assert images.packed_val(32) is None
+    assert images.packed_val(40) is not None
+    device = torch.device("cpu")
+    train = build_train_loader(made.data, images, seed=0, device=device)
+    val = build_eval_loader(made.data, images, device=device)
+    plain = build_eval_loader(made.data, choose("folder"), device=device)
+    assert all(batch.shape == (6, 3, 32, 32) for batch, _ in train.epoch(0))
+    for (ours, classes), (theirs, expected) in zip(val.epoch(0), plain.epoch(0), strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.equal(classes, expected)
+    for loader in (train, val, plain):
+        loader.close()
+
+
+def test_a_pack_for_another_size_leaves_out_of_validation_what_it_skipped(data):
+    break_in_half(VAL)
+    build(pack_size=48, img_size=40, skip=True)
+    images = choose("pack")
+    assert len(images.val) == 8
+    assert b"class_01/001.png" not in images.val.files.tolist()
+    loader = build_eval_loader(config().data, images, device=torch.device("cpu"))
+    assert sum(len(batch) for batch, _ in loader.epoch(0)) == 8
+    loader.close()
+
+
+def test_a_pack_for_another_size_does_not_hide_a_broken_validation_file(data, monkeypatch):
+    break_in_half(VAL)
+    content = VAL.read_bytes()
+    build(pack_size=48, img_size=40, skip=True)
+    # As if an older decoder had taken it: packed, and broken to the check of today.
+    skipped = np.load(PACK / "val_skipped.npy")
+    assert len(skipped) == 1
+    index = np.load(PACK / "val_index.npy")
+    pixels = np.load(PACK / "val_images.npy")
+    np.save(PACK / "val_index.npy", np.concatenate([index, skipped]))
+    np.save(PACK / "val_skipped.npy", skipped[:0])
+    np.save(PACK / "val_images.npy", np.concatenate([pixels, pixels[:1]]))
+    assert VAL.read_bytes() == content
+    with pytest.raises(DataError, match=str(VAL)):
+        choose("pack")
