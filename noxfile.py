@@ -12,6 +12,8 @@ nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEMO_TOP1 = 95.0
+OTHER_LOADERS = ["albumentations", "opencv-python-headless", "timm"]
+"""What loading is compared with, besides torchvision; DALI too, where it is installed."""
 
 
 def install_group(session: nox.Session, group: str) -> None:
@@ -61,8 +63,11 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    session.install(".")
-    session.run("python", "benchmarks/step.py", *session.posargs)
+    """`nox -s bench -- --data-root FOLDER` takes your images; without it, some are made."""
+    session.install(".", *OTHER_LOADERS)
+    session.run("python", "benchmarks/step.py")
+    session.run("python", "benchmarks/loaders.py", "--seeding", "--markdown", *session.posargs)
+    session.run("python", "benchmarks/scan.py", "--markdown")
 
 
 @nox.session
@@ -71,3 +76,4 @@ def gpu(session: nox.Session) -> None:
     install_group(session, "tests")
     session.run("pytest", "-m", "gpu", *session.posargs)
     session.run("python", "benchmarks/step.py", "--img-size", "224", "--batch-size", "64")
+    session.run("python", "benchmarks/pack_training.py")

@@ -14,6 +14,7 @@ ratios is what counts.
 import argparse
 import copy
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -21,14 +22,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import cast
+
+os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as imgnet-mini's commands have it
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.config import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
-from imgnet_mini.data.loaders import Loader
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.engine import Trainer
 from imgnet_mini.history import History
@@ -91,7 +92,7 @@ def build_engine(
     trainer = Trainer(model, criterion, optimizer, scheduler, precision)
 
     def run() -> None:
-        trainer.train_epoch(cast(Loader, loader), history, stop)
+        trainer.train_epoch(loader, history, stop)
         trainer.state.finish_epoch(0.0)
 
     return run
