@@ -28,9 +28,10 @@ _ENDLESS: Final = 10**9
 class Stretch:
     """What a loader gives for some seconds, in a loader's place; tells how fast it was taken.
 
-    seconds: counted from the end of a warm-up to the end of the last step on the device.
-    warm_up: batches before that, at most for `seconds` beyond the first two: they start workers,
-        choose kernels, and use up what was loaded in advance.
+    seconds: counted from the end of a warm-up to the end of the last step on the device; of each,
+        there is one step at least, however long it takes.
+    warm_up: batches at most, and for `seconds` at most: they start workers, choose kernels, and
+        use up what was loaded in advance.
     """
 
     def __init__(
@@ -54,20 +55,20 @@ class Stretch:
     def epoch(self, epoch: int, *, start: int = 0) -> Batches:
         """The batches, whatever the epoch."""
         del epoch, start
-        yield from self._take(at_least=2, at_most=self._warm_up)
+        yield from self._take(at_most=self._warm_up)
         _wait_for_device()
         began = time.perf_counter()
         steps = 0
-        for batch in self._take(at_least=2):
+        for batch in self._take():
             yield batch
             steps += 1
         _wait_for_device()
         self._rate = steps * self.images_per_step / (time.perf_counter() - began)
 
-    def _take(self, *, at_least: int, at_most: int | None = None) -> Batches:
+    def _take(self, *, at_most: int | None = None) -> Batches:
         began = time.perf_counter()
         taken = 0
-        while taken != at_most and (taken < at_least or time.perf_counter() - began < self._limit):
+        while taken != at_most and (taken == 0 or time.perf_counter() - began < self._limit):
             yield next(self._batches)
             taken += 1
 

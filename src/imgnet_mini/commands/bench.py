@@ -27,7 +27,7 @@ from imgnet_mini.signals import StopRequest, StopRequestedError
 from imgnet_mini.throughput import Subject
 
 ROUNDS: Final = 2
-"""How often loading, computing and both are measured, in turn."""
+"""How often loading, computing and both are measured, in turn, if there is time."""
 
 _STRETCHES: Final = 18
 """Into so many stretches the time is cut; slow machines take longer ones, and fewer trials."""
@@ -79,7 +79,7 @@ class Findings:
 def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
     """Measure, explain, try, and print.
 
-    seconds: about how long to take; at least two steps of each kind are taken all the same.
+    seconds: about how long to take; one round is taken all the same.
 
     Raises:
         ConfigError, DataError: see `set_up`.
@@ -96,7 +96,7 @@ def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
     ):
         bench = _Bench(given, setup, history, stop, seconds / _STRETCHES)
         try:
-            rates = bench.measure()
+            rates = bench.measure(deadline)
             limit, sentence = explain(rates, on_cpu=setup.device.type == "cpu")
             candidates = bench.candidates(limit, Path(folder))
             trials = list(bench.tried(candidates, deadline))
@@ -156,20 +156,20 @@ class _Bench:
         self._history = history
         self._stop = stop
         self._seconds = seconds
-        self._trial_seconds = 0.0
+        self._round_seconds = 0.0
 
-    def measure(self) -> Rates:
+    def measure(self, deadline: float) -> Rates:
         """Take loading, computing and both in turn, so that a slow moment meets all of them."""
-        loading, computing, training = [], [], []
+        rounds: list[tuple[float, float, float]] = []
         with closing(self._subject(self._config, self._setup.images)) as subject:
             batch = subject.fixed_batch()
-            for _ in range(ROUNDS):
-                loading.append(subject.loading(self._seconds))
-                computing.append(subject.training(self._seconds, batch))
+            while len(rounds) < ROUNDS and (not rounds or self._has_time(deadline)):
                 began = time.perf_counter()
-                training.append(subject.training(self._seconds))
-                self._trial_seconds = 2 * (time.perf_counter() - began)
-        return Rates(mean(loading), mean(computing), mean(training))
+                loading = subject.loading(self._seconds)
+                computing = subject.training(self._seconds, batch)
+                rounds.append((loading, computing, subject.training(self._seconds)))
+                self._round_seconds = time.perf_counter() - began
+        return Rates(*map(mean, zip(*rounds, strict=True)))
 
     def candidates(self, limit: str, folder: Path) -> Iterator[_Candidate]:
         """What may help, the most promising first; a sample is packed into the folder."""
@@ -194,7 +194,7 @@ class _Bench:
         """Each candidate beside today's settings, as long as there is time."""
         with closing(self._subject(self._config, self._setup.images)) as today:
             for candidate in candidates:
-                if time.perf_counter() + self._trial_seconds > deadline:
+                if not self._has_time(deadline):
                     yield Trial(candidate.setting, None, None, "not tried: no time left")
                     continue
                 try:
@@ -205,6 +205,10 @@ class _Bench:
             yield Trial(
                 "--compile", None, None, "not tried: compiling alone takes a minute or more"
             )
+
+    def _has_time(self, deadline: float) -> bool:
+        """Whether one more round, or a trial, which takes about as long, would end in time."""
+        return time.perf_counter() + self._round_seconds < deadline
 
     def _try(self, candidate: _Candidate, today: Subject) -> Trial:
         before = today.training(self._seconds)
