@@ -180,3 +180,12 @@ def test_the_learning_rate_is_searched_on_the_pack_too(prepare, cli):
     shutil.rmtree(PACK)
     assert cli("find-lr", *options, "--loader", "pack") == 4
     assert cli.says("no pack in data/pack")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_pack_is_asked_onto_a_gpu_only_where_both_are_there(run_small, cli, packed):
+    if packed:
+        assert cli("prepare", "--data-root", "data", "--img-size", 32) == 0, cli.err
+    assert run_small("train", "--device", "cpu", "--pack-on-device", "on") == 2
+    assert cli.says("needs CUDA" if packed else "imgnet-mini prepare")
+    assert not Path("checkpoints").exists()

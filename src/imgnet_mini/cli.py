@@ -64,8 +64,7 @@ def _options_of_all(
 def prepare(*, given: RunConfig) -> None:
     """Decode and resize all images once, so that training never waits for them.
 
-    Checks every image on the way. A pack that is up to date is left as it is; a build that was
-    stopped goes on where it was.
+    Checks every image on the way. A pack that is up to date stays; a stopped build goes on.
     """
     from imgnet_mini.commands import prepare
 

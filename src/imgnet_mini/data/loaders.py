@@ -65,7 +65,8 @@ def build_train_loader(
     """Shuffled, augmented batches; images that do not fill the last batch sit out the epoch.
 
     Raises:
-        ConfigError: the batch size is above the number of images.
+        ConfigError: the batch size is above the number of images, or the pack was asked to be where
+            it cannot be.
     """
     count = len(images.train)
     if data.batch_size > count:
@@ -77,6 +78,11 @@ def build_train_loader(
     crop = TrainCrop(data)
     source: Source
     if images.pack is None:
+        if data.pack_on_device == "on":
+            raise ConfigError(
+                "--pack-on-device on: the images are read from their files; pack them first with "
+                "imgnet-mini prepare"
+            )
         source = FolderSource(order, images.train, crop.load, workers=data.workers, device=device)
     else:
         source = PackSource(order, images.pack.train, crop, data, device=device)

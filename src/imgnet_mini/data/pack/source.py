@@ -124,12 +124,17 @@ class ResidentRows:
 
     Whether there is room is seen, not guessed: after an epoch with its validation, training
     holds all the memory that it will need.
+
+    Raises:
+        ConfigError: they were asked for, and there is no such memory.
     """
 
     def __init__(self, rows: NDArray[np.uint8], device: torch.device, wanted: str) -> None:
         self.tensor: Tensor | None = None
         self._rows = rows
         self._device = device
+        if wanted == "on" and device.type != "cuda":
+            raise ConfigError(f"--pack-on-device on needs CUDA, and this run is on {device.type}")
         self._wanted = wanted if device.type == "cuda" else "off"
         self._epochs = 0
 
