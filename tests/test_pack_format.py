@@ -46,7 +46,7 @@ def test_every_array_is_a_plain_file_for_numpy(pack):
         array = np.load(path)  # refuses pickles
         mapped = np.load(path, mmap_mode="r")
         assert np.array_equal(mapped, array)
-    assert np.load(PACK / "train_images.npy").shape == (24, 37, 37, 3)
+    assert np.load(PACK / "train_images.npy").shape == (24, 48, 48, 3)
     assert np.load(PACK / "val_images.npy").shape == (9, 32, 32, 3)
     assert np.load(PACK / "train_images.npy").dtype == np.uint8
 
@@ -83,7 +83,7 @@ def test_the_manifest_tells_how_the_pack_was_made(pack):
     assert saved["pillow"] == PIL.__version__
     assert saved["torch"] == str(torch.__version__)
     assert datetime.fromisoformat(saved["created"]).tzinfo is not None
-    assert (saved["pack_size"], saved["img_size"]) == (37, 32)
+    assert (saved["pack_size"], saved["img_size"]) == (48, 32)
     assert saved["images"] == {"train": 24, "val": 9}
     assert saved["skipped"] == saved["suspect"] == []
 
@@ -104,7 +104,7 @@ def test_validation_pixels_are_those_of_evaluation_bit_by_bit(pack):
 def test_training_pixels_are_the_whole_image_squashed(pack):
     images = split_of("train")
     for position, square in enumerate(np.load(PACK / "train_images.npy")):
-        assert np.array_equal(square, squash(read_pixels(images.path(position)), 37))
+        assert np.array_equal(square, squash(read_pixels(images.path(position)), 48))
 
 
 def test_an_image_of_the_packs_size_is_stored_untouched(data):
@@ -158,7 +158,7 @@ def test_what_was_left_out_is_in_the_skipped_array_and_in_no_other(data, split):
     position = packed.images.files.tolist().index(b"class_01/002.JPEG")
     path = packed.images.path(position)
     expected = read_pixels(path)
-    expected = squash(expected, 37) if split == "train" else np.array(EvalCrop(32)(expected))
+    expected = squash(expected, 48) if split == "train" else np.array(EvalCrop(32)(expected))
     assert np.array_equal(packed.pixels[position], expected)
 
 
@@ -171,7 +171,7 @@ def test_a_jpeg_with_damage_in_its_middle_is_packed_and_called_suspect(data):
     assert manifest.suspect[0].startswith("train/class_01/002.JPEG: ")
     packed = opened().train
     position = packed.images.files.tolist().index(b"class_01/002.JPEG")
-    assert np.array_equal(packed.pixels[position], squash(read_pixels(path), 37))
+    assert np.array_equal(packed.pixels[position], squash(read_pixels(path), 48))
 
 
 def test_a_message_names_the_file_below_the_data_root_whatever_it_is_called(make_folder):

@@ -53,16 +53,16 @@ def test_any_shape_becomes_a_square_of_its_own_colour(shape):
 @pytest.mark.parametrize(
     ("sizes", "img_size", "expected"),
     [
-        ([(300, 200)], 224, 256),
-        ([(10, 300)], 224, 256),
+        ([(500, 400)], 224, 336),
+        ([(10, 300)], 224, 300),
         ([(255, 200), (10, 254)], 224, 255),
         ([(32, 32)], 224, 32),
-        ([(500, 500)], 32, 37),
+        ([(500, 500)], 32, 48),
         ([(36, 30)], 32, 36),
-        ([(30, 20), (60, 20), (90, 20)], 64, 73),
+        ([(30, 20), (60, 20), (90, 20)], 64, 90),
     ],
 )
-def test_the_default_is_8_7_of_the_crop_or_the_longest_training_side(
+def test_the_default_is_half_as_much_again_as_the_crop_or_the_longest_training_side(
     sides, sizes, img_size, expected
 ):
     sides(sizes)

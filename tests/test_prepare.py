@@ -38,7 +38,7 @@ def tree(folder):
 
 def test_it_says_what_it_makes_and_what_it_made(prepare, cli):
     assert prepare() == 0, cli.err
-    assert "Packing 24 training images at 37 px and 9 validation images at 32 px" in cli.out
+    assert "Packing 24 training images at 48 px and 9 validation images at 32 px" in cli.out
     assert "into data/pack" in cli.out
     assert re.search(r"Wrote data/pack: 33 images, .* kB, in \d+ s \(\d+ images/s\)", cli.out)
     assert cli.err == ""

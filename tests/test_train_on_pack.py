@@ -55,11 +55,11 @@ def test_training_on_a_pack_says_so_and_records_it(prepare, cli):
         path.write_bytes(b"")
     assert prepare("--on-corrupt", "skip") == 0
     assert cli("train", *SHORT, "--name", "a") == 0, cli.err
-    assert "(pack of 37 px)" in cli.out
+    assert "(pack of 48 px)" in cli.out
     assert "23 training and 8 validation images" in cli.out
     assert RunConfig.read(Path("out/a/config.toml")).data.loader == "pack"
     environment = json.loads(Path("out/a/environment.json").read_text("utf-8"))
-    assert environment["loader"] == "pack of 37 px"
+    assert environment["loader"] == "pack of 48 px"
     assert environment["skipped"] == manifest()["skipped"]
     assert (environment["train_images"], environment["val_images"]) == (23, 8)
 
@@ -108,7 +108,7 @@ def test_a_stale_pack_is_told_in_training_and_the_files_are_used(prepare, cli, c
     assert prepare() == 0
     assert cli("train", *SHORT, "--name", "d") == 0
     assert "Note" not in cli.out
-    assert "(pack of 37 px)" in cli.out
+    assert "(pack of 48 px)" in cli.out
 
 
 @pytest.mark.parametrize("name", ["train_images.npy", "val_index.npy", "manifest.json"])

@@ -124,7 +124,7 @@ class PrepareConfig(_Strict):
     """How `prepare` packs the images."""
 
     pack_size: Annotated[int | None, Ge(32), Le(2048)] = None
-    """Side of the squares that training images become; unset: 8/7 of img_size, at most theirs."""
+    """Side of the squares that training images become; unset: 3/2 of img_size, at most theirs."""
 
     on_corrupt: Literal["error", "skip"] = "error"
     """Images that cannot be decoded: stop and list them, or leave them out of the pack."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import PIL
@@ -18,7 +18,10 @@ from PIL import Image
 from imgnet_mini.data.folder import ImageFolder, file_stamps
 from imgnet_mini.data.images import FORMATS, decode
 from imgnet_mini.data.pack.format import FORMAT, SPLITS
-from imgnet_mini.data.transforms import EvalCrop, eval_resize
+from imgnet_mini.data.transforms import EvalCrop
+
+DETAIL: Final = 1.5
+"""How many times larger than the crops the squashed images are: at 8/7, accuracy suffers."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,13 @@ def make_plan(
 ) -> Plan:
     """The plan for these images.
 
-    pack_size: None for 8/7 of img_size, or for the longest side of all the images where that is
+    pack_size: None for 3/2 of img_size, or for the longest side of all the images where that is
     less, since they then stay as they are.
     """
     return Plan(
         splits={"train": train, "val": val},
         stamps={"train": file_stamps(train), "val": file_stamps(val)},
-        pack_size=pack_size or _longest_side(train, eval_resize(img_size)),
+        pack_size=pack_size or _longest_side(train, round(DETAIL * img_size)),
         img_size=img_size,
     )
 
