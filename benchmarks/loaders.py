@@ -38,7 +38,9 @@ from pathlib import Path
 
 # Before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as imgnet-mini's commands have it; it helps all
+os.environ.setdefault(
+    "THP_MEM_ALLOC_ENABLE", "1"
+)  # as imgnet-mini's commands have it; it helps all
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the network for its latest version
 
 import numpy as np

@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of class folders")
     parser.add_argument("--count", type=int, default=300, help="images to take")
     parser.add_argument("--crops", type=int, default=4, help="of each image")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 256, 288, 320, 384])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 256, 288, 336, 384])
     options = parser.parse_args()
 
     split = find_images(options.images)

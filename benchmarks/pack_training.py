@@ -16,7 +16,7 @@ import tempfile
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as imgnet-mini's commands have it
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as imgnet-mini's commands have it
 
 import torch
 from figures import write_photographs

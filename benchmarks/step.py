@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as imgnet-mini's commands have it
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as imgnet-mini's commands have it
 
 import torch
 from torch import Tensor, nn

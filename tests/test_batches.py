@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
-from imgnet_mini.data.batches import Batch, Mover, in_threads
+from imgnet_mini.data.batches import Batch, Mover, in_threads, thread_pool
 
 
 @pytest.fixture(params=[1, 3])
@@ -111,3 +111,15 @@ def test_a_batch_stays_as_it_is_on_the_cpu(crops):
 def test_each_tensor_of_a_batch_moves_to_the_device():
     moved = Mover(torch.device("meta"))(a_batch(torch.ones(2, 5)))
     assert {tensor.device.type for tensor in moved} == {"meta"}
+
+
+def test_threads_that_share_work_start_no_team_of_torchs_own_and_leave_the_main_threads_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with thread_pool(2) as pool:
+            assert [pool.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
+            assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

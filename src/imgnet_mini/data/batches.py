@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 T = TypeVar("T")
@@ -40,6 +41,21 @@ class Source(Protocol):
 
     def close(self) -> None:
         """End its workers."""
+
+
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that share work among them, and so start none of torch's own beneath them.
+
+    Else each would bring up a team as large as the machine, and the teams wait for one another.
+    """
+    return ThreadPoolExecutor(
+        max(1, threads), thread_name_prefix="imgnet-mini", initializer=_stay_single
+    )
+
+
+def _stay_single() -> None:
+    torch.get_num_threads()  # torch sets up a new thread at its first call; what follows holds
+    threadpool_limits(1, user_api="openmp")
 
 
 def in_threads(

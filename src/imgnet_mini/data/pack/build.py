@@ -18,7 +18,7 @@ from imgnet_mini import __version__
 from imgnet_mini.atomic_file import replacing, write_text
 from imgnet_mini.config import available_cpus
 from imgnet_mini.console import printable
-from imgnet_mini.data.batches import in_threads
+from imgnet_mini.data.batches import in_threads, thread_pool
 from imgnet_mini.data.folder import SHOWN, some_of
 from imgnet_mini.data.pack.format import (
     CLASSES,
@@ -90,7 +90,7 @@ class Build:
 
     def run(self, on_image: OnImage) -> None:
         """Pack what is left; whatever ends it early, what is done is kept."""
-        with ThreadPoolExecutor(available_cpus()) as pool:
+        with thread_pool(available_cpus()) as pool:
             try:
                 for split in SPLITS:
                     self._run_split(split, pool, on_image)

@@ -1,7 +1,6 @@
 """Batches from a pack: rows of a memory map, cropped here on a CPU, else on the device."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Final
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from imgnet_mini.config import DataConfig
 from imgnet_mini.console import in_bytes
-from imgnet_mini.data.batches import Batch, in_threads
+from imgnet_mini.data.batches import Batch, in_threads, thread_pool
 from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, squash_crop
 from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.order import Key, Order
@@ -45,7 +44,7 @@ class PackSource:
         self._threads = data.workers
         self._pinned = device.type == "cuda"
         self._crop_here = crop is not None and device.type == "cpu"
-        self._pool = ThreadPoolExecutor(max(1, self._threads), thread_name_prefix="pack")
+        self._pool = thread_pool(self._threads)
         wanted = data.pack_on_device if crop is not None else "off"
         self._resident = ResidentRows(split.pixels, device, wanted)
 
