@@ -92,7 +92,7 @@ def assert_equal(ours, theirs):
 
 def helpers():
     """Worker processes, and threads that read a pack."""
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("pack")]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("imgnet-mini")]
     return multiprocessing.active_children() + threads
 
 
