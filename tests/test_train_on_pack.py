@@ -189,3 +189,17 @@ def test_a_pack_is_asked_onto_a_gpu_only_where_both_are_there(run_small, cli, pa
     assert run_small("train", "--device", "cpu", "--pack-on-device", "on") == 2
     assert cli.says("needs CUDA" if packed else "imgnet-mini prepare")
     assert not Path("checkpoints").exists()
+
+
+def test_files_the_run_went_without_are_in_its_report_and_its_readme(prepare, run_small, cli):
+    TRAIN.write_bytes(b"")
+    assert prepare("--on-corrupt", "skip") == 0, cli.err
+    assert run_small("train", "--epochs", 2, "--name", "a") == 0, cli.err
+    assert cli("report", "--name", "a", "--workers", 0) == 0, cli.err
+    assert "1 broken image file(s) were left out" in cli.out
+    (problem,) = Path("reports/a/skipped_images.txt").read_text("utf-8").splitlines()
+    assert "train/class_01/001.png" in problem
+    assert cli("readme", "--name", "a") == 0, cli.err
+    block = Path("README.md").read_text("utf-8")
+    assert "<summary>1 broken image file left out</summary>" in block
+    assert problem in block
