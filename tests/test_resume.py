@@ -267,3 +267,14 @@ def test_a_run_on_a_pack_that_is_out_of_date_is_not_resumed_until_it_fits(
     image.with_name("new.JPEG").unlink()
     stop_after(10**9)
     assert cli("resume", "--loader", "auto") == 0, cli.err
+
+
+def test_a_run_of_a_version_that_drew_other_crops_goes_on_and_says_so(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--name", "a") == 130
+    saved = content("a")
+    del saved["pack"], saved["config"]["data"]["loader"]  # neither was there in 0.1.0
+    torch.save(saved, "checkpoints/a/checkpoint.pth")
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == 0, cli.err
+    assert "random crops will be others" in cli.out

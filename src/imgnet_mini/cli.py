@@ -228,7 +228,7 @@ def demo(
         str, typer.Option(metavar="auto|cuda|mps|cpu", help="Where the network runs.")
     ] = "auto",
 ) -> None:
-    """Run the whole workflow on handwritten digits: about two minutes on two slow cores."""
+    """Run the whole workflow on handwritten digits: two to three minutes on two slow cores."""
     from imgnet_mini.commands import demo
 
     demo.run(directory, device=device)

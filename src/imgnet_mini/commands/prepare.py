@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import in_bytes, say
-from imgnet_mini.data.folder import SHOWN, ImageFolder, find_splits
+from imgnet_mini.data.folder import ImageFolder, find_splits, listed
 from imgnet_mini.data.pack.format import Manifest, array_files, open_pack
 from imgnet_mini.data.pack.plan import Plan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
@@ -36,11 +36,11 @@ def run(given: RunConfig) -> None:
     )
     manifest = _write(plan, pack_dir, skip=given.prepare.on_corrupt == "skip")
     if manifest.skipped:
-        say(f"Left out, {len(manifest.skipped)} broken:", *_listed(manifest.skipped))
+        say(f"Left out, {len(manifest.skipped)} broken:", listed(manifest.skipped))
     if manifest.suspect:
         say(
             f"Packed all the same, {len(manifest.suspect)} with damage inside:",
-            *_listed(manifest.suspect),
+            listed(manifest.suspect),
         )
     say("train, resume, find-lr and evaluate now read it by themselves")
 
@@ -84,8 +84,3 @@ def _write(plan: Plan, pack_dir: Path, *, skip: bool) -> Manifest:
         f"({newly / seconds:.0f} images/s)"
     )
     return manifest
-
-
-def _listed(problems: list[str]) -> list[str]:
-    more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    return [f"  {problem}" for problem in problems[:SHOWN]] + more

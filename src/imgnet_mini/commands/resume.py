@@ -33,6 +33,13 @@ NEEDED = {
 """What a checkpoint must hold besides the weights."""
 
 
+OTHER_CROPS = (
+    "Note: this run was started by an older version: its images will follow in the same order, but "
+    "their random crops will be others than it would have drawn"
+)
+"""What to know of a checkpoint from before crops were a hash of seed, epoch and image."""
+
+
 def has_checkpoint(given: RunConfig) -> bool:
     """Whether there is a run to continue."""
     return RunPaths(given.run.output_dir, given.run.name).checkpoint.exists()
@@ -76,6 +83,7 @@ def run(given: RunConfig) -> None:
         f"Resuming {paths.name} at epoch {state.epoch} of {epochs}, batch {state.batch} of "
         f"{len(setup.train_loader)} (step {state.step})",
         *_differences(content["environment"], describe_environment(setup)),
+        *(() if "pack" in content else (OTHER_CROPS,)),
     )
     train(config, paths, setup, trainer, history)
 

@@ -119,11 +119,15 @@ def refuse_broken_images(*splits: ImageFolder) -> None:
             if problem
         ]
     if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError(
-            f"{len(problems)} broken image file(s); replace or remove them:\n{listed}{more}"
+            f"{len(problems)} broken image file(s); replace or remove them:\n{listed(problems)}"
         )
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first few problems, a line each, and how many more there are."""
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    return "\n".join(f"  {problem}" for problem in [*problems[:SHOWN], *more])
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from imgnet_mini.atomic_file import replacing, write_text
 from imgnet_mini.config import available_cpus
 from imgnet_mini.console import printable
 from imgnet_mini.data.batches import in_threads, thread_pool
-from imgnet_mini.data.folder import SHOWN, some_of
+from imgnet_mini.data.folder import listed, some_of
 from imgnet_mini.data.pack.format import (
     CLASSES,
     FORMAT,
@@ -107,10 +107,9 @@ class Build:
         if problems and not skip:
             path = self._folder / PROBLEMS
             write_text(path, "".join(f"{problem}\n" for problem in problems))
-            listed = "\n".join(f"  {problem}" for problem in problems[:SHOWN])
             raise DataError(
                 f"{len(problems)} file(s) in {self._plan.data_root} cannot be decoded, all listed "
-                f"in {path}:\n{listed}\n"
+                f"in {path}:\n{listed(problems)}\n"
                 "Replace or remove them, or leave them out with --on-corrupt skip"
             )
         for split in SPLITS:

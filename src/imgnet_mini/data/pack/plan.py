@@ -78,7 +78,7 @@ def make_plan(
     """The plan for these images.
 
     pack_size: None for 3/2 of img_size, or for the longest side of all the images where that is
-    less, since they then stay as they are.
+    less, since a larger square would hold no more; squares of that side stay as they are.
     """
     return Plan(
         splits={"train": train, "val": val},
