@@ -29,7 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from imgnet_mini.config import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.engine import Trainer
 from imgnet_mini.history import History
@@ -37,6 +36,7 @@ from imgnet_mini.model import build_model
 from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.precision import Precision, choose_precision
 from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.sections import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
 from imgnet_mini.signals import StopRequest
 
 CLASSES = 1000

@@ -8,13 +8,8 @@ from contextlib import suppress
 import pytest
 import torch
 
-from imgnet_mini.checkpoint import (
-    FORMAT,
-    file_sha256,
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-)
+from imgnet_mini.checkpoint.reader import file_sha256, load_tensors
+from imgnet_mini.checkpoint.store import FORMAT, load_checkpoint, save_checkpoint
 from imgnet_mini.errors import CheckpointError, WriteError
 
 WEIGHTS = torch.arange(6000, dtype=torch.float32).view(60, 100)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from imgnet_mini.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.loaders import build_train_loader
@@ -16,6 +15,7 @@ from imgnet_mini.model import build_model
 from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.precision import Precision
 from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.sections import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.signals import StopRequest
 
 CPU = torch.device("cpu")

@@ -7,13 +7,13 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torchvision import transforms
 
-from imgnet_mini.config import DataConfig, ModelConfig
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.evaluation import evaluate
 from imgnet_mini.model import build_model
 from imgnet_mini.precision import Precision
+from imgnet_mini.sections import DataConfig, ModelConfig
 from imgnet_mini.signals import StopRequest, StopRequestedError
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import torch_lr_finder.lr_finder as library
 from torch import nn
 from torch.optim import SGD
 
-from imgnet_mini.config import FinderConfig
 from imgnet_mini.finder.range_test import run_range_test
+from imgnet_mini.sections import FinderConfig
 
 CPU = torch.device("cpu")
 

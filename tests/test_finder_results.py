@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgnet_mini.config import FinderConfig
 from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.finder.curve import build_curve
 from imgnet_mini.finder.results import FinderResult, latest_suggestion, save_result
 from imgnet_mini.finder.suggestions import suggest
+from imgnet_mini.sections import FinderConfig
 
 NOW = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 STEP = np.arange(40)

@@ -9,13 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from imgnet_mini.config import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RuntimeConfig,
-    ScheduleConfig,
-)
 from imgnet_mini.data.batches import Batch, Mover
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
@@ -31,6 +24,13 @@ from imgnet_mini.model import build_model
 from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.precision import choose_precision
 from imgnet_mini.records import read_csv
+from imgnet_mini.sections import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+)
 from packs import DATA, build, opened
 
 pytestmark = [

@@ -16,7 +16,8 @@ LAYERS = [  # top first; modules on one row never import one another
     {"evaluation"},
     {"data", "model", "optim", "checkpoint", "history", "progress", "finder", "reporting"},
     {"run_paths", "records", "predictions", "device", "precision", "signals"},
-    {"config", "atomic_file", "console"},
+    {"config"},
+    {"sections", "atomic_file", "console"},
     {"errors", "__init__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from imgnet_mini.config import DataConfig
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.draws import uniforms
@@ -22,6 +21,7 @@ from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.transforms import STD, ClassStyle, EvalCrop, Normalise, TrainCrop
 from imgnet_mini.errors import ConfigError, DataError
+from imgnet_mini.sections import DataConfig
 
 CPU = torch.device("cpu")
 IMAGES = 14

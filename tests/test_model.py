@@ -2,9 +2,9 @@ import pytest
 import torch
 import torchvision
 
-from imgnet_mini.config import ModelConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.model import build_model
+from imgnet_mini.sections import ModelConfig
 
 CPU = torch.device("cpu")
 

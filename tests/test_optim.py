@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from imgnet_mini.config import OptimizerConfig, ScheduleConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler, linear_rule
+from imgnet_mini.sections import OptimizerConfig, ScheduleConfig
 
 
 def step_through(optimizer, scheduler, steps):

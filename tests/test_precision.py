@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from imgnet_mini.config import RuntimeConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.precision import Precision, choose_precision
+from imgnet_mini.sections import RuntimeConfig
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 

@@ -10,7 +10,6 @@ from torchvision import transforms
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from imgnet_mini.config import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
 from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.images import read_image
@@ -22,6 +21,7 @@ from imgnet_mini.data.transforms import (
     TrainCrop,
     eval_resize,
 )
+from imgnet_mini.sections import DataConfig
 
 CPU = torch.device("cpu")
 MEAN_COLOUR = torch.tensor([round(value) for value in MEAN], dtype=torch.uint8)

@@ -1,213 +1,33 @@
-"""The run configuration: each setting's type, bounds, default and help, written once.
-
-The command line, the TOML file and the builders all read these classes. A section is one
-table of the file, one panel of `--help`, and the one argument that its builder takes.
-"""
+"""The run configuration: all sections, from defaults, a TOML file and what was typed."""
 
 import difflib
 import json
-import os
-import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.sections import (
+    DataConfig,
+    FinderConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PrepareConfig,
+    RunSection,
+    RuntimeConfig,
+    ScheduleConfig,
+    Section,
+)
 
 Tables = dict[str, dict[str, Any]]
 """Section name to field name to value, as in a TOML file."""
 
-Count = Annotated[int, Ge(1)]
 
-
-def _run_name(name: str) -> str:
-    """A name that is one plain folder on every system."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) or name.endswith("."):
-        raise ValueError(
-            "a run name has 1 to 64 letters, digits, '.', '_' or '-', and neither starts with "
-            "'.' or '-' nor ends with '.'"
-        )
-    if re.fullmatch(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?", name, re.IGNORECASE):
-        raise ValueError("Windows keeps this name for a device")
-    return name
-
-
-def _peak_lr(value: Any) -> Any:
-    """A rate above 0, or the word `auto`."""
-    if value is None or value == "auto":
-        return value
-    try:
-        rate = float(value)
-    except (TypeError, ValueError):
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise ValueError("must be a learning rate above 0, or 'auto'")
-    return rate
-
-
-def available_cpus() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class RunSection(_Strict):
-    """Which images, under which name, and where everything is written."""
-
-    data_root: Path = Path("data/imagenet-mini")
-    """Folder that holds train/ and val/, each with one subfolder per class."""
-
-    pack_dir: Path | None = None
-    """Folder of the images that `prepare` has packed; unset: pack/ in the data root."""
-
-    name: Annotated[str, AfterValidator(_run_name)] = "r50_onecycle_amp"
-    """Name of the run, and of its folders."""
-
-    output_dir: Path = Path()
-    """Folder in which checkpoints/, out/, runs/ and reports/ are made."""
-
-    @property
-    def pack(self) -> Path:
-        """Where the pack of these images is, or would be."""
-        return self.pack_dir if self.pack_dir is not None else self.data_root / "pack"
-
-
-class DataConfig(_Strict):
-    """How images become batches."""
-
-    batch_size: Count = 64
-    """Images per step."""
-
-    img_size: Annotated[int, Ge(32)] = 224
-    """Side of the square crop, in pixels."""
-
-    workers: Annotated[int, Ge(0)] = Field(default_factory=lambda: min(8, available_cpus()))
-    """Processes that decode images, or threads that read a pack; 0 works in the main process."""
-
-    min_crop: Annotated[float, Gt(0), Le(1)] = 0.08
-    """Smallest share of an image's area that a random crop of training keeps."""
-
-    flip: bool = True
-    """Mirror half of the training images; not for digits, letters or traffic signs."""
-
-    use_class_style_aug: bool = False
-    """Add a small affine warp and one small erased hole to the random crop and flip."""
-
-    loader: Literal["auto", "folder", "pack"] = "auto"
-    """Where images come from; auto takes the pack where it is there and up to date."""
-
-    pack_on_device: Literal["auto", "on", "off"] = "auto"
-    """Keep the pack in the GPU's memory; auto: where training leaves room for it."""
-
-
-class PrepareConfig(_Strict):
-    """How `prepare` packs the images."""
-
-    pack_size: Annotated[int | None, Ge(32), Le(2048)] = None
-    """Side of the squares that training images become; unset: 3/2 of img_size, at most theirs."""
-
-    on_corrupt: Literal["error", "skip"] = "error"
-    """Images that cannot be decoded: stop and list them, or leave them out of the pack."""
-
-
-class ModelConfig(_Strict):
-    """What is trained."""
-
-    arch: str = "resnet50"
-    """Any classification network of torchvision."""
-
-
-class OptimizerConfig(_Strict):
-    """What is minimised, and how the weights move."""
-
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
-    """Momentum of SGD."""
-
-    weight_decay: Annotated[float, Ge(0)] = 1e-4
-    """Weight decay (L2 penalty) of SGD."""
-
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of each target that is spread over all the classes."""
-
-
-class ScheduleConfig(_Strict):
-    """How long training lasts, and how the learning rate rises and falls (OneCycle)."""
-
-    epochs: Count = 20
-    """Passes over the training images."""
-
-    max_lr: Annotated[float | Literal["auto"] | None, BeforeValidator(_peak_lr)] = None
-    """Peak learning rate, above 0; unset: 0.1 x batch size / 256; auto: find-lr's last."""
-
-    pct_start: Annotated[float, Gt(0), Lt(1)] = 0.3
-    """Share of all steps in which the rate rises."""
-
-    div_factor: Annotated[float, Ge(1)] = 25.0
-    """The first rate is the peak divided by this."""
-
-    final_div_factor: Annotated[float, Ge(1)] = 1e4
-    """The last rate is the first divided by this."""
-
-
-class FinderConfig(_Strict):
-    """The learning-rate range test."""
-
-    start_lr: Annotated[float, Gt(0)] = 1e-7
-    """Rate of the first step."""
-
-    end_lr: Annotated[float, Gt(0)] = 1.0
-    """Rate of the last step."""
-
-    num_iter: Annotated[int, Ge(2)] = 100
-    """Steps, each at a rate higher than the last by the same factor."""
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.end_lr <= self.start_lr:
-            raise ValueError(f"end_lr ({self.end_lr}) must be above start_lr ({self.start_lr})")
-        return self
-
-
-class RuntimeConfig(_Strict):
-    """How the machine is used."""
-
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    """Where the network runs; auto takes the first of cuda, mps and cpu that is there."""
-
-    amp: bool = True
-    """Run the network in mixed precision."""
-
-    precision: Literal["auto", "fp16", "bf16"] = "auto"
-    """The lower precision of --amp; auto: fp16 on CUDA, bf16 on CPUs that have it, else none."""
-
-    compile: bool = False
-    """Compile the network with torch.compile."""
-
-    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
-    """Seed of the weights, the order of the images and their augmentation."""
-
-
-class RunConfig(_Strict):
+class RunConfig(Section):
     """Everything that defines a run."""
 
     run: RunSection = Field(default_factory=RunSection)

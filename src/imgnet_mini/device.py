@@ -4,8 +4,8 @@ import platform
 
 import torch
 
-from imgnet_mini.config import RuntimeConfig
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.sections import RuntimeConfig
 
 
 def choose_device(runtime: RuntimeConfig) -> torch.device:

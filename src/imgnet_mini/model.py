@@ -6,8 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from imgnet_mini.config import ModelConfig
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.sections import ModelConfig
 
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 

@@ -4,8 +4,8 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-from imgnet_mini.config import OptimizerConfig, ScheduleConfig
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.sections import OptimizerConfig, ScheduleConfig
 
 
 def linear_rule(batch_size: int) -> float:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from imgnet_mini.config import RuntimeConfig
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.sections import RuntimeConfig
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from imgnet_mini.commands.setup import Setup, describe_environment, explaining_memory, set_up
-from imgnet_mini.config import RunConfig, Tables, available_cpus
+from imgnet_mini.config import RunConfig, Tables
 from imgnet_mini.console import in_bytes, say, show_table
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.folder import ImageFolder
@@ -23,6 +23,7 @@ from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.errors import StoppedError
 from imgnet_mini.history import History
 from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.sections import available_cpus
 from imgnet_mini.signals import StopRequest, StopRequestedError
 from imgnet_mini.throughput import Subject
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imgnet_mini.atomic_file import write_text
-from imgnet_mini.checkpoint import file_sha256, load_tensors
+from imgnet_mini.checkpoint.reader import file_sha256, load_tensors
 from imgnet_mini.commands.setup import explaining_memory, run_options
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from imgnet_mini.atomic_file import write_text
-from imgnet_mini.checkpoint import file_sha256
+from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands import evaluate
 from imgnet_mini.commands.setup import run_options
 from imgnet_mini.config import RunConfig

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from imgnet_mini.checkpoint import Content, load_checkpoint
+from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.checkpoint.store import load_checkpoint
 from imgnet_mini.commands.setup import (
     Setup,
     describe_environment,

@@ -16,7 +16,7 @@ import torchvision
 from torch import nn
 
 from imgnet_mini import __version__
-from imgnet_mini.config import RunConfig, RunSection
+from imgnet_mini.config import RunConfig
 from imgnet_mini.data.choice import Images, choose_images
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import Loader, build_train_loader
@@ -26,6 +26,7 @@ from imgnet_mini.model import build_model
 from imgnet_mini.optim import build_loss
 from imgnet_mini.precision import Precision, choose_precision
 from imgnet_mini.reporting.summary import count_parameters
+from imgnet_mini.sections import RunSection
 
 
 @dataclass(frozen=True)

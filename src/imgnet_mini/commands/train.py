@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from imgnet_mini.atomic_file import write_text
-from imgnet_mini.checkpoint import Content, save_checkpoint
+from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.checkpoint.store import save_checkpoint
 from imgnet_mini.commands.setup import (
     Setup,
     describe_environment,

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from imgnet_mini.config import DataConfig, RunSection
 from imgnet_mini.data.folder import ImageFolder, find_splits, refuse_broken_images
 from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
 from imgnet_mini.errors import DataError
+from imgnet_mini.sections import DataConfig, RunSection
 
 
 @dataclass(frozen=True)

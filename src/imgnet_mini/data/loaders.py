@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from imgnet_mini.config import DataConfig
 from imgnet_mini.data.batches import Batch, Mover, Source
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
@@ -15,6 +14,7 @@ from imgnet_mini.data.order import Key, Order
 from imgnet_mini.data.pack.source import PackSource
 from imgnet_mini.data.transforms import ClassStyle, EvalCrop, Normalise, TrainCrop
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.sections import DataConfig
 
 Finish = Callable[[Batch, Key], Tensor]
 """From a batch on its device to what the network takes: (N, 3, S, S) float32."""

@@ -13,8 +13,8 @@ from torch import Tensor, device, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from imgnet_mini.config import FinderConfig
 from imgnet_mini.finder.curve import Curve, Stopped, build_curve
+from imgnet_mini.sections import FinderConfig
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 OnStep = Callable[[int, float], None]

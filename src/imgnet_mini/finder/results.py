@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from imgnet_mini.atomic_file import write_text
-from imgnet_mini.config import FinderConfig
 from imgnet_mini.errors import DataError
 from imgnet_mini.finder.curve import Curve
 from imgnet_mini.finder.plot import draw_range_test
 from imgnet_mini.finder.suggestions import Suggestions
+from imgnet_mini.sections import FinderConfig
 
 _PREFIX = "lr_finder_"
 

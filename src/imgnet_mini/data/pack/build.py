@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from imgnet_mini import __version__
 from imgnet_mini.atomic_file import replacing, write_text
-from imgnet_mini.config import available_cpus
 from imgnet_mini.console import printable
 from imgnet_mini.data.batches import in_threads, thread_pool
 from imgnet_mini.data.folder import listed, some_of
@@ -33,6 +32,7 @@ from imgnet_mini.data.pack.growing_array import GrowingArray, holds_rows
 from imgnet_mini.data.pack.place import PROBLEMS, PROGRESS
 from imgnet_mini.data.pack.plan import PackedImage, Packer, Plan
 from imgnet_mini.errors import DataError
+from imgnet_mini.sections import available_cpus
 
 SAVE_SECONDS: Final = 10.0
 """How much work a kill may cost."""

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgnet_mini.config import DataConfig
 from imgnet_mini.console import in_bytes
 from imgnet_mini.data.batches import Batch, in_threads, thread_pool
 from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, squash_crop
@@ -18,6 +17,7 @@ from imgnet_mini.data.order import Key, Order
 from imgnet_mini.data.pack.format import PackedSplit
 from imgnet_mini.data.transforms import TrainCrop
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.sections import DataConfig
 
 _MARGIN: Final = 0.05
 """Share of the device's memory that stays free beside the pack and what training has taken."""

@@ -1,46 +1,17 @@
-"""Checkpoint files: saved whole or not at all, loaded without running anything they hold."""
+"""Reading what torch.save has written, without running anything it holds."""
 
 import hashlib
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
-from imgnet_mini.atomic_file import replacing
 from imgnet_mini.errors import CheckpointError
-
-FORMAT: Final = 1
-"""Raised when what a checkpoint holds changes in a way that an older version cannot read."""
 
 Content = dict[str, Any]
 """Tensors and plain data only, since that is all that a safe load accepts."""
-
-
-def save_checkpoint(path: Path, content: Content) -> None:
-    """Write a checkpoint.
-
-    Raises:
-        WriteError: it cannot be written; an earlier file of that name is as it was.
-    """
-    with replacing(path) as file:
-        torch.save({"format": FORMAT, **content}, file)
-
-
-def load_checkpoint(path: Path) -> Content:
-    """Read a checkpoint of ours to the CPU.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or not a checkpoint of this tool.
-    """
-    content = load_tensors(path)
-    if content.get("format") != FORMAT or "model" not in content:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of imgnet-mini (format {content.get('format')!r}, "
-            f"this version reads {FORMAT})"
-        )
-    return content
 
 
 def load_tensors(path: Path) -> Content:
