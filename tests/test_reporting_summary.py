@@ -32,3 +32,10 @@ def test_summary_shows_shapes_and_work_of_one_image() -> None:
 def test_shared_parameters_count_once() -> None:
     layer = nn.Linear(3, 4)
     assert count_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 16
+
+
+def test_a_summary_does_not_move_the_random_numbers_of_a_run():
+    model = get_model("shufflenet_v2_x0_5")
+    before = torch.get_rng_state()
+    summarise_model(model, 32)
+    assert torch.equal(torch.get_rng_state(), before)
