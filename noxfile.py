@@ -68,6 +68,14 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/step.py")
     session.run("python", "benchmarks/loaders.py", "--seeding", "--markdown", *session.posargs)
     session.run("python", "benchmarks/scan.py", "--markdown")
+    session.run("python", "benchmarks/safety.py")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """The long counts of the reliability tests: half an hour on two slow cores, and a table."""
+    install_group(session, "tests")
+    session.run("python", "tests/soak.py", *session.posargs)
 
 
 @nox.session

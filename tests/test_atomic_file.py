@@ -1,11 +1,13 @@
 import errno
 import os
+import re
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from imgnet_mini.atomic_file import replacing, write_text
+from imgnet_mini.atomic_file import replacing, sweep, write_text
 from imgnet_mini.errors import DataError, WriteError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
@@ -68,8 +70,37 @@ def test_a_full_disk_keeps_the_old_content_and_names_the_file(target, monkeypatc
     with pytest.raises(WriteError) as error:
         write_text(target, "new")
     monkeypatch.undo()
-    assert str(error.value) == f"cannot write {target}: {os.strerror(errno.ENOSPC)}"
+    reason = re.escape(f"cannot write {target}: {os.strerror(errno.ENOSPC)}")
+    assert re.fullmatch(rf"{reason} \([\d.]+ [kMG]B free in {target.parent}\)", str(error.value))
     assert_as_it_was(target)
+
+
+def test_a_full_disk_says_what_was_needed(target):
+    with (
+        pytest.raises(WriteError, match=r"\(205\.0 MB needed, .* free in "),
+        replacing(target, needs=205_000_000),
+    ):
+        full_disk()
+    assert_as_it_was(target)
+
+
+def test_a_sweep_takes_what_killed_processes_have_left_and_nothing_else(tmp_path):
+    for name in (".checkpoint.pth.x1.tmp", ".log.y.tmp", "mine.tmp", "best.pth", ".lock"):
+        (tmp_path / name).write_bytes(b"")
+    assert sweep(tmp_path, tmp_path / "absent") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.tmp", "best.pth", ".lock"}
+
+
+@posix
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    names = iter(["planted", "free"])
+    monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: names)
+    (tmp_path / ".x.planted.tmp").symlink_to(precious)
+    write_text(tmp_path / "x", "new")
+    assert precious.read_text() == "mine"
+    assert (tmp_path / "x").read_text() == "new"
 
 
 class FullFile:

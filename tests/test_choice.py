@@ -1,3 +1,6 @@
+import json
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -13,15 +16,16 @@ TRAIN = DATA / "train" / "class_01" / "001.png"
 VAL = DATA / "val" / "class_01" / "001.png"
 
 
-def config(loader="auto", *, img_size=32, pack_dir=None):
+def config(loader="auto", *, img_size=32, pack_dir=None, skip_bad=False):
     run = {"data_root": DATA} | ({"pack_dir": pack_dir} if pack_dir else {})
     values = {"loader": loader, "img_size": img_size, "batch_size": 6, "workers": 0}
+    values["skip_bad"] = skip_bad
     return RunConfig().override({"run": run, "data": values})
 
 
-def choose(*args, training=True, **settings):
+def choose(*args, training=True, skipped=None, **settings):
     made = config(*args, **settings)
-    return choose_images(made.run, made.data, training=training)
+    return choose_images(made.run, made.data, training=training, skipped=skipped)
 
 
 def break_in_half(path):
@@ -176,6 +180,128 @@ def test_a_pack_for_another_size_does_not_hide_a_broken_validation_file(data, mo
     np.save(PACK / "val_index.npy", np.concatenate([index, skipped]))
     np.save(PACK / "val_skipped.npy", skipped[:0])
     np.save(PACK / "val_images.npy", np.concatenate([pixels, pixels[:1]]))
+    manifest = PACK / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"skipped": []}))
     assert VAL.read_bytes() == content
     with pytest.raises(DataError, match=str(VAL)):
         choose("pack")
+
+
+def hide_damage(path):
+    """Damage that only decoding finds."""
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + content[half + 9 :])
+
+
+TRAIN_PLACE, VAL_PLACE = "train/class_01/001.png", "val/class_01/001.png"
+
+
+@pytest.mark.parametrize("loader", ["auto", "folder"])
+def test_bad_images_are_found_by_decoding_left_out_counted_and_named(data, loader):
+    hide_damage(TRAIN)
+    break_in_half(VAL)
+    images = choose(loader, skip_bad=True)
+    assert list(images.skipped) == [TRAIN_PLACE, VAL_PLACE]
+    assert all(type(text) is str and text for text in images.skipped.values())
+    assert images.notes == ("Note: 2 broken image file(s) left out, 1 of train/ and 1 of val/",)
+    assert (len(images.train), len(images.val)) == (23, 8)
+    assert b"class_01/001.png" not in [*images.train.files, *images.val.files]
+    assert images.train.targets.tolist() == [0] * 8 + [1] * 7 + [2] * 8
+
+
+def test_without_bad_images_nothing_is_left_out_or_said(data):
+    images = choose(skip_bad=True)
+    assert (images.skipped, images.notes) == ({}, ())
+    assert len(images.train) == 24
+
+
+def test_a_class_that_would_lose_all_its_images_is_an_error(data):
+    for path in (DATA / "train" / "class_01").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no image can be decoded in class_01 of data/train"):
+        choose(skip_bad=True)
+
+
+def test_only_what_is_read_is_scanned(data):
+    hide_damage(TRAIN)
+    assert choose(skip_bad=True, training=False).skipped == {}
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_on_resume_exactly_the_recorded_files_are_left_out_without_a_scan(
+    data, monkeypatch, skip_bad
+):
+    hide_damage(TRAIN)
+    hide_damage(VAL)
+    monkeypatch.setattr("imgnet_mini.data.choice.find_broken_images", pytest.fail)
+    recorded = {TRAIN_PLACE: "broken", "train/class_00/gone.jpg": "it was there once"}
+    images = choose(skip_bad=skip_bad, skipped=recorded)
+    assert images.skipped == recorded
+    assert (len(images.train), len(images.val)) == (23, 9)
+    assert len(choose(skip_bad=skip_bad, skipped={}).train) == 24
+
+
+def test_on_resume_the_rest_gets_the_quick_check(data):
+    break_in_half(TRAIN)
+    break_in_half(VAL)
+    with pytest.raises(DataError, match=r"^1 broken") as error:
+        choose(skip_bad=True, skipped={TRAIN_PLACE: "broken"})
+    assert str(VAL) in str(error.value)
+    assert str(TRAIN) not in str(error.value)
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("loader", ["auto", "pack"])
+def test_what_a_pack_left_out_is_named_in_the_same_way(data, loader, skip_bad):
+    hide_damage(TRAIN)
+    break_in_half(VAL)
+    from_files = choose("folder", skip_bad=True)
+    manifest = build(skip=True)
+    images = choose(loader, skip_bad=skip_bad)
+    assert images.loader == "pack"
+    assert images.skipped == from_files.skipped == images.pack.skipped
+    assert images.notes == from_files.notes
+    lines = [f"{place}: {reason}" for place, reason in images.skipped.items()]
+    assert lines == manifest.skipped
+
+
+def test_a_run_goes_on_with_a_pack_that_leaves_out_the_same(data):
+    hide_damage(TRAIN)
+    recorded = {**choose("folder", skip_bad=True).skipped, "val/class_00/gone.jpg": "x"}
+    build(skip=True)
+    images = choose("auto", skipped=recorded)
+    assert images.loader == "pack"
+    assert images.skipped == recorded
+
+
+@pytest.mark.parametrize("recorded", [{}, {TRAIN_PLACE: "", VAL_PLACE: ""}, {VAL_PLACE: ""}])
+def test_a_run_does_not_go_on_with_a_pack_that_leaves_out_others(data, recorded):
+    hide_damage(TRAIN)
+    build(skip=True)
+    with pytest.raises(DataError, match=r"leaves out other files of data/.*--loader folder"):
+        choose("pack", skipped=recorded)
+    images = choose("auto", skipped=recorded)
+    assert images.loader == "folder"
+    assert "leaves out other files" in images.notes[0]
+    assert len(images.train) == 24 - (TRAIN_PLACE in recorded)
+
+
+def test_a_manifest_that_does_not_name_all_that_was_left_out_is_damaged(data):
+    break_in_half(TRAIN)
+    build(skip=True)
+    manifest = PACK / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"skipped": []}))
+    with pytest.raises(DataError, match=r"damaged: .*manifest\.json: 0 skipped, not 1"):
+        choose("pack")
+
+
+def test_a_pack_for_another_size_has_its_validation_files_scanned(data):
+    build(pack_size=48, img_size=40)
+    stat = VAL.stat()
+    hide_damage(VAL)
+    VAL.write_bytes(VAL.read_bytes() + bytes(9))  # as before in length and time
+    os.utime(VAL, ns=(0, stat.st_mtime_ns))
+    images = choose("pack", skip_bad=True)
+    assert list(images.skipped) == [VAL_PLACE]
+    assert (len(images.train), len(images.val)) == (24, 8)

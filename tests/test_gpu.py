@@ -231,6 +231,18 @@ def test_the_workflow_runs_and_resumes_on_the_gpu(data, cli):
     assert len(read_csv(Path("out/r50_onecycle_amp/train_log.csv"))) == 4
 
 
+def test_deterministic_gives_the_same_bits_again(data, cli):
+    options = [
+        *("--data-root", "data", "--arch", "resnet18", "--img-size", 32, "--deterministic"),
+        *("--batch-size", 6, "--workers", 2, "--epochs", 2),
+    ]
+    weights = []
+    for name in ("a", "b"):
+        assert cli("train", "--name", name, *options) == 0, cli.err
+        weights.append(torch.load(f"checkpoints/{name}/checkpoint.pth", weights_only=True)["model"])
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
 def test_a_batch_that_does_not_fit_names_a_smaller_one(data, cli):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(256 * 2**20 / total)

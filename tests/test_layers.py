@@ -15,9 +15,11 @@ LAYERS = [  # top first; modules on one row never import one another
     {"engine"},
     {"evaluation"},
     {"data", "model", "optim", "checkpoint", "history", "progress", "finder", "reporting"},
-    {"run_paths", "records", "predictions", "device", "precision", "signals"},
-    {"config"},
-    {"sections", "atomic_file", "console"},
+    {"run_paths", "run_lock", "records", "predictions", "train_state"}
+    | {"device", "precision", "signals"},
+    {"config", "csv_file"},
+    {"sections", "atomic_file"},
+    {"console"},
     {"errors", "__init__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

@@ -376,10 +376,15 @@ def test_a_batch_larger_than_the_split_is_refused_with_the_cure(images):
 def test_a_broken_image_is_named_without_a_traceback(folder, build, split, workers):
     path = getattr(folder, split).path(9)
     path.write_bytes(b"<html>")
-    with build(folder, workers=workers, batch_size=2) as loader:
-        with pytest.raises(DataError) as error:
-            list(chain(loader.epoch(0), loader.epoch(1)))
-        assert str(error.value) == f"{path} is not an image"
+    with (
+        build(folder, workers=workers, batch_size=2) as loader,
+        pytest.raises(DataError) as error,
+    ):
+        list(chain(loader.epoch(0), loader.epoch(1)))
+    message = str(error.value)
+    assert message.startswith(f"cannot decode {path}: not an image.")
+    assert "imgnet-mini check" in message
+    assert "--skip-bad" in message
 
 
 def test_an_image_that_vanishes_is_named(folder):

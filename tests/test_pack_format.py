@@ -178,7 +178,7 @@ def test_a_message_names_the_file_below_the_data_root_whatever_it_is_called(make
     make_folder(DATA, train=2, val=1, classes=["data", "mydata", "x."])
     for path in DATA.glob("train/*/001.png"):
         path.write_bytes(b"")
-    named = [problem.split(" ")[0] for problem in build(skip=True).skipped]
+    named = [problem.split(": ")[0] for problem in build(skip=True).skipped]
     assert named == ["train/data/001.png", "train/mydata/001.png", "train/x./001.png"]
 
 

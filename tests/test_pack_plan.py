@@ -21,12 +21,14 @@ def picture(path, width, height):
 
 @pytest.fixture
 def sides(tmp_path):
-    """`sides([(w, h), ...])` makes training images of these sizes, and one validation image."""
+    """`sides([(w, h), ...])` makes training images of these sizes; others tell nothing."""
 
     def make(sizes):
         for number, (width, height) in enumerate(sizes):
             picture(DATA / "train" / "c" / f"{number}.png", width, height)
-        picture(DATA / "val" / "c" / "0.png", 500, 500)
+        picture(DATA / "train" / "d" / "0.png", 1, 1)
+        for name in ("c", "d"):
+            picture(DATA / "val" / name / "0.png", 500, 500)
 
     return make
 

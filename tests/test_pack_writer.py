@@ -462,7 +462,7 @@ def test_broken_files_end_the_build_with_all_of_them_and_no_pack(data):
         assert path.relative_to(DATA).as_posix() in line
         assert line in str(error.value)
     assert str(PARTIAL / "problems.txt") in str(error.value)
-    assert "--on-corrupt skip" in str(error.value)
+    assert "--skip-bad" in str(error.value)
     assert not PACK.exists()
     with pytest.raises(DataError):
         opened(PARTIAL)

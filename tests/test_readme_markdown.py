@@ -60,7 +60,7 @@ def test_a_name_holds_inside_an_html_block_too(name):
 
 
 def test_control_and_direction_characters_are_spelt_out():
-    assert page(escape("a\x1b[2J\u202eb\nc\udcff")).text.strip() == r"a\x1b[2J\u202eb c\udcff"
+    assert page(escape("a\x1b[2J\u202eb\nc\udcff")).text.strip() == r"a\x1b[2J\u202eb\nc\udcff"
 
 
 def test_ordinary_names_stay_readable_in_the_source():

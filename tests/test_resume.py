@@ -1,11 +1,18 @@
+import random
+import re
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from checkpoints import damage
+from imgnet_mini.config import RunConfig
 from imgnet_mini.records import read_csv
+from imgnet_mini.run_lock import locked_run
 from imgnet_mini.signals import StopRequest, StopRequestedError
+from real_runs import FORKED
 
 CHECKS = 18
 """Places where a run of 3 epochs of 4 steps may stop: after each step and validation batch."""
@@ -130,7 +137,7 @@ def test_the_flags_the_run_was_started_with_are_accepted_again(run_small, stop_a
     assert run_small("train", "--max-lr", 0.01) == 130
     stop_after(10**9)
     assert run_small("train", "--max-lr", 0.01, "--resume") == 0, cli.err
-    assert "Resuming r50_onecycle_amp at epoch 0 of 3, batch 3 of 4" in cli.out
+    assert "Resuming r50_onecycle_amp at step 3 of 12 (epoch 0 of 3, batch 3 of 4)" in cli.out
 
 
 def test_nothing_to_resume_names_train(cli):
@@ -144,25 +151,191 @@ def test_a_finished_run_says_so(run_small, cli):
     assert "finished" in cli.out
 
 
-def test_a_damaged_checkpoint_is_refused_and_nothing_is_started(run_small, stop_after, cli):
+@pytest.mark.parametrize("command", ["resume", "train --resume"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_run(
+    run_small, stop_after, cli, command
+):
+    assert run_small("train", "--name", "whole") == 0
+    stop_after(9)
+    assert run_small("train", "--name", "parts") == 130
+    path = Path("checkpoints/parts/checkpoint.pth")
+    damage(path, "flip", random.Random(0))
+    stop_after(10**9)
+    started = run_small if "train" in command else cli
+    assert started(*command.split(), "--name", "parts") == 0, cli.err
+    assert "checkpoint.pth is damaged: its sha256 is not that of anything" in cli.out
+    assert "Using step 4, in checkpoints/parts/checkpoint-4.pth" in cli.out
+    assert_equal(content("parts")["model"], content("whole")["model"])
+
+
+@pytest.mark.parametrize("command", ["resume", "train --resume"])
+def test_where_every_checkpoint_is_damaged_nothing_is_started(run_small, stop_after, cli, command):
     stop_after(6)
     assert run_small("train") == 130
-    path = Path("checkpoints/r50_onecycle_amp/checkpoint.pth")
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    path.write_bytes(damaged)
-    assert cli("resume") == 6
-    assert cli.says("damaged")
-    assert run_small("train", "--resume") == 6
-    assert path.read_bytes() == damaged
+    folder = Path("checkpoints/r50_onecycle_amp")
+    for path in folder.glob("checkpoint*.pth"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    started = run_small if "train" in command else cli
+    assert started(*command.split()) == 6
+    assert cli.says("checkpoint.pth is damaged")
+    assert cli.says("checkpoint-0.pth is damaged")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_best_in_place_of_the_checkpoint_is_refused_with_the_difference(run_small, cli):
+def test_a_checkpoint_asked_for_by_name_is_used_or_refused(run_small, stop_after, cli):
+    assert run_small("train", "--name", "whole") == 0
+    stop_after(9)
+    assert run_small("train", "--name", "parts") == 130
+    stop_after(10**9)
+    earlier = Path("checkpoints/parts/checkpoint-4.pth")
+    whole = earlier.read_bytes()
+    damage(earlier, "zero", random.Random(0))
+    assert cli("resume", "--name", "parts", "--checkpoint", earlier) == 6
+    assert cli.says("checkpoint-4.pth is damaged")
+    earlier.write_bytes(whole)
+    assert cli("resume", "--name", "parts", "--checkpoint", earlier) == 0, cli.err
+    assert "at step 4 of 12" in cli.out
+    assert_equal(content("parts")["model"], content("whole")["model"])
+
+
+def test_best_in_place_of_the_checkpoint_is_named_with_the_difference(run_small, cli):
     assert run_small("train", "--name", "a", "--epochs", 2) == 0
     path = Path("checkpoints/a/checkpoint.pth")
     path.write_bytes(path.with_name("best.pth").read_bytes())
-    assert cli("resume", "--name", "a") == 6
-    assert cli.says("best.pth holds weights")
+    assert cli("resume", "--name", "a", "--checkpoint", path) == 6
+    assert cli.says("weights of the best epoch only")
+
+
+@pytest.mark.parametrize("change", ["missing", "damaged"])
+def test_without_its_best_weights_a_run_says_so_and_finds_new_ones(
+    run_small, stop_after, cli, change
+):
+    stop_after(9)
+    assert run_small("train", "--name", "a") == 130
+    best = Path("checkpoints/a/best.pth")
+    if change == "missing":
+        best.unlink()
+    else:
+        damage(best, "flip", random.Random(0))
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == 0, cli.err
+    assert "checkpoints/a/best.pth is missing or damaged" in cli.out
+    assert content("a", "best")["epoch"] == content("a")["state"]["best_epoch"] >= 1
+
+
+def test_a_run_that_another_process_is_at_is_refused(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--name", "a") == 130
+    holder = FORKED.Process(target=hold_lock, args=(Path("checkpoints/a/.lock").absolute(),))
+    holder.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not Path("checkpoints/a/.lock.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for started, command in ((cli, ["resume"]), (run_small, ["train", "--overwrite"])):
+            assert started(*command, "--name", "a") == 3
+            assert cli.says(f"the run a is being used by process {holder.pid}")
+    finally:
+        holder.kill()
+        holder.join()
+    assert content("a")["state"]["step"] == 3
+
+
+def hold_lock(path):
+    with locked_run("a", path):
+        time.sleep(60)
+
+
+def test_more_epochs_are_a_new_plan_that_has_to_be_asked_for(run_small, stop_after, cli):
+    stop_after(7)
+    assert run_small("train", "--name", "a", "--max-lr", 0.02) == 130
+    stop_after(10**9)
+    assert cli("resume", "--name", "a", "--epochs", 5) == 2
+    assert cli.says("--epochs 5: this run was started with 3")
+    assert cli.says("add --replan")
+    assert cli("resume", "--name", "a", "--epochs", 5, "--replan") == 0, cli.err
+    assert_rates_are_those_of(5, max_lr=0.02, since=5)
+    assert re.search(r"New plan: one cycle over 5 epochs.* from \S+ to \S+ at once", cli.out)
+    assert RunConfig.read(Path("out/a/config.toml")).schedule.epochs == 5
+    assert [r.epoch for r in read_csv(Path("out/a/train_log.csv"))][::2] == [0, 1, 2, 3, 4]
+
+
+def assert_rates_are_those_of(epochs, *, max_lr, since):
+    """The logged rates from a step on are those of one cycle over so many epochs."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], max_lr)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr, total_steps=4 * epochs, cycle_momentum=False
+    )
+    rates = []
+    for _ in range(4 * epochs - 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    rates.append(optimizer.param_groups[0]["lr"])
+    events = EventAccumulator("runs/a")
+    events.Reload()
+    logged = [event.value for event in events.Scalars("train/lr")]
+    assert logged[since:] == pytest.approx(rates[since:])
+    assert logged[:since] != pytest.approx(rates[:since])
+
+
+def test_a_finished_run_goes_on_under_a_new_plan_and_survives_a_stop_in_it(
+    run_small, stop_after, cli
+):
+    assert run_small("train", "--name", "a", "--max-lr", 0.02) == 0
+    assert cli("resume", "--name", "a") == 0
+    assert "imgnet-mini resume --name a --epochs 6 --replan" in cli.out
+    more = ("--epochs", 6, "--max-lr", 0.01, "--replan")
+    stop_after(1)
+    assert cli("resume", "--name", "a", *more) == 130
+    assert content("a")["config"]["schedule"]["epochs"] == 6
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == 0, cli.err
+    assert_rates_are_those_of(6, max_lr=0.01, since=12)
+
+
+def test_fewer_epochs_than_are_done_are_no_plan(run_small, stop_after, cli):
+    stop_after(9)
+    assert run_small("train", "--name", "a") == 130
+    assert cli("resume", "--name", "a", "--epochs", 1, "--replan") == 2
+    assert cli.says("--epochs 1: 1 epochs and 3 steps of the next are done")
+    assert cli("resume", "--name", "a", "--replan") == 2
+    assert cli.says("--replan: the schedule would stay as it is")
+
+
+def test_a_log_that_a_kill_has_cut_short_is_completed_though_the_run_is_finished(run_small, cli):
+    assert run_small("train", "--name", "a") == 0
+    log, lines = Path("out/a/train_log.csv"), Path("out/a/logs.md")
+    whole = log.read_bytes(), lines.read_bytes()
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-2]))
+    lines.unlink()
+    assert cli("resume", "--name", "a") == 0
+    assert (log.read_bytes(), lines.read_bytes()) == whole
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("torch", "2.10.0"), ("threads", 7), ("device", "another one")]
+)
+def test_what_decides_the_bits_and_has_changed_is_named(run_small, stop_after, cli, key, value):
+    stop_after(3)
+    assert run_small("train", "--name", "a") == 130
+    saved = content("a")
+    saved["environment"][key] = value
+    torch.save(saved, "checkpoints/a/checkpoint.pth")
+    forget_manifest("a")
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == 0, cli.err
+    assert f"Note: {key} {value} -> " in cli.out
+    assert "the same images will follow, but not the same bits" in cli.out
+
+
+def forget_manifest(name):
+    """As in a run of 0.1.0, or a checkpoint that was copied alone."""
+    folder = Path("checkpoints", name)
+    for path in (folder / "manifest.json", *folder.glob("checkpoint-*.pth")):
+        path.unlink()
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "class"])
@@ -267,14 +440,3 @@ def test_a_run_on_a_pack_that_is_out_of_date_is_not_resumed_until_it_fits(
     image.with_name("new.JPEG").unlink()
     stop_after(10**9)
     assert cli("resume", "--loader", "auto") == 0, cli.err
-
-
-def test_a_run_of_a_version_that_drew_other_crops_goes_on_and_says_so(run_small, stop_after, cli):
-    stop_after(3)
-    assert run_small("train", "--name", "a") == 130
-    saved = content("a")
-    del saved["pack"], saved["config"]["data"]["loader"]  # neither was there in 0.1.0
-    torch.save(saved, "checkpoints/a/checkpoint.pth")
-    stop_after(10**9)
-    assert cli("resume", "--name", "a") == 0, cli.err
-    assert "random crops will be others" in cli.out

@@ -2,7 +2,13 @@ import signal
 
 import pytest
 
-from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini import signals
+from imgnet_mini.signals import (
+    StopNowError,
+    StopRequest,
+    StopRequestedError,
+    stopping_at_once,
+)
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -27,11 +33,29 @@ def test_the_first_signal_is_remembered_until_it_is_asked_for(number):
 
 
 @BOTH
-def test_a_second_signal_ends_the_command_at_once(number):
+def test_a_second_signal_ends_the_command_at_once(number, monkeypatch):
+    monkeypatch.setattr(signals, "ECHO_SECONDS", -1)
     with StopRequest():
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(StopNowError, match=number.name) as error:
             signal.raise_signal(number)
+        assert error.value.signal_number == number
+
+
+def test_a_signal_that_a_launcher_passes_on_again_is_the_same_one():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StopRequestedError):
+            stop.check()
+
+
+@BOTH
+def test_outside_of_its_work_a_signal_ends_a_command_wherever_it_is(number):
+    before = handlers()
+    with pytest.raises(StopNowError, match=number.name), stopping_at_once():
+        signal.raise_signal(number)
+    assert handlers() == before
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])

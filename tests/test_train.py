@@ -1,5 +1,8 @@
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import SMALL
 from imgnet_mini import engine
+from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config import RunConfig
 from imgnet_mini.records import read_csv
 
 FILES = {
+    "checkpoints/a/.lock",
+    "checkpoints/a/manifest.json",
+    "checkpoints/a/checkpoint-8.pth",
     "checkpoints/a/checkpoint.pth",
     "checkpoints/a/best.pth",
     "out/a/train_log.csv",
@@ -186,7 +193,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     assert run_small("train", "--name", "a", "--max-lr", 1e30) == 7
     assert cli.says("--max-lr")
     assert cli.says("epoch 0, batch")
-    assert not Path("checkpoints/a/checkpoint.pth").exists()
+    assert cli.says("Safe: step 0 (epoch 0), in checkpoints/a/checkpoint.pth")
+    assert cli.says("imgnet-mini resume --name a --max-lr LOWER --replan")
+    content = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)
+    assert content["state"]["step"] == 0
+    assert cli("resume", "--name", "a", "--max-lr", 0.01, "--replan") == 0, cli.err
 
 
 def test_a_schedule_shorter_than_its_rise_is_refused_before_anything_is_written(run_small, cli):
@@ -202,6 +213,79 @@ def test_out_of_memory_names_the_batch_size_to_try(run_small, cli, monkeypatch):
     monkeypatch.setattr(engine.Trainer, "train_step", no_memory)
     assert run_small("train", "--name", "a") == 2
     assert cli.says("--batch-size 3")
+
+
+@pytest.mark.parametrize("where", ["weight", "running_mean", "momentum"])
+def test_what_is_not_finite_never_reaches_a_checkpoint(run_small, cli, monkeypatch, where):
+    step = engine.Trainer.train_step
+
+    def poisoned(self, images, targets):
+        step(self, images, targets)
+        if self.state.step == 6:
+            first = next(self.model.parameters())
+            if where == "weight":
+                first.data[0] = torch.nan
+            elif where == "momentum":
+                self._optimizer.state[first]["momentum_buffer"][0] = torch.inf
+            else:
+                dict(self.model.named_buffers())["conv1.1.running_mean"][0] = torch.inf
+
+    monkeypatch.setattr(engine.Trainer, "train_step", poisoned)
+    assert run_small("train", "--name", "a") == 7
+    assert cli.says("Safe: step 4")
+    content = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)
+    assert content["state"]["step"] == 4
+    assert all(t.isfinite().all() for t in content["model"].values() if t.is_floating_point())
+    assert all(row.epoch == 0 for row in read_csv(Path("out/a/train_log.csv")))
+
+
+def test_inside_a_long_epoch_it_is_saved_every_so_many_minutes(run_small, monkeypatch):
+    monkeypatch.setattr(engine, "_READ_SECONDS", 0.0)
+    saved = []
+    save = CheckpointStore.save
+    monkeypatch.setattr(
+        CheckpointStore,
+        "save",
+        lambda self, content: (saved.append(content["state"]["step"]), save(self, content)),
+    )
+    assert run_small("train", "--name", "a", "--epochs", 1, "--save-minutes", 1e-9) == 0
+    assert saved == [0, 1, 2, 3, 4, 4]
+
+
+def test_a_run_whose_folder_leads_elsewhere_is_refused(run_small, cli, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    Path("checkpoints").mkdir()
+    Path("checkpoints/a").symlink_to(tmp_path / "elsewhere")
+    assert run_small("train", "--name", "a") == 2
+    assert cli.says("checkpoints/a is a link out of checkpoints")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    Path("checkpoints/a").unlink()
+    Path("checkpoints").rmdir()
+    Path("checkpoints").symlink_to(tmp_path / "elsewhere")  # all runs on another disk, say
+    assert run_small("train", "--name", "a", "--epochs", 1) == 0, cli.err
+
+
+def test_a_disk_that_will_be_too_small_is_said_before_training(run_small, cli, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 10**6))
+    assert run_small("train", "--name", "a", "--epochs", 1) == 0
+    note = r"Note: checkpoints will take up to \d+\.\d MB, and checkpoints/a has 1\.0 MB free"
+    assert re.search(note, cli.out)
+
+
+def test_a_disk_that_is_full_in_the_middle_names_what_is_safe(run_small, cli, monkeypatch):
+    replace = Path.replace
+
+    def full(self, target):
+        if self.name.startswith(".checkpoint.pth") and Path("out/a/logs.md").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        assert run_small("train", "--name", "a") == 5
+    for words in ("No space left", "MB needed", "Safe: step 0", "imgnet-mini resume --name a"):
+        assert cli.says(words)
+    assert cli("resume", "--name", "a") == 0, cli.err
 
 
 def test_a_corrupt_image_is_named_before_training(run_small, cli):
@@ -225,7 +309,7 @@ def test_an_image_that_breaks_in_the_middle_of_training_is_named(run_small, cli)
 def test_an_output_folder_that_cannot_be_written_is_named_before_training(run_small, cli):
     Path("file").write_text("in the way")
     assert run_small("train", "--name", "a", "--output-dir", "file") == 5
-    assert cli.says("cannot write file/out/a/config.toml")
+    assert cli.says("cannot write file/checkpoints/a/.lock")
     assert "[Train]" not in cli.out
 
 

@@ -53,7 +53,7 @@ def touch(image):
 def test_training_on_a_pack_says_so_and_records_it(prepare, cli):
     for path in (TRAIN, VAL):
         path.write_bytes(b"")
-    assert prepare("--on-corrupt", "skip") == 0
+    assert prepare("--skip-bad") == 0
     assert cli("train", *SHORT, "--name", "a") == 0, cli.err
     assert "(pack of 48 px)" in cli.out
     assert "23 training and 8 validation images" in cli.out
@@ -193,7 +193,7 @@ def test_a_pack_is_asked_onto_a_gpu_only_where_both_are_there(run_small, cli, pa
 
 def test_files_the_run_went_without_are_in_its_report_and_its_readme(prepare, run_small, cli):
     TRAIN.write_bytes(b"")
-    assert prepare("--on-corrupt", "skip") == 0, cli.err
+    assert prepare("--skip-bad") == 0, cli.err
     assert run_small("train", "--epochs", 2, "--name", "a") == 0, cli.err
     assert cli("report", "--name", "a", "--workers", 0) == 0, cli.err
     assert "1 broken image file(s) were left out" in cli.out

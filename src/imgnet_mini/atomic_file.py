@@ -1,49 +1,85 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from imgnet_mini.console import in_bytes
 from imgnet_mini.errors import WriteError
 
 TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO]:
     """Open a temporary neighbour of `path` that takes its name once the block ends well.
 
     File and folder are flushed to the disk before and after the renaming, so that what
     has been reported as saved survives a power cut.
 
+    needs: how many bytes are about to be written, where that is known: a full disk is then
+    reported with it.
+
     Raises:
         WriteError: the folder or the file cannot be written; `path` is as it was.
     """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX, dir=path.parent
-        )
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            yield cast(BinaryIO, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private to its owner
+    with explaining_writes(path, needs), new_file(path) as (file, temporary):
+        yield file
+        settle(file, temporary)
         temporary.replace(path)
         flush_folder(path.parent)
-    except BaseException as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        reason = _system_error(error)
-        if reason is not None:
-            raise WriteError(f"cannot write {path}: {reason.strerror or reason}") from error
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A temporary neighbour of `path`, open for writing; removed if it is still there at the end.
+
+    Its name cannot be foreseen, and nothing that was there before is opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX, dir=path.parent
+    )
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield cast(BinaryIO, file), temporary
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def settle(file: BinaryIO, temporary: Path) -> None:
+    """Bring all of a temporary file to the disk, ready to take its name."""
+    file.flush()
+    temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private to its owner
+    os.fsync(file.fileno())
+    file.close()  # Windows does not rename an open file
+
+
+@contextmanager
+def explaining_writes(path: Path, needs: int | None = None) -> Iterator[None]:
+    """Turn an error of the file system into one that says what was needed, and where.
+
+    Raises:
+        WriteError: the block has failed to write `path`.
+    """
+    try:
+        yield
+    except BaseException as error:
+        reason = _system_error(error)
+        if reason is None:
+            raise
+        why = reason.strerror or str(reason)
+        if reason.errno in (errno.ENOSPC, errno.EDQUOT):
+            why += _space(path, needs)
+        raise WriteError(f"cannot write {path}: {why}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,6 +90,27 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))  # as in file names
+
+
+def sweep(*folders: Path) -> int:
+    """Remove the temporary files that killed processes have left; return how many there were."""
+    left = [path for folder in folders for path in folder.glob(f".*{TEMPORARY_SUFFIX}")]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def free_bytes(path: Path) -> int:
+    """What is free on the disk that holds a path, or would."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def _space(path: Path, needs: int | None) -> str:
+    with suppress(OSError):
+        needed = "" if needs is None else f"{in_bytes(needs)} needed, "
+        return f" ({needed}{in_bytes(free_bytes(path.parent))} free in {path.parent.absolute()})"
+    return ""
 
 
 def _system_error(error: BaseException | None) -> OSError | None:

@@ -11,10 +11,11 @@ from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_error, show_stop
 from imgnet_mini.errors import ImgnetMiniError, StoppedError
 from imgnet_mini.options import config_options
+from imgnet_mini.signals import StopNowError, stopping_at_once
 
 TRAINING_ONLY = (
     *("min_crop", "flip", "use_class_style_aug", "pack_on_device"),
-    *("amp", "precision", "compile", "seed"),
+    *("amp", "precision", "compile", "deterministic", "seed"),
 )
 """Settings of the data and runtime sections that evaluation has no use for."""
 
@@ -31,12 +32,16 @@ def main(args: list[str] | None = None) -> None:
     # Torch's large tensors then live in large pages of memory, which the system hands out faster.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        app(args, prog_name="imgnet-mini")
+        with stopping_at_once():
+            app(args, prog_name="imgnet-mini")
+    except StopNowError as error:
+        show_stop(f"stopped at once by {error}; what had been saved is whole")
+        raise SystemExit(128 + error.signal_number) from error
     except StoppedError as error:
         show_stop(str(error))
         raise SystemExit(error.exit_code) from error
     except ImgnetMiniError as error:
-        show_error(str(error))
+        show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
         raise SystemExit(error.exit_code) from error
 
 
@@ -72,6 +77,25 @@ def prepare(*, given: RunConfig) -> None:
 
 
 @app.command(rich_help_panel="Workflow")
+@config_options(
+    *("run", "data"),
+    leave_out=(
+        *TRAINING_ONLY,
+        *("name", "output_dir", "pack_dir", "batch_size", "img_size", "workers", "loader"),
+        "skip_bad",
+    ),
+)
+def check(*, given: RunConfig) -> None:
+    """Decode every image, and list all that would stop or spoil a training.
+
+    Exits with 4 where something would stop it.
+    """
+    from imgnet_mini.commands import check
+
+    check.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
 @config_options("run", "data", "model", "optimizer", "finder", "runtime")
 def find_lr(*, given: RunConfig) -> None:
     """Raise the learning rate step by step and suggest a peak for training."""
@@ -81,7 +105,7 @@ def find_lr(*, given: RunConfig) -> None:
 
 
 @app.command(rich_help_panel="Workflow")
-@config_options("run", "data", "model", "optimizer", "schedule", "runtime")
+@config_options("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime")
 def train(
     *,
     resume: Annotated[
@@ -96,8 +120,8 @@ def train(
     given: RunConfig,
 ) -> None:
     """Train a network from scratch."""
-    from imgnet_mini.commands import report, train
     from imgnet_mini.commands import resume as resume_command
+    from imgnet_mini.commands import train
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
@@ -106,19 +130,36 @@ def train(
     else:
         train.run(given, overwrite=overwrite)
     if reports:
+        from imgnet_mini.commands import report  # scikit-learn takes seconds to import
+
         report.run(given)
 
 
 @app.command(rich_help_panel="Workflow")
-@config_options("run", "data", "model", "optimizer", "schedule", "runtime", show_defaults=False)
-def resume(*, given: RunConfig) -> None:
+@config_options(
+    *("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime"),
+    show_defaults=False,
+)
+def resume(
+    *,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Go on from this one.", show_default="the newest that is whole"
+        ),
+    ] = None,
+    replan: Annotated[
+        bool, typer.Option("--replan", help="Go on under another schedule, such as more --epochs.")
+    ] = False,
+    given: RunConfig,
+) -> None:
     """Continue an interrupted run, bit by bit as if it had never stopped.
 
     Options left out keep the run's own values; those that would make it another run are refused.
     """
     from imgnet_mini.commands import resume
 
-    resume.run(given)
+    resume.run(given, checkpoint=checkpoint, replan=replan)
 
 
 @app.command(rich_help_panel="Workflow")

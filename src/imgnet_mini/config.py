@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import (
+    CheckpointConfig,
     DataConfig,
     FinderConfig,
     ModelConfig,
@@ -36,6 +37,7 @@ class RunConfig(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     finder: FinderConfig = Field(default_factory=FinderConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 

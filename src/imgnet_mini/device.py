@@ -1,5 +1,6 @@
 """The device a command runs on."""
 
+import os
 import platform
 
 import torch
@@ -29,8 +30,11 @@ def choose_device(runtime: RuntimeConfig) -> torch.device:
             f"--device {runtime.device}: torch {torch.__version__} finds no such device; "
             f"it can use {present}. Leave --device out, or mend the driver or the torch build"
         )
+    torch.use_deterministic_algorithms(runtime.deterministic)
     if kind == "cuda":
-        torch.backends.cudnn.benchmark = True
+        if runtime.deterministic:  # read when cuBLAS is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = not runtime.deterministic
         torch.set_float32_matmul_precision("high")
     return torch.device(kind)
 

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 import torch
@@ -12,51 +12,19 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.data.loaders import Loader
-from imgnet_mini.errors import DivergedError
+from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.evaluation import Metrics, count_hits, evaluate, top_classes
 from imgnet_mini.history import History
+from imgnet_mini.optim import load_schedule, load_under_new_plan
 from imgnet_mini.precision import Precision
 from imgnet_mini.progress import show_bar
 from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini.train_state import TrainState
 
 _UNREAD_STEPS: Final = 64
+_LEAST_SCALE: Final = 1.0
+"""Scaling starts at 65536 and is halved by each overflow; below this, gradients hold no numbers."""
 _READ_SECONDS: Final = 1.0  # a read waits for the device: about 0.2 ms of its idle time each
-
-
-@dataclass
-class TrainState:
-    """How far a run is. Together with the states of its parts it is the checkpoint."""
-
-    epoch: int = 0
-    """Epochs finished, their validation included."""
-    step: int = 0
-    """Optimizer steps taken."""
-    batch: int = 0
-    """Steps taken in the current epoch."""
-    rate: float = 0.0
-    """Learning rate of the newest step."""
-    loss_sum: float = 0.0
-    """Sum over the current epoch's steps of the mean loss of their batch."""
-    top1: int = 0
-    """Images of the current epoch whose class came first."""
-    top5: int = 0
-    """Images of the current epoch whose class was among the first five."""
-    seconds: float = 0.0
-    """Time spent on the current epoch's steps."""
-    best_top1: float = -1.0
-    """Best validation top-1 so far, in percent."""
-    best_epoch: int = -1
-    """Its epoch."""
-
-    def finish_epoch(self, top1: float) -> bool:
-        """Start on the next epoch; say whether the one that ends here is the best so far."""
-        is_best = top1 > self.best_top1
-        if is_best:
-            self.best_top1, self.best_epoch = top1, self.epoch
-        self.epoch += 1
-        self.batch = self.top1 = self.top5 = 0
-        self.loss_sum = self.seconds = 0.0
-        return is_best
 
 
 class Batches(Protocol):
@@ -109,15 +77,26 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         self._losses[len(self._rates)] = loss.detach()
         self._hits += count_hits(top_classes(logits.detach()), targets)
-        self.state.rate = float(self._optimizer.param_groups[0]["lr"])
+        self.state.rate = self.rate
         self._rates.append(self.state.rate)
         self.state.step += 1
         self.state.batch += 1
         if self.state.step < self._scheduler.total_steps:  # one more would jump up again
             self._scheduler.step()
 
-    def train_epoch(self, loader: Batches, history: History, stop: StopRequest) -> Metrics:
+    def train_epoch(
+        self,
+        loader: Batches,
+        history: History,
+        stop: StopRequest,
+        *,
+        save: Callable[[], None] = lambda: None,
+        save_seconds: float = math.inf,
+    ) -> Metrics:
         """Take the remaining steps of the current epoch.
+
+        save: called within it whenever so many seconds have passed since its start or the last
+            time; all is counted and logged up to the last step.
 
         Raises:
             DivergedError: a loss is not finite.
@@ -128,7 +107,7 @@ class Trainer:
         state = self.state
         images_per_step = loader.images_per_step
         label = f"Epoch {state.epoch:03d} train"
-        began = read_at = time.perf_counter()
+        began = read_at = saved_at = time.perf_counter()
         seconds_before = state.seconds
         with show_bar(label, len(loader), done=state.batch) as bar:
             try:
@@ -142,6 +121,9 @@ class Trainer:
                         read_at = time.perf_counter()
                         state.seconds = seconds_before + read_at - began
                         bar.show(state.batch, self._figures(images_per_step))
+                        if read_at - saved_at > save_seconds:
+                            save()
+                            saved_at = time.perf_counter()
                     stop.check()
             except StopRequestedError:
                 self._read(history)
@@ -152,7 +134,11 @@ class Trainer:
         return self._epoch_metrics(images_per_step)
 
     def evaluate(self, loader: Loader, stop: StopRequest) -> Metrics:
-        """Validate the network in the precision it is trained in."""
+        """Validate the network in the precision it is trained in.
+
+        Raises:
+            DivergedError: the loss is not finite.
+        """
         metrics, _ = evaluate(
             self.model,
             loader,
@@ -161,7 +147,17 @@ class Trainer:
             label_smoothing=self._criterion.label_smoothing,
             label=f"Epoch {self.state.epoch:03d} val",
         )
+        if not math.isfinite(metrics.loss):
+            raise DivergedError(
+                f"the validation loss became {metrics.loss} after epoch {self.state.epoch}: "
+                f"{self._advice()}"
+            )
         return metrics
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the step to come."""
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the steps to come depend on, as tensors and plain data.
@@ -179,11 +175,32 @@ class Trainer:
             "rng": _random_state(),
         }
 
-    def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+    def load_state_dict(self, content: dict[str, Any], *, replan: bool = False) -> None:
+        """Continue from what `state_dict` gave.
+
+        replan: keep the schedule that this engine was built with, and take one's place in it.
+
+        Raises:
+            CheckpointError: it is that of another network.
+        """
+        try:
+            self._load(content, replan=replan)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise CheckpointError(f"the checkpoint does not fit this run: {first}") from error
+
+    def _load(self, content: dict[str, Any], *, replan: bool) -> None:
         self.model.load_state_dict(content["model"])
-        self._optimizer.load_state_dict(content["optimizer"])
-        self._scheduler.load_state_dict(content["scheduler"])
+        saved, step = content["optimizer"], content["state"]["step"]
+        if replan:
+            load_under_new_plan(self._optimizer, self._scheduler, saved, step=step)
+        else:
+            self._optimizer.load_state_dict(saved)
+            load_schedule(self._scheduler, content["scheduler"])
+        for parameter, state in self._optimizer.state.items():
+            momentum = state["momentum_buffer"]
+            if momentum is not None and momentum.shape != parameter.shape:
+                raise ValueError(f"a momentum of shape {tuple(momentum.shape)}")
         if content["scaler"] and self._scaler.is_enabled():  # empty where nothing was scaled
             self._scaler.load_state_dict(content["scaler"])
         self.state = TrainState(**content["state"])
@@ -199,10 +216,14 @@ class Trainer:
                 batch = self.state.batch - len(losses) + offset
                 raise DivergedError(
                     f"the loss became {loss} in epoch {self.state.epoch}, batch {batch} (step "
-                    f"{first_step + offset}) at a learning rate of {rate:.3g}: try a lower "
-                    "--max-lr. Nothing of it was saved; earlier checkpoints are unharmed"
+                    f"{first_step + offset}) at a learning rate of {rate:.3g}: {self._advice()}"
                 )
             self.state.loss_sum += loss
+        if self._scaler.is_enabled() and self._scaler.get_scale() < _LEAST_SCALE:
+            raise DivergedError(
+                f"gradients overflow fp16 step after step, up to step {self.state.step}: "
+                f"{self._advice()}, --precision bf16 or --no-amp"
+            )
         top1, top5 = self._hits.tolist()
         self.state.top1 += top1
         self.state.top5 += top5
@@ -228,13 +249,18 @@ class Trainer:
         )
 
     def _refuse_infinite_weights(self) -> None:
-        floats = [t for t in self.model.state_dict().values() if t.is_floating_point()]
-        norms = torch.stack(torch._foreach_norm(floats))
+        """Look at the weights, their statistics and their momenta. Blocking."""
+        momenta = [state["momentum_buffer"] for state in self._optimizer.state.values()]
+        tensors = [*self.model.state_dict().values(), *(m for m in momenta if m is not None)]
+        norms = torch.stack(torch._foreach_norm([t for t in tensors if t.is_floating_point()]))
         if not bool(norms.isfinite().all()):
             raise DivergedError(
-                f"a weight is no longer finite after step {self.state.step}: try a lower --max-lr. "
-                "Nothing of it was saved; earlier checkpoints are unharmed"
+                f"a weight is no longer finite after step {self.state.step}: {self._advice()}"
             )
+
+    def _advice(self) -> str:
+        lower = self._optimizer.param_groups[0]["max_lr"] / 2
+        return f"try a lower --max-lr, such as {lower:.2g}"
 
 
 def _random_state() -> dict[str, Tensor]:

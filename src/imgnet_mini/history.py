@@ -1,6 +1,7 @@
 """train_log.csv, logs.md and TensorBoard, from one stream of epoch records."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
@@ -8,7 +9,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from imgnet_mini.atomic_file import replacing, write_text
+from imgnet_mini.atomic_file import explaining_writes, replacing, write_text
 from imgnet_mini.records import EpochRecord, to_csv, to_markdown
 from imgnet_mini.run_paths import RunPaths
 
@@ -20,25 +21,40 @@ class History:
     """The records of a run. The text files are rewritten whole after each epoch: they are small."""
 
     def __init__(self, paths: RunPaths, records: Sequence[EpochRecord], *, step: int) -> None:
-        """Take up a history of whole epochs at a step; what was logged beyond it is dropped."""
+        """Take up a history of whole epochs at a step; what was logged beyond it is dropped.
+
+        Raises:
+            WriteError: the folder of the events cannot be written.
+        """
         self._paths = paths
         self.records = list(records)
-        _drop_events_beyond(paths.event_dir, step=step, epoch=len(self.records) // 2)
-        self._events = SummaryWriter(str(paths.event_dir))
+        with explaining_writes(paths.event_dir):
+            _drop_events_beyond(paths.event_dir, step=step, epoch=len(self.records) // 2)
+            self._events = SummaryWriter(str(paths.event_dir))
 
     def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
-        """Log the loss and the rate of each of some consecutive steps."""
-        for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
-            self._events.add_scalar("train/loss_step", loss, first_step + offset)
-            self._events.add_scalar("train/lr", rate, first_step + offset)
+        """Log the loss and the rate of each of some consecutive steps.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        with explaining_writes(self._paths.event_dir):
+            for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
+                self._events.add_scalar("train/loss_step", loss, first_step + offset)
+                self._events.add_scalar("train/lr", rate, first_step + offset)
 
     def add_epoch(self, train: EpochRecord, val: EpochRecord) -> None:
-        """Log an epoch to TensorBoard; `write` brings it to the text files."""
-        for record in (train, val):
-            for name in ("loss", "top1", "top5", "imgs_per_sec"):
-                tag = f"{record.phase}/{name}"
-                self._events.add_scalar(tag, getattr(record, name), record.epoch)
-            self.records.append(record)
+        """Log an epoch to TensorBoard; `write` brings it to the text files.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        with explaining_writes(self._paths.event_dir):
+            for record in (train, val):
+                for name in ("loss", "top1", "top5", "imgs_per_sec"):
+                    tag = f"{record.phase}/{name}"
+                    self._events.add_scalar(tag, getattr(record, name), record.epoch)
+                self.records.append(record)
         self.flush()
 
     def write(self) -> None:
@@ -47,16 +63,31 @@ class History:
         Raises:
             WriteError: one of them cannot be written.
         """
-        write_text(self._paths.train_log, to_csv(self.records))
-        write_text(self._paths.markdown_log, to_markdown(self.records))
+        write_logs(self._paths, self.records)
 
     def flush(self) -> None:
-        """Bring every event to the file, before a checkpoint says that it is there."""
-        self._events.flush()
+        """Bring every event to the file, before a checkpoint says that it is there.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        with explaining_writes(self._paths.event_dir):
+            self._events.flush()
 
     def close(self) -> None:
         """End the event file."""
-        self._events.close()
+        with suppress(OSError):  # what could not be written then has been reported before
+            self._events.close()
+
+
+def write_logs(paths: RunPaths, records: Sequence[EpochRecord]) -> None:
+    """Write `train_log.csv` and `logs.md`.
+
+    Raises:
+        WriteError: one of them cannot be written.
+    """
+    write_text(paths.train_log, to_csv(records))
+    write_text(paths.markdown_log, to_markdown(records))
 
 
 def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:

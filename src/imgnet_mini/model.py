@@ -1,6 +1,7 @@
 """The network."""
 
 import difflib
+import hashlib
 
 import torch
 import torchvision
@@ -36,3 +37,12 @@ def build_model(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--arch {model.arch} with --img-size {img_size}: {error}") from error
     return network.to(device).to(memory_format=torch.channels_last)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hex digest of all weights and statistics: that of another network if a single bit differs."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """The name of every file of a run."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,44 @@ class RunPaths:
         """The state after the newest epoch, or after the step at which the run was stopped."""
         return self.checkpoint_dir / "checkpoint.pth"
 
+    def checkpoint_at(self, step: int) -> Path:
+        """An earlier state, kept beside the newest to fall back on."""
+        return self.checkpoint_dir / f"checkpoint-{step}.pth"
+
+    def earlier_checkpoints(self) -> list[Path]:
+        """All that is kept of earlier states, the latest written first."""
+        pattern = re.compile(r"checkpoint-\d+\.pth")
+        found = [p for p in self.checkpoint_dir.glob("*.pth") if pattern.fullmatch(p.name)]
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
     @property
     def best(self) -> Path:
         """The weights of the epoch with the best validation top-1."""
         return self.checkpoint_dir / "best.pth"
+
+    def checkpoint_files(self) -> list[Path]:
+        """Every file of the checkpoints, the newest last: while one is there, so is the run."""
+        others = (self.manifest, self.damaged, self.best)
+        return [*others, *reversed(self.earlier_checkpoints()), self.checkpoint]
+
+    @property
+    def manifest(self) -> Path:
+        """The digests of all that was saved."""
+        return self.checkpoint_dir / "manifest.json"
+
+    @property
+    def damaged(self) -> Path:
+        """What a checkpoint that was not as it was saved is renamed to."""
+        return self.checkpoint_dir / "checkpoint.pth.damaged"
+
+    def written_folders(self) -> tuple[Path, Path, Path]:
+        """Where the process that trains writes, and no other."""
+        return self.checkpoint_dir, self.log_dir, self.event_dir
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that writes the run."""
+        return self.checkpoint_dir / ".lock"
 
     @property
     def log_dir(self) -> Path:

@@ -107,6 +107,12 @@ class DataConfig(Section):
     loader: Literal["auto", "folder", "pack"] = "auto"
     """Where images come from; auto takes the pack where it is there and up to date."""
 
+    skip_bad: bool = False
+    """Leave out images that cannot be decoded, instead of stopping; without a pack, decodes all."""
+
+    allow_missing_val_classes: bool = False
+    """Let val/ lack classes that train/ has."""
+
     pack_on_device: Literal["auto", "on", "off"] = "auto"
     """Keep the pack in the GPU's memory; auto: where training leaves room for it."""
 
@@ -116,9 +122,6 @@ class PrepareConfig(Section):
 
     pack_size: Annotated[int | None, Ge(32), Le(2048)] = None
     """Side of the squares that training images become; unset: 3/2 of img_size, at most theirs."""
-
-    on_corrupt: Literal["error", "skip"] = "error"
-    """Images that cannot be decoded: stop and list them, or leave them out of the pack."""
 
 
 class ModelConfig(Section):
@@ -160,6 +163,16 @@ class ScheduleConfig(Section):
     """The last rate is the first divided by this."""
 
 
+class CheckpointConfig(Section):
+    """How often a run is saved, and how much of it is kept."""
+
+    keep: Annotated[int, Ge(0)] = 2
+    """Newest checkpoints to keep, beside the best; 1 leaves none to fall back on, 0 keeps all."""
+
+    save_minutes: Annotated[float, Gt(0)] = 10.0
+    """Save inside an epoch too, when so much time has passed since the last checkpoint."""
+
+
 class FinderConfig(Section):
     """The learning-rate range test."""
 
@@ -193,6 +206,9 @@ class RuntimeConfig(Section):
 
     compile: bool = False
     """Compile the network with torch.compile."""
+
+    deterministic: bool = False
+    """Take only kernels that give the same bits each time; a CPU's do so anyway, a GPU's cost."""
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
     """Seed of the weights, the order of the images and their augmentation."""

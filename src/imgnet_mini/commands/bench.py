@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from imgnet_mini.commands.setup import Setup, describe_environment, explaining_memory, set_up
+from imgnet_mini.commands.setup import Setup, describe_environment, explaining_device_errors, set_up
 from imgnet_mini.config import RunConfig, Tables
 from imgnet_mini.console import in_bytes, say, show_table
 from imgnet_mini.data.choice import Images
@@ -92,7 +92,7 @@ def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(History(RunPaths(Path(folder), "bench"), [], step=0)) as history,
-        explaining_memory(given.data.batch_size),
+        explaining_device_errors(given.data.batch_size),
         StopRequest() as stop,
     ):
         bench = _Bench(given, setup, history, stop, seconds / _STRETCHES)

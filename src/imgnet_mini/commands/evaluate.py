@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from imgnet_mini.atomic_file import write_text
-from imgnet_mini.checkpoint.reader import file_sha256, load_tensors
-from imgnet_mini.commands.setup import explaining_memory, run_options
+from imgnet_mini.checkpoint.load import read_weights
+from imgnet_mini.checkpoint.reader import file_sha256
+from imgnet_mini.commands.setup import explaining_device_errors, paths_of, run_options
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
 from imgnet_mini.data.choice import Images, choose_images
@@ -24,6 +25,7 @@ from imgnet_mini.evaluation import Metrics, evaluate
 from imgnet_mini.model import build_model
 from imgnet_mini.precision import Precision
 from imgnet_mini.predictions import Predictions
+from imgnet_mini.progress import show_bar
 from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.signals import StopRequest, StopRequestedError
 
@@ -49,11 +51,11 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
     if "loader" not in given.given().get("data", {}):
         # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
         config = config.override({"data": {"loader": "auto"}})
-    paths = RunPaths(config.run.output_dir, config.run.name)
+    paths = paths_of(config.run)
     path = checkpoint_path(checkpoint, paths, config)
-    content = load_tensors(path)
+    content = read_weights(path)
     device = choose_device(config.runtime)
-    images = choose_images(config.run, config.data, training=False)
+    images = choose_images(config.run, config.data, training=False, watch=show_bar)
     say(*images.notes)
     model = load_network(config, content, path, images.train, device)
     metrics, predictions = _measure(config, model, images, device, tta=tta)
@@ -82,7 +84,7 @@ def _measure(
 ) -> tuple[Metrics, Predictions]:
     with (
         closing(build_eval_loader(config.data, images, device=device)) as loader,
-        explaining_memory(config.data.batch_size),
+        explaining_device_errors(config.data.batch_size),
         StopRequest() as stop,
     ):
         try:
@@ -151,8 +153,6 @@ def load_network(
         CheckpointError: the architecture or the classes differ.
     """
     weights = content.get("model", content)
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise CheckpointError(f"{path} holds no weights of a network")
     arch = content.get("config", {}).get("model", {}).get("arch", config.model.arch)
     if arch != config.model.arch:
         raise CheckpointError(
@@ -184,6 +184,7 @@ def load_network(
 def _epoch(content: dict[str, Any]) -> int | None:
     """The epoch after which the weights were saved; unknown for a plain state dict."""
     if "state" in content:
-        return int(content["state"]["epoch"]) - 1
+        finished = int(content["state"]["epoch"])
+        return finished - 1 if finished else None
     epoch = content.get("epoch")
     return epoch if isinstance(epoch, int) else None

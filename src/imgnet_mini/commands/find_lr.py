@@ -5,7 +5,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from imgnet_mini.commands.setup import Setup, explaining_memory, options_of, set_up
+from imgnet_mini.commands.setup import Setup, explaining_device_errors, options_of, set_up
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
 from imgnet_mini.device import describe_device
@@ -67,7 +67,7 @@ def _measure(config: RunConfig, setup: Setup) -> Curve:
     autocast = {"device_type": precision.device_type, "dtype": precision.dtype}
     with (
         closing(setup.train_loader) as loader,
-        explaining_memory(config.data.batch_size),
+        explaining_device_errors(config.data.batch_size),
         StopRequest() as stop,
         show_bar("find-lr", steps) as bar,
     ):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import in_bytes, say
-from imgnet_mini.data.folder import ImageFolder, find_splits, listed
+from imgnet_mini.data.folder import ImageFolder, count_ignored, find_splits, listed
 from imgnet_mini.data.pack.format import Manifest, array_files, open_pack
 from imgnet_mini.data.pack.plan import Plan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
@@ -24,9 +24,14 @@ def run(given: RunConfig) -> None:
         StoppedError: a signal ended the work; what is done is kept.
     """
     pack_dir = given.run.pack
-    train, val = find_splits(given.run.data_root)
+    train, val = find_splits(
+        given.run.data_root, allow_missing_val_classes=given.data.allow_missing_val_classes
+    )
+    ignored = count_ignored(train, val)
+    if ignored:
+        say(f"Files passed over: {ignored}")
     plan = make_plan(train, val, pack_size=given.prepare.pack_size, img_size=given.data.img_size)
-    manifest = _current(pack_dir, train, val, plan, skip=given.prepare.on_corrupt == "skip")
+    manifest = _current(pack_dir, train, val, plan, skip=given.data.skip_bad)
     if manifest is not None:
         say(f"The pack in {pack_dir} is up to date")
         return
@@ -34,7 +39,7 @@ def run(given: RunConfig) -> None:
         f"Packing {len(train)} training images at {plan.pack_size} px and {len(val)} validation "
         f"images at {plan.img_size} px into {pack_dir}, {in_bytes(plan.nbytes)}"
     )
-    manifest = _write(plan, pack_dir, skip=given.prepare.on_corrupt == "skip")
+    manifest = _write(plan, pack_dir, skip=given.data.skip_bad)
     if manifest.skipped:
         say(f"Left out, {len(manifest.skipped)} broken:", listed(manifest.skipped))
     if manifest.suspect:

@@ -8,7 +8,7 @@ import torch
 from imgnet_mini.atomic_file import write_text
 from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands import evaluate
-from imgnet_mini.commands.setup import run_options
+from imgnet_mini.commands.setup import paths_of, run_options
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
 from imgnet_mini.data.classes import display_names
@@ -39,7 +39,7 @@ def run(given: RunConfig) -> None:
         CheckpointError: its checkpoint is missing or damaged.
     """
     config = evaluate.saved_settings(given)
-    paths = RunPaths(config.run.output_dir, config.run.name)
+    paths = paths_of(config.run)
     records = read_csv(paths.train_log) if paths.train_log.exists() else []
     if not records:
         raise DataError(

@@ -5,12 +5,13 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import PIL
 import torch
 import torchvision
 from torch import nn
@@ -25,7 +26,9 @@ from imgnet_mini.errors import ConfigError
 from imgnet_mini.model import build_model
 from imgnet_mini.optim import build_loss
 from imgnet_mini.precision import Precision, choose_precision
+from imgnet_mini.progress import show_bar
 from imgnet_mini.reporting.summary import count_parameters
+from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.sections import RunSection
 
 
@@ -41,8 +44,10 @@ class Setup:
     criterion: nn.CrossEntropyLoss
 
 
-def set_up(config: RunConfig) -> Setup:
+def set_up(config: RunConfig, *, skipped: Mapping[str, str] | None = None) -> Setup:
     """Check the settings, the machine and the images, then build.
+
+    skipped: the image files that the run goes without, if that has been found out before.
 
     Raises:
         ConfigError: a setting does not fit the machine, the network or the images.
@@ -50,7 +55,7 @@ def set_up(config: RunConfig) -> Setup:
     """
     device = choose_device(config.runtime)
     precision = choose_precision(config.runtime, device)
-    images = choose_images(config.run, config.data)
+    images = choose_images(config.run, config.data, skipped=skipped, watch=show_bar)
     train_loader = build_train_loader(config.data, images, seed=config.runtime.seed, device=device)
     model = build_model(
         config.model,
@@ -75,12 +80,13 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
+        "pillow": PIL.__version__,
         "imgnet_mini": __version__,
         "classes": len(setup.images.train.classes),
         "train_images": len(setup.images.train),
         "val_images": len(setup.images.val),
         "loader": _describe_loader(setup.images),
-        "skipped": [] if setup.images.pack is None else setup.images.pack.manifest.skipped,
+        "skipped": [f"{place}: {why}" for place, why in setup.images.skipped.items()],
         "parameters": count_parameters(setup.model),
         "command": ["imgnet-mini", *sys.argv[1:]],
     }
@@ -92,10 +98,26 @@ def _describe_loader(images: Images) -> str:
     return "image files" if pack is None else f"pack of {pack.manifest.pack_size} px"
 
 
-def fingerprint(images: ImageFolder) -> str:
-    """Changes when an image is added, removed, renamed or moved to another class."""
+def names_fingerprint(images: ImageFolder) -> str:
+    """What version 0.1.0 knew images by: classes and names."""
     names = json.dumps([images.classes, [images.relative(i) for i in range(len(images))]])
     return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def paths_of(run: RunSection) -> RunPaths:
+    """The places of the run that was named.
+
+    Raises:
+        ConfigError: one of them is a link that leads out of the output folder.
+    """
+    paths = RunPaths(run.output_dir, run.name)
+    for folder in (paths.checkpoint_dir, paths.log_dir, paths.event_dir, paths.report_dir):
+        if not folder.resolve().is_relative_to(folder.parent.resolve()):
+            raise ConfigError(
+                f"{folder} is a link out of {folder.parent}, to {folder.resolve()}: name that "
+                "place with --output-dir, or remove the link"
+            )
+    return paths
 
 
 def run_options(run: RunSection) -> str:
@@ -119,24 +141,34 @@ def options_of(config: RunConfig, *sections: str, leave_out: Collection[str] = (
 
 
 @contextmanager
-def explaining_memory(batch_size: int) -> Iterator[None]:
-    """Turn an out-of-memory error into advice.
+def explaining_device_errors(batch_size: int) -> Iterator[None]:
+    """Turn what torch says of memory and of missing kernels into advice.
 
     Raises:
-        ConfigError: the device's memory is too small.
+        ConfigError: the device's memory is too small, or `deterministic` asks too much of it.
     """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(_memory_advice(batch_size)) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        raise ConfigError(_memory_advice(batch_size)) from error
-
-
-def _memory_advice(batch_size: int) -> str:
-    return (
+    advice = (
         f"out of memory at --batch-size {batch_size}: try --batch-size {max(1, batch_size // 2)}, "
         "a smaller --img-size or a smaller --arch"
     )
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(advice) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise ConfigError(advice) from error
+        if "deterministic implementation" in str(error):
+            kernel = str(error).split()[0]
+            raise ConfigError(
+                f"--deterministic: {kernel} has no such kernel on this device; leave the flag "
+                "out, or choose another --arch"
+            ) from error
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            f"--batch-size {batch_size} is too small for this network at this --img-size: its "
+            "batch norms need more than one value; use 2 or more"
+        ) from error

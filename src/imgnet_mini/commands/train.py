@@ -1,37 +1,30 @@
 """Train a network from scratch, or continue a run. The one place that puts the parts together."""
 
-import json
 from contextlib import closing
-from dataclasses import asdict
-from typing import Any
 
-from imgnet_mini.atomic_file import write_text
-from imgnet_mini.checkpoint.reader import Content
-from imgnet_mini.checkpoint.store import save_checkpoint
+from imgnet_mini.atomic_file import explaining_writes, sweep
+from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.commands.setup import (
     Setup,
     describe_environment,
-    explaining_memory,
-    fingerprint,
+    explaining_device_errors,
+    paths_of,
     run_options,
     set_up,
 )
+from imgnet_mini.commands.training_run import TrainingRun
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.engine import Trainer, TrainState
+from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError, StoppedError
-from imgnet_mini.evaluation import Metrics
 from imgnet_mini.finder.results import latest_suggestion
 from imgnet_mini.history import History
+from imgnet_mini.model import weights_sha256
 from imgnet_mini.optim import build_optimizer, build_scheduler, linear_rule
-from imgnet_mini.records import EpochRecord, Phase
-from imgnet_mini.reporting.summary import summarise_model
+from imgnet_mini.run_lock import locked_run
 from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.signals import StopRequest, StopRequestedError
-
-RECORDED = ("imgnet_mini", "torch", "device", "threads")
-"""What of the environment decides the bits of a result, besides the settings."""
 
 
 def run(given: RunConfig, *, overwrite: bool) -> None:
@@ -39,9 +32,26 @@ def run(given: RunConfig, *, overwrite: bool) -> None:
 
     Raises:
         ConfigError: a run of this name exists and `overwrite` is off; see also `set_up`.
+        InUseError: another process is at it.
     """
-    paths = RunPaths(given.run.output_dir, given.run.name)
-    existing = [path for path in (paths.checkpoint, paths.best, paths.train_log) if path.exists()]
+    paths = paths_of(given.run)
+    _refuse_existing(given, paths, overwrite=overwrite)
+    config = with_peak_rate(given, paths)
+    setup = set_up(config)
+    config = config.override({"data": {"loader": setup.images.loader}})
+    trainer = build_trainer(config, setup)
+    with locked_run(paths.name, paths.lock):
+        _refuse_existing(given, paths, overwrite=overwrite)  # by one that was quicker
+        _remove_run(paths)
+        store = CheckpointStore(paths, keep=config.checkpoint.keep)
+        _announce(config, paths, setup)
+        history = History(paths, [], step=0)
+        train(TrainingRun(config, paths, setup, trainer, history, store), new_plan=True)
+
+
+def _refuse_existing(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> None:
+    states = [paths.checkpoint, paths.best, *paths.earlier_checkpoints(), paths.train_log]
+    existing = [path for path in states if path.exists()]
     if existing and not overwrite:
         options = run_options(given.run)
         raise ConfigError(
@@ -50,17 +60,6 @@ def run(given: RunConfig, *, overwrite: bool) -> None:
             "or with train --resume, start another one under a new --name, or replace it with "
             "train --overwrite"
         )
-    config = with_peak_rate(given, paths)
-    setup = set_up(config)
-    config = config.override({"data": {"loader": setup.images.loader}})
-    trainer = build_trainer(config, setup)
-    if existing:
-        _remove_run(paths)
-    write_text(paths.config, config.to_toml())
-    write_text(paths.environment, json.dumps(describe_environment(setup), indent=2) + "\n")
-    write_text(paths.model_summary, summarise_model(setup.model, config.data.img_size))
-    _announce(config, paths, setup)
-    train(config, paths, setup, trainer, History(paths, [], step=0))
 
 
 def with_peak_rate(config: RunConfig, paths: RunPaths) -> RunConfig:
@@ -107,93 +106,60 @@ def build_trainer(config: RunConfig, setup: Setup) -> Trainer:
     )
 
 
-def train(
-    config: RunConfig, paths: RunPaths, setup: Setup, trainer: Trainer, history: History
-) -> None:
-    """Take the epochs that remain, saving after each.
+def train(run: TrainingRun, *, new_plan: bool) -> None:
+    """Take the epochs that remain, saving after each, and inside long ones.
+
+    new_plan: whether nothing is saved yet of the schedule.
 
     Raises:
         StoppedError: a signal ended the run; its state is saved.
         DivergedError: a loss or a weight is not finite; the newest checkpoint is from before.
     """
-    state = trainer.state
-    identity = _identity(config, setup)
-    history.write()
+    state, data, device = run.trainer.state, run.config.data, run.setup.device
     with (
-        closing(setup.train_loader) as train_loader,
-        closing(build_eval_loader(config.data, setup.images, device=setup.device)) as val_loader,
-        closing(history),
-        explaining_memory(config.data.batch_size),
+        closing(run.setup.train_loader) as train_loader,
+        closing(build_eval_loader(data, run.setup.images, device=device)) as val_loader,
+        closing(run.history),
+        run.saying_what_is_safe(),
+        explaining_device_errors(data.batch_size),
         StopRequest() as stop,
     ):
+        run.begin(new_plan=new_plan)
         try:
-            while state.epoch < config.schedule.epochs:
-                trained = trainer.train_epoch(train_loader, history, stop)
-                validated = trainer.evaluate(val_loader, stop)
-                records = (
-                    _record(state, "train", trained),
-                    _record(state, "val", validated),
+            while state.epoch < run.config.schedule.epochs:
+                trained = run.trainer.train_epoch(
+                    train_loader,
+                    run.history,
+                    stop,
+                    save=run.save,
+                    save_seconds=60 * run.config.checkpoint.save_minutes,
                 )
-                history.add_epoch(*records)
-                is_best = state.finish_epoch(validated.top1)
-                content = _content(trainer, history, identity)
-                if is_best:  # first: a run killed between the two makes this epoch again
-                    best = {"model": content["model"], "epoch": state.best_epoch}
-                    save_checkpoint(paths.best, best | {"metrics": asdict(validated)} | identity)
-                save_checkpoint(paths.checkpoint, content)
-                history.write()
-                say(*(record.to_line() for record in records))
+                validated = run.trainer.evaluate(val_loader, stop)
+                run.finish_epoch(trained, validated)
         except StopRequestedError as error:
-            history.flush()
-            save_checkpoint(paths.checkpoint, _content(trainer, history, identity))
+            run.save()
             raise StoppedError(
-                f"stopped by {error} and saved: epoch {state.epoch}, batch {state.batch} of "
-                f"{len(train_loader)}. Continue with\n"
-                f"  imgnet-mini resume{run_options(config.run)}",
+                f"stopped by {error} and saved: step {state.step} (epoch {state.epoch}, batch "
+                f"{state.batch} of {len(train_loader)}). Continue with\n"
+                f"  imgnet-mini resume{run_options(run.config.run)}",
                 error.signal_number,
             ) from error
     say(
         f"Done: best top-1 {state.best_top1:.2f}% after epoch {state.best_epoch:03d}, "
-        f"in {paths.best}",
-        f"Next: imgnet-mini report{run_options(config.run)}",
+        f"in {run.paths.best}",
+        f"Final weights sha256 {weights_sha256(run.setup.model)}",
+        f"Next: imgnet-mini report{run_options(run.config.run)}",
     )
-
-
-def _record(state: TrainState, phase: Phase, metrics: Metrics) -> EpochRecord:
-    return EpochRecord(
-        epoch=state.epoch,
-        phase=phase,
-        loss=metrics.loss,
-        top1=metrics.top1,
-        top5=metrics.top5,
-        lr=state.rate,
-        imgs_per_sec=metrics.imgs_per_sec,
-    )
-
-
-def _identity(config: RunConfig, setup: Setup) -> Content:
-    """What a checkpoint belongs to."""
-    environment = describe_environment(setup)
-    return {
-        "config": config.model_dump(mode="json"),
-        "classes": list(setup.images.train.classes),
-        "train_fingerprint": fingerprint(setup.images.train),
-        "pack": setup.images.pack.manifest.id if setup.images.pack is not None else None,
-        "environment": {name: environment[name] for name in RECORDED},
-    }
-
-
-def _content(trainer: Trainer, history: History, identity: Content) -> Content:
-    records: list[dict[str, Any]] = [asdict(record) for record in history.records]
-    return trainer.state_dict() | identity | {"records": records}
 
 
 def _remove_run(paths: RunPaths) -> None:
-    """Remove the files that the run of this name has made, and no others."""
-    written = [paths.checkpoint, paths.best, paths.train_log, paths.markdown_log]
+    """Remove the files that the run of this name has made, if there is one, and no others."""
+    written = [*paths.checkpoint_files(), paths.train_log, paths.markdown_log, paths.environment]
     written += [*paths.pictures_and_tables, *paths.event_dir.glob("events.out.tfevents.*")]
-    for path in written:
-        path.unlink(missing_ok=True)
+    with explaining_writes(paths.checkpoint_dir):
+        for path in written:
+            path.unlink(missing_ok=True)
+        sweep(*paths.written_folders())
 
 
 def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:

@@ -1,21 +1,35 @@
 """Which images a command works on: the files themselves, or a pack of them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from imgnet_mini.data.folder import ImageFolder, find_splits, refuse_broken_images
+import numpy as np
+
+from imgnet_mini.data.folder import ImageFolder, count_ignored, find_splits
 from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
+from imgnet_mini.data.scan import (
+    Watch,
+    describe_skipped,
+    find_broken_images,
+    refuse_broken_images,
+    unwatched,
+)
 from imgnet_mini.errors import DataError
 from imgnet_mini.sections import DataConfig, RunSection
 
 
 @dataclass(frozen=True)
 class Images:
-    """The two splits, and the pack they are read from, if any; `notes` say what to know of it."""
+    """The two splits, and the pack they are read from, if any; `notes` say what to know of it.
+
+    skipped: place (`train/<class>/<image>`) and reason of each file that is left out.
+    """
 
     train: ImageFolder
     val: ImageFolder
     pack: Pack | None = None
     notes: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def loader(self) -> str:
@@ -28,41 +42,97 @@ class Images:
         return self.pack.val if self.pack is not None and fits else None
 
 
-def choose_images(run: RunSection, data: DataConfig, *, training: bool = True) -> Images:
+def choose_images(
+    run: RunSection,
+    data: DataConfig,
+    *,
+    training: bool = True,
+    skipped: Mapping[str, str] | None = None,
+    watch: Watch = unwatched,
+) -> Images:
     """Find the images, take the pack where it is wanted, and check the files that will be read.
 
     training: whether the training images will be read at all.
+    skipped: leave out these and no others, as a run did before.
+    watch: shows how far the scan is that `skip_bad` asks for.
 
     Raises:
         DataError: the folders cannot be used, the pack that was asked for cannot, or files are
             broken.
     """
-    train, val = find_splits(run.data_root)
-    images = Images(train, val)
-    if data.loader == "pack":
-        images = _packed(run, data, train, val)
-    elif data.loader == "auto":
-        try:
-            images = _packed(run, data, train, val)
-        except NoPackError as error:
-            if run.pack_dir is not None:
-                images = Images(train, val, notes=(f"Note: {error}",))
-        except DataError as error:
-            images = Images(
-                train, val, notes=(f"Note: {error}. Until then, the files are decoded",)
-            )
-    if training and images.pack is None:
-        refuse_broken_images(images.train, images.val)
-    elif images.packed_val(data.img_size) is None:
-        refuse_broken_images(images.val)
-    return images
+    train, val = find_splits(
+        run.data_root, allow_missing_val_classes=data.allow_missing_val_classes
+    )
+    images = _choose(run, data, Images(train, val), skipped)
+    if skipped and images.pack is None:
+        images = _leave_out(images, skipped)
+    read = _read_from_files(images, data.img_size, training=training)
+    if data.skip_bad and skipped is None:
+        images = _leave_out(images, find_broken_images(*read, watch=watch))
+    else:
+        refuse_broken_images(*read)
+    ignored = count_ignored(train, val, hidden=False)
+    notes = (
+        *images.notes,
+        *([f"Note: files passed over: {ignored}"] if ignored else []),
+        *([f"Note: {describe_skipped(images.skipped)}"] if images.skipped else []),
+    )
+    return replace(images, notes=notes)
 
 
-def _packed(run: RunSection, data: DataConfig, train: ImageFolder, val: ImageFolder) -> Images:
-    pack = open_pack(run.pack, train, val)
+def _choose(
+    run: RunSection, data: DataConfig, files: Images, skipped: Mapping[str, str] | None
+) -> Images:
+    """The pack, where it is wanted and fits; else the files."""
+    if data.loader == "folder":
+        return files
+    try:
+        return _packed(run, data, files, skipped)
+    except NoPackError as error:
+        if data.loader == "pack":
+            raise
+        return replace(files, notes=(f"Note: {error}",)) if run.pack_dir is not None else files
+    except DataError as error:
+        if data.loader == "pack":
+            raise
+        return replace(files, notes=(f"Note: {error}. Until then, the files are decoded",))
+
+
+def _packed(
+    run: RunSection, data: DataConfig, files: Images, skipped: Mapping[str, str] | None
+) -> Images:
+    pack = open_pack(run.pack, files.train, files.val)
     if data.img_size > pack.manifest.img_size:
         raise DataError(
             f"the pack in {run.pack} is for --img-size {pack.manifest.img_size} or less; make it "
             f"anew with imgnet-mini prepare --img-size {data.img_size}"
         )
-    return Images(pack.train.images, pack.val.images, pack)
+    images = Images(pack.train.images, pack.val.images, pack, skipped=pack.skipped)
+    if skipped is None:
+        return images
+    kept = _leave_out(files, skipped)
+    for packed, split in ((images.train, kept.train), (images.val, kept.val)):
+        if not np.array_equal(packed.files, split.files):
+            raise DataError(
+                f"the pack in {run.pack} leaves out other files of {split.root} than this run; "
+                "use --loader folder"
+            )
+    return replace(images, skipped=skipped)
+
+
+def _leave_out(images: Images, skipped: Mapping[str, str]) -> Images:
+    if not skipped:
+        return images
+    return replace(
+        images,
+        train=images.train.without(skipped),
+        val=images.val.without(skipped),
+        skipped={**images.skipped, **skipped},
+    )
+
+
+def _read_from_files(images: Images, img_size: int, *, training: bool) -> list[ImageFolder]:
+    """The splits whose files are decoded, and not taken from a pack."""
+    if training and images.pack is None:
+        return [images.train, images.val]
+    return [] if images.packed_val(img_size) is not None else [images.val]

@@ -1,22 +1,25 @@
 """Find the classes and images of a data folder; refuse a broken tree before anything starts."""
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgnet_mini.data.images import EXTENSIONS, find_problem
+from imgnet_mini.console import printable
+from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.errors import DataError
 
 SHOWN = 10
 """How many culprits a message names before it counts the rest."""
 
-_CHECK_THREADS = 8  # the check waits for the disk, not for the processor
+_HIDDEN = "hidden"
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class ImageFolder:
     files: (N,) bytes, paths relative to `root`: one compact array, since a list of a
     million strings would be copied into every worker.
     targets: (N,) int64, positions in `classes`.
+    ignored: kind to number of the files that were passed over, such as `.txt` or `hidden`.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: NDArray[np.bytes_]
     targets: NDArray[np.int64]
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -40,54 +45,124 @@ class ImageFolder:
         """Path of an image relative to `root`, with forward slashes."""
         return os.fsdecode(self.files[index])
 
+    def place(self, index: int) -> str:
+        """Path of an image from the split on, such as `train/<class>/<image>`: wherever it lies."""
+        return f"{self.root.name}/{self.relative(index)}"
+
     def path(self, index: int) -> Path:
         """Path of an image."""
         return self.root / self.relative(index)
 
+    def without(self, places: Mapping[str, str]) -> "ImageFolder":
+        """All but the images at these places.
 
-def find_splits(data_root: Path) -> tuple[ImageFolder, ImageFolder]:
-    """Find the training and validation images.
+        Raises:
+            DataError: a class loses all that it has.
+        """
+        prefix = f"{self.root.name}/"
+        inside = [place for place in places if place.startswith(prefix)]
+        names = [os.fsencode(place.removeprefix(prefix)) for place in inside]
+        kept = ~np.isin(self.files, np.array(names, bytes))
+        self.refuse_loss(self.targets[kept])
+        return replace(self, files=self.files[kept], targets=self.targets[kept])
+
+    def refuse_loss(self, kept: NDArray[np.integer]) -> None:
+        """Compare with the targets of what is left of the images.
+
+        Raises:
+            DataError: a class has lost all that it had.
+        """
+        lost = np.setdiff1d(self.targets, kept)
+        if len(lost):
+            names = some_of([self.classes[target] for target in lost])
+            raise DataError(f"no image can be decoded in {names} of {self.root}")
+
+
+def find_splits(
+    data_root: Path, *, allow_missing_val_classes: bool = False
+) -> tuple[ImageFolder, ImageFolder]:
+    """Find the training and validation images; the classes of both are those of training.
 
     Raises:
         DataError: a split is missing or empty, the classes differ, or a class is empty.
+    """
+    train, val = read_splits(data_root)
+    problems = find_tree_problems(train, val, allow_missing_val_classes=allow_missing_val_classes)
+    if problems:
+        raise DataError("\n".join(problems))
+    if val.classes != train.classes:
+        position = {name: target for target, name in enumerate(train.classes)}
+        targets = np.array([position.get(name, -1) for name in val.classes])[val.targets]
+        val = replace(val, classes=train.classes, targets=targets)
+    return train, val
+
+
+def read_splits(data_root: Path) -> tuple[ImageFolder, ImageFolder]:
+    """Both splits as they are.
+
+    Raises:
+        DataError: a folder is missing, or cannot be read.
     """
     if not data_root.is_dir():
         raise DataError(_missing(data_root, "there is no such folder"))
     for split in ("train", "val"):
         if not (data_root / split).is_dir():
             raise DataError(_missing(data_root, f"it has no folder {split}/"))
-    train, val = find_images(data_root / "train"), find_images(data_root / "val")
-    _refuse_different_classes(train, val)
-    return train, val
+    return find_images(data_root / "train"), find_images(data_root / "val")
 
 
 def find_images(root: Path) -> ImageFolder:
     """Find the images of one split, one subfolder per class; hidden files are passed over.
 
     Raises:
-        DataError: there are no class folders, or some of them hold no images.
+        DataError: a folder cannot be read.
     """
+    ignored: Counter[str] = Counter()
     try:
-        classes = sorted(entry.name for entry in os.scandir(root) if _is_class(entry))
-        files = {name: sorted(_walk(root / name, f"{name}/")) for name in classes}
+        classes = sorted(_class_names(root, ignored))
+        files = [sorted(_walk(root / name, f"{name}/", ignored)) for name in classes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
-    if not classes:
-        raise DataError(
-            f"{root} has no class folders; expected {root / '<class>' / '<image>.JPEG'}"
-        )
-    empty = [name for name in classes if not files[name]]
-    if empty:
-        raise DataError(
-            f"no images in {some_of(empty)} of {root}; add images ({', '.join(EXTENSIONS)}) or "
-            "remove these folders from train/ and val/"
-        )
     return ImageFolder(
         root,
         tuple(classes),
-        np.array([os.fsencode(file) for name in classes for file in files[name]]),
-        np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes]),
+        np.array([os.fsencode(file) for in_class in files for file in in_class], bytes),
+        np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
+        dict(ignored),
     )
+
+
+def find_tree_problems(
+    train: ImageFolder, val: ImageFolder, *, allow_missing_val_classes: bool
+) -> list[str]:
+    """What is wrong with the classes of two splits."""
+    problems = []
+    for split in (train, val):
+        empty = [split.classes[n] for n in np.flatnonzero(_images_per_class(split) == 0)]
+        if not split.classes:
+            expected = split.root / "<class>" / "<image>.JPEG"
+            problems.append(f"{split.root} has no class folders; expected {expected}")
+        elif empty and not (split is val and allow_missing_val_classes and len(val)):
+            problems.append(
+                f"no images in {some_of(empty)} of {split.root}; add images "
+                f"({', '.join(EXTENSIONS)}) or remove these folders from train/ and val/"
+            )
+    if train.classes and val.classes:
+        problems += _different_classes(train, val, allow_missing_val_classes)
+        if len(train.classes) == 1:
+            (only,) = train.classes
+            problems.append(
+                f"{train.root} has one class, {only}: add another, for the network to tell from it"
+            )
+    return problems
+
+
+def case_twins(classes: Sequence[str]) -> list[str]:
+    """Names that differ in case only, such as `Cat and cat`; on other systems they are one."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [" and ".join(group) for group in groups.values() if len(group) > 1]
 
 
 def file_stamps(split: ImageFolder) -> NDArray[np.int64]:
@@ -105,63 +180,92 @@ def file_stamps(split: ImageFolder) -> NDArray[np.int64]:
     return stamps
 
 
-def refuse_broken_images(*splits: ImageFolder) -> None:
-    """Check both ends of every image file (about 20 microseconds each once cached).
-
-    Raises:
-        DataError: names the files that are empty, cut short or no images.
-    """
-    with ThreadPoolExecutor(_CHECK_THREADS) as pool:
-        problems = [
-            problem
-            for split in splits
-            for problem in pool.map(find_problem, map(split.path, range(len(split))), chunksize=256)
-            if problem
-        ]
-    if problems:
-        raise DataError(
-            f"{len(problems)} broken image file(s); replace or remove them:\n{listed(problems)}"
-        )
+def fingerprint(*splits: ImageFolder) -> str:
+    """Changes when an image is added, removed, renamed, reclassed, or of another length."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(json.dumps([split.classes, len(split)]).encode())
+        # A pack leaves more room for names than they need.
+        names = split.files.astype(f"S{np.char.str_len(split.files).max(initial=1)}")
+        for part in (names, split.targets.astype("<i8"), file_stamps(split)[:, 0].astype("<i8")):
+            digest.update(part.tobytes())
+    return digest.hexdigest()
 
 
-def listed(problems: Sequence[str]) -> str:
-    """The first few problems, a line each, and how many more there are."""
-    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    return "\n".join(f"  {problem}" for problem in [*problems[:SHOWN], *more])
+def listed(problems: Sequence[str], *, most: int = SHOWN) -> str:
+    """The first problems, a line each whatever is in them, and how many more there are."""
+    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+    return "\n".join(f"  {one_line(problem)}" for problem in [*problems[:most], *more])
 
 
 def some_of(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return one_line(", ".join(names[:SHOWN])) + more
 
 
-def _is_class(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
+def count_ignored(*splits: ImageFolder, hidden: bool = True) -> str:
+    """What was passed over, such as `12 .txt, 3 hidden`; empty where nothing was."""
+    counts = sum((Counter(split.ignored) for split in splits), Counter[str]())
+    kinds = [kind for kind, _ in counts.most_common() if hidden or kind != _HIDDEN]
+    return some_of([f"{counts[kind]} {kind}" for kind in kinds])
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[str]:
+def one_line(text: str) -> str:
+    """Text that a list or a terminal shows as it is, in one line."""
+    return printable(text).replace("\n", r"\n")
+
+
+def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                ignored[_HIDDEN] += 1
+            elif not entry.is_dir():
+                ignored["outside the class folders"] += 1
+            elif entry.is_symlink() and root.resolve().is_relative_to(Path(entry).resolve()):
+                raise DataError(f"{root / entry.name} is a link to a folder that it is in")
+            else:
+                yield entry.name
+
+
+def _walk(folder: Path, prefix: str, ignored: Counter[str]) -> Iterator[str]:
     """Image files below a class folder; links to folders are not followed: they may loop."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/")
-            elif not (entry.is_file() or entry.is_symlink()):
-                continue  # a pipe or a device; a link to nothing is named by the check to come
-            elif entry.name.lower().endswith(EXTENSIONS):
+                ignored[_HIDDEN] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", ignored)
+            # A link to nothing is named by the check to come; a pipe would be waited for.
+            elif entry.name.lower().endswith(EXTENSIONS) and (
+                entry.is_symlink() or entry.is_file()
+            ):
                 yield prefix + entry.name
+            else:
+                ignored[Path(entry.name).suffix.lower() or "without an extension"] += 1
 
 
-def _refuse_different_classes(train: ImageFolder, val: ImageFolder) -> None:
+def _images_per_class(split: ImageFolder) -> NDArray[np.int64]:
+    return np.bincount(split.targets, minlength=len(split.classes))
+
+
+def _different_classes(
+    train: ImageFolder, val: ImageFolder, allow_missing_val_classes: bool
+) -> list[str]:
     only_train = sorted(set(train.classes) - set(val.classes))
     only_val = sorted(set(val.classes) - set(train.classes))
-    if only_train or only_val:
-        lines = [f"{train.root} and {val.root} do not hold the same classes:"]
-        lines += [f"  only in train/: {some_of(only_train)}"] if only_train else []
-        lines += [f"  only in val/: {some_of(only_val)}"] if only_val else []
-        raise DataError("\n".join([*lines, "Add the missing folders, or remove the extra ones."]))
+    if not only_val and (allow_missing_val_classes or not only_train):
+        return []
+    lines = [f"{train.root} and {val.root} do not hold the same classes:"]
+    lines += [f"  only in train/: {some_of(only_train)}"] if only_train else []
+    lines += [f"  only in val/: {some_of(only_val)}"] if only_val else []
+    twins = case_twins([*only_train, *only_val])
+    lines += [f"  differing in case only: {some_of(twins)}"] if twins else []
+    lines += ["Add the missing folders, or remove the extra ones."]
+    if only_train and not allow_missing_val_classes:
+        lines += ["With --allow-missing-val-classes, val/ may lack classes of train/."]
+    return ["\n".join(lines)]
 
 
 def _missing(data_root: Path, reason: str) -> str:

@@ -7,14 +7,20 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from imgnet_mini.data.batches import Batch
 from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.folder import ImageFolder
+from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.order import Key, Order
-from imgnet_mini.errors import DataError
+from imgnet_mini.data.shared_memory import (
+    PREFETCHED,
+    little_shared_memory,
+    refuse_little_shared_memory,
+)
+from imgnet_mini.errors import DataError, ImgnetMiniError
 
 Load = Callable[[Path, Sequence[float]], Tensor]
 """From a file and random numbers in [0, 1) to pixels: (3, S, S) uint8."""
@@ -26,15 +32,26 @@ class FolderSource:
     """Batches of image files."""
 
     def __init__(
-        self, order: Order, split: ImageFolder, load: Load, *, workers: int, device: torch.device
+        self,
+        order: Order,
+        split: ImageFolder,
+        load: Load,
+        *,
+        img_size: int,
+        workers: int,
+        device: torch.device,
     ) -> None:
-        self._loader: DataLoader[Batch | DataError] = DataLoader(
+        batch_bytes = 3 * img_size**2 * order.batch_size
+        refuse_little_shared_memory(workers, batch_bytes)
+        self._workers, self._batch_bytes = workers, batch_bytes
+        self._loader: DataLoader[Batch | ImgnetMiniError] = DataLoader(
             _Files(split, load, order.seed),
             sampler=order,
             batch_size=None,  # the dataset makes whole batches
             collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
+            prefetch_factor=PREFETCHED if workers else None,
             pin_memory=device.type == "cuda",
             worker_init_fn=_outlive_the_last_step,
             generator=torch.Generator(),  # else each epoch draws from the global one
@@ -45,18 +62,24 @@ class FolderSource:
 
         Raises:
             DataError: an image cannot be decoded; names it.
+            WriteError: shared memory is too small for the workers.
         """
-        for batch in self._loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, ImgnetMiniError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:  # a bus error may end a worker before it can say why
+            if "shared memory" not in str(error):
+                raise
+            raise little_shared_memory(self._workers, self._batch_bytes) from error
 
     def close(self) -> None:
         """End the workers; without this, an error would leave the process waiting for them."""
         del self._loader
 
 
-class _Files(Dataset[Batch | DataError]):
+class _Files(Dataset[Batch | ImgnetMiniError]):
     """Loads whole batches, into one tensor, so that images are not copied once more."""
 
     def __init__(self, split: ImageFolder, load: Load, seed: int | None) -> None:
@@ -64,7 +87,7 @@ class _Files(Dataset[Batch | DataError]):
         self._load = load
         self._seed = seed
 
-    def __getitem__(self, key: Key) -> Batch | DataError:
+    def __getitem__(self, key: Key) -> Batch | ImgnetMiniError:
         """Load a batch; an error is returned, since DataLoader would bury it in a traceback."""
         epoch, indices = key
         numbers: list[list[float]] = [[] for _ in indices]
@@ -75,10 +98,20 @@ class _Files(Dataset[Batch | DataError]):
                 self._load(self._split.path(index), drawn)
                 for index, drawn in zip(indices, numbers, strict=True)
             ]
-        except DataError as error:
-            return error
+        except ImageError as error:
+            return DataError(
+                f"{error}. To find all such files, run imgnet-mini check; to leave them out, add "
+                "--skip-bad"
+            )
         shape = (len(pixels), *pixels[0].shape)
         images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        worker = get_worker_info()
+        if worker is not None:
+            try:
+                # DataLoader would, in a thread whose failure leaves everyone waiting.
+                images.share_memory_()  # type: ignore[no-untyped-call]
+            except RuntimeError:
+                return little_shared_memory(worker.num_workers, images.nbytes)
         torch.stack(pixels, out=images)
         targets = torch.from_numpy(self._split.targets[indices])
         return Batch(images, targets, torch.from_numpy(indices))

@@ -9,7 +9,8 @@ from imgnet_mini.data.batches import Batch, Mover, Source
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
 from imgnet_mini.data.draws import uniforms
-from imgnet_mini.data.folder_source import FolderSource
+from imgnet_mini.data.folder import ImageFolder
+from imgnet_mini.data.folder_source import FolderSource, Load
 from imgnet_mini.data.order import Key, Order
 from imgnet_mini.data.pack.source import PackSource
 from imgnet_mini.data.transforms import ClassStyle, EvalCrop, Normalise, TrainCrop
@@ -83,7 +84,7 @@ def build_train_loader(
                 "--pack-on-device on: the images are read from their files; pack them first with "
                 "imgnet-mini prepare"
             )
-        source = FolderSource(order, images.train, crop.load, workers=data.workers, device=device)
+        source = _from_files(order, images.train, crop.load, data, device)
     else:
         source = PackSource(order, images.pack.train, crop, data, device=device)
     return Loader(order, source, _FinishTraining(data, seed, device), device=device)
@@ -95,12 +96,19 @@ def build_eval_loader(data: DataConfig, images: Images, *, device: torch.device)
     packed = images.packed_val(data.img_size)
     source: Source
     if packed is None:
-        load = EvalCrop(data.img_size).load
-        source = FolderSource(order, images.val, load, workers=data.workers, device=device)
+        source = _from_files(order, images.val, EvalCrop(data.img_size).load, data, device)
     else:
         source = PackSource(order, packed, None, data, device=device)
     normalise = Normalise(device)
     return Loader(order, source, lambda batch, _: normalise(batch.images), device=device)
+
+
+def _from_files(
+    order: Order, split: ImageFolder, load: Load, data: DataConfig, device: torch.device
+) -> FolderSource:
+    return FolderSource(
+        order, split, load, img_size=data.img_size, workers=data.workers, device=device
+    )
 
 
 class _FinishTraining:

@@ -21,6 +21,9 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 """ImageNet's channel statistics in units of uint8, as in torchvision's reference training."""
 
+_LONGEST_STRIP: Final = 64
+"""Times its short side, what is kept of an image's long side before the evaluation's resize."""
+
 
 class TrainCrop:
     """Random resized crop and flip."""
@@ -56,7 +59,7 @@ class EvalCrop:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Image.Image:
         """An image of S x S pixels from one of any size, (H, W, 3)."""
-        image: Image.Image = self._crop(Image.fromarray(pixels))
+        image: Image.Image = self._crop(Image.fromarray(_without_ends(pixels)))
         return image
 
     def load(self, path: Path, numbers: Sequence[float] = ()) -> Tensor:
@@ -67,6 +70,14 @@ class EvalCrop:
         """
         del numbers
         return torch.from_numpy(np.array(self(read_pixels(path)))).permute(2, 0, 1)
+
+
+def _without_ends(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of a strip: the centre crop drops its ends, which resized may fill the memory."""
+    height, width = pixels.shape[:2]
+    longest = _LONGEST_STRIP * min(height, width)
+    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+    return pixels[top : top + longest, left : left + longest]
 
 
 def eval_resize(img_size: int) -> int:

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from imgnet_mini import __version__
 from imgnet_mini.atomic_file import replacing, write_text
-from imgnet_mini.console import printable
 from imgnet_mini.data.batches import in_threads, thread_pool
-from imgnet_mini.data.folder import listed, some_of
+from imgnet_mini.data.folder import listed, one_line
+from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.pack.format import (
     CLASSES,
     FORMAT,
@@ -110,16 +110,13 @@ class Build:
             raise DataError(
                 f"{len(problems)} file(s) in {self._plan.data_root} cannot be decoded, all listed "
                 f"in {path}:\n{listed(problems)}\n"
-                "Replace or remove them, or leave them out with --on-corrupt skip"
+                "Replace or remove them, or leave them out with --skip-bad"
             )
         for split in SPLITS:
             images = self._plan.splits[split]
             self._arrays[split, "index"].finish()
             kept = np.load(split_file(self._folder, split, "index"))["target"]
-            empty = np.setdiff1d(images.targets, kept)
-            if len(empty):
-                names = some_of([images.classes[target] for target in empty])
-                raise DataError(f"no image can be decoded in {names} of {images.root}")
+            images.refuse_loss(kept)
 
     def finish(self) -> Manifest:
         """Complete the files, the manifest last."""
@@ -165,10 +162,10 @@ class Build:
         images = self._plan.splits[split]
         pack = Packer(self._plan, split)
 
-        def attempt(index: int) -> PackedImage | DataError:
+        def attempt(index: int) -> PackedImage | ImageError:
             try:
                 return pack(images.path(index))
-            except DataError as error:
+            except ImageError as error:
                 return error
 
         first = self._arrays[split, "index"].rows + self._arrays[split, "skipped"].rows
@@ -180,23 +177,23 @@ class Build:
                     self._save()
                 on_image(split, index + 1)
 
-    def _add(self, split: str, index: int, result: PackedImage | DataError) -> None:
+    def _add(self, split: str, index: int, result: PackedImage | ImageError) -> None:
         """Write one image's rows; only then, at once, does it count."""
         images, stamps = self._plan.splits[split], self._plan.stamps[split][index]
-        width, height = (0, 0) if isinstance(result, DataError) else (result.width, result.height)
+        width, height = (0, 0) if isinstance(result, ImageError) else (result.width, result.height)
         known = (images.files[index], images.targets[index], width, height, *stamps)
         row = np.array([known], self._row_dtype)
-        place = f"{split}/{images.relative(index)}"  # true wherever the data lie
+        place = images.place(index)
         whole = self._whole
-        if isinstance(result, DataError):
+        if isinstance(result, ImageError):
             self._arrays[split, "skipped"].append(row)
-            problem = _line(str(result).replace(str(images.path(index)), place))
+            problem = one_line(f"{place}: {result.reason}")
             whole = whole._replace(problems=[*whole.problems, problem])
         else:
             self._arrays[split, "images"].append(result.square[None])
             self._arrays[split, "index"].append(row)
             if result.complaint:
-                suspect = _line(f"{place}: {result.complaint}")
+                suspect = one_line(f"{place}: {result.complaint}")
                 whole = whole._replace(suspect=[*whole.suspect, suspect])
             if split == "train":
                 whole = whole._replace(histogram=whole.histogram + result.histogram)
@@ -242,8 +239,3 @@ class Build:
             skipped=self._whole.problems,
             suspect=self._whole.suspect,
         )
-
-
-def _line(message: str) -> str:
-    """A message that a list or a terminal shows as it is, in one line."""
-    return printable(message).replace("\n", r"\n")

@@ -21,7 +21,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from imgnet_mini.data.folder import ImageFolder, file_stamps
+from imgnet_mini.data.folder import ImageFolder, file_stamps, one_line
 from imgnet_mini.errors import DataError
 
 FORMAT: Final = 1
@@ -75,7 +75,7 @@ class Manifest(BaseModel):
     id: str
     """Hash of the settings and of the names, classes and sizes of the files."""
     skipped: list[str]
-    """What was wrong with each file that was left out."""
+    """Place and reason of each file that was left out: `train/<class>/<image>: ...`."""
     suspect: list[str]
     """JPEG files with damage inside that could be decoded all the same, and are packed."""
 
@@ -91,11 +91,12 @@ class PackedSplit:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack that fits its source."""
+    """A pack that fits its source; `skipped` is what it leaves out, place to reason."""
 
     manifest: Manifest
     train: PackedSplit
     val: PackedSplit
+    skipped: Mapping[str, str]
 
 
 def split_file(pack_dir: Path, split: str, what: str) -> Path:
@@ -125,7 +126,7 @@ def open_pack(pack_dir: Path, train: ImageFolder, val: ImageFolder) -> Pack:
         raise NoPackError(f"there is no pack in {pack_dir}; make one with imgnet-mini prepare")
     manifest = _read_manifest(pack_dir)
     classes = _read_array(pack_dir / CLASSES, "S", 1).tolist()
-    splits = {}
+    splits, places = {}, list[str]()
     for split, source in (("train", train), ("val", val)):
         index = _read_index(split_file(pack_dir, split, "index"))
         skipped = _read_index(split_file(pack_dir, split, "skipped"))
@@ -137,7 +138,8 @@ def open_pack(pack_dir: Path, train: ImageFolder, val: ImageFolder) -> Pack:
             )
         side = manifest.pack_size if split == "train" else manifest.img_size
         splits[split] = _packed_split(pack_dir, split, source, index, side)
-    return Pack(manifest, **splits)
+        places += [f"{split}/{os.fsdecode(file)}" for file in skipped["file"]]
+    return Pack(manifest, **splits, skipped=_reasons(pack_dir, places, manifest.skipped))
 
 
 def _read_manifest(pack_dir: Path) -> Manifest:
@@ -198,6 +200,16 @@ def _packed_split(
         index["target"].astype(np.int64),
     )
     return PackedSplit(images, pixels, np.stack([index["width"], index["height"]], 1))
+
+
+def _reasons(pack_dir: Path, places: list[str], problems: list[str]) -> dict[str, str]:
+    """From places and lines that name them, in the same order, to place and reason."""
+    if len(places) != len(problems):
+        raise _damaged(pack_dir / MANIFEST, f"{len(problems)} skipped, not {len(places)}")
+    return {
+        place: problem.removeprefix(f"{one_line(place)}: ")
+        for place, problem in zip(places, problems, strict=True)
+    }
 
 
 def _change(packed: Row, classes: list[bytes], source: ImageFolder) -> str | None:

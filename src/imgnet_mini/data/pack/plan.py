@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgnet_mini.data.folder import ImageFolder, file_stamps
-from imgnet_mini.data.images import FORMATS, decode
+from imgnet_mini.data.images import ImageError, decode, image_size
 from imgnet_mini.data.pack.format import FORMAT, SPLITS
 from imgnet_mini.data.transforms import EvalCrop
 
@@ -92,11 +93,8 @@ def _longest_side(images: ImageFolder, enough: int) -> int:
     """Of any image, or `enough` once an image has it. Files that are none do not count."""
     longest = 1
     for index in range(len(images)):
-        try:
-            with Image.open(images.path(index), formats=FORMATS) as image:
-                longest = max(longest, *image.size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue
+        with suppress(ImageError):
+            longest = max(longest, *image_size(images.path(index)))
         if longest >= enough:
             return enough
     return longest

@@ -1,0 +1,70 @@
+"""The list of what a run has saved, by content: a file whose digest is not in it is damaged."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from imgnet_mini.atomic_file import write_text
+from imgnet_mini.errors import CheckpointError
+
+Kind = Literal["run", "best"]
+"""A whole run to go on from, or the weights of its best epoch."""
+
+
+class Entry(BaseModel):
+    """One file that was saved, under whatever name it is kept today."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    kind: Kind
+    step: int = Field(ge=0)
+    epoch: int = Field(ge=0)
+    time: str
+
+
+class Manifest(BaseModel):
+    """All that a run has saved, the newest last; it is never shortened, so backups stay known."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    format: Literal[1]
+    saved: tuple[Entry, ...] = Field(strict=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The manifest in a file; None where there is none.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+        except ValidationError as error:
+            raise CheckpointError(f"{path} is damaged ({error.errors()[0]['msg']})") from error
+
+    def find(self, sha256: str) -> Entry | None:
+        """What is known of a file of this content."""
+        return next((entry for entry in reversed(self.saved) if entry.sha256 == sha256), None)
+
+    def newest(self, kind: Kind) -> Entry | None:
+        """The last of a kind."""
+        return next((entry for entry in reversed(self.saved) if entry.kind == kind), None)
+
+    def write_with(self, entry: Entry, path: Path) -> "Manifest":
+        """Write it with one more file, and return it.
+
+        Raises:
+            WriteError: see `replacing`.
+        """
+        longer = self.model_copy(update={"saved": (*self.saved, entry)})
+        write_text(path, longer.model_dump_json(indent=1) + "\n")
+        return longer
+
+
+EMPTY = Manifest(format=1, saved=())

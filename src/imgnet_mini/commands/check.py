@@ -1,0 +1,95 @@
+"""Decode every image, and list all at once what is wrong with the images and their folders."""
+
+from collections.abc import Mapping
+
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import say
+from imgnet_mini.data.folder import (
+    ImageFolder,
+    case_twins,
+    count_ignored,
+    find_tree_problems,
+    listed,
+    read_splits,
+)
+from imgnet_mini.data.scan import Findings, scan_images
+from imgnet_mini.errors import DataError, StoppedError
+from imgnet_mini.progress import show_bar
+from imgnet_mini.signals import StopRequest, StopRequestedError
+
+
+def run(given: RunConfig) -> None:
+    """Check both splits, whatever is wrong with one of them.
+
+    Raises:
+        DataError: something would stop a training; it has been listed.
+        StoppedError: a signal ended the check.
+    """
+    root = given.run.data_root
+    splits = read_splits(root)
+    problems = find_tree_problems(
+        *splits, allow_missing_val_classes=given.data.allow_missing_val_classes
+    )
+    say(*problems)
+    findings = _scan(splits)
+    broken = _lines(splits, [found.broken for found in findings])
+    suspect = _lines(splits, [found.suspect for found in findings])
+    if broken:
+        say(f"Cannot be decoded, {len(broken)}:", listed(broken, most=len(broken)))
+    if suspect:
+        say(
+            f"Can be decoded, {len(suspect)} with damage inside:",
+            listed(suspect, most=len(suspect)),
+        )
+    _say_what_else_there_is(*splits)
+    say(
+        f"Decoded {sum(map(len, splits)) - len(broken)} of {sum(map(len, splits))} images in {root}"
+    )
+    if problems or broken:
+        raise DataError(_verdict(len(problems), len(broken)))
+
+
+def _scan(splits: tuple[ImageFolder, ...]) -> list[Findings]:
+    total = sum(map(len, splits))
+    done = 0
+    findings = []
+    with StopRequest() as stop, show_bar("check", total) as bar:
+
+        def on_image(_count: int) -> None:
+            nonlocal done
+            done += 1
+            bar.show(done)
+            stop.check()
+
+        try:
+            for split in splits:
+                findings.append(scan_images(split, on_image))  # noqa: PERF401 - it may end here
+        except StopRequestedError as error:
+            raise StoppedError(
+                f"stopped by {error} after {done} of {total} images", error.signal_number
+            ) from error
+    return findings
+
+
+def _lines(splits: tuple[ImageFolder, ...], found: list[Mapping[int, str]]) -> list[str]:
+    return [
+        f"{split.path(index)}: {reason}"
+        for split, reasons in zip(splits, found, strict=True)
+        for index, reason in reasons.items()
+    ]
+
+
+def _say_what_else_there_is(train: ImageFolder, val: ImageFolder) -> None:
+    twins = case_twins(train.classes)
+    if twins:
+        say("Class names that differ in case only, which other systems mix up:", listed(twins))
+    ignored = count_ignored(train, val)
+    if ignored:
+        say(f"Files passed over: {ignored}")
+
+
+def _verdict(problems: int, broken: int) -> str:
+    found = [f"{problems} problem(s) of the folders"] if problems else []
+    found += [f"{broken} image(s) that cannot be decoded"] if broken else []
+    cure = "; replace or remove those, or leave them out with --skip-bad" if broken else ""
+    return f"{' and '.join(found)}, listed above{cure}"

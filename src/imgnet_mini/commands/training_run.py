@@ -1,0 +1,136 @@
+"""A run in motion: its parts, and what it writes of itself."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from imgnet_mini.atomic_file import free_bytes, write_text
+from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.checkpoint.store import CheckpointStore, bytes_of
+from imgnet_mini.commands.setup import Setup, describe_environment, run_options
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import in_bytes, say
+from imgnet_mini.data.folder import fingerprint
+from imgnet_mini.engine import Trainer
+from imgnet_mini.errors import DivergedError, ImgnetMiniError, StoppedError
+from imgnet_mini.evaluation import Metrics
+from imgnet_mini.history import History
+from imgnet_mini.records import EpochRecord, Phase
+from imgnet_mini.reporting.summary import summarise_model
+from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.train_state import TrainState
+
+RECORDED = (
+    *("imgnet_mini", "torch", "torchvision", "pillow"),
+    *("device", "threads", "precision"),
+)
+"""What of the environment decides the bits of a result, besides the settings."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What `train` and `resume` have put together; the process holds the run's lock."""
+
+    config: RunConfig
+    paths: RunPaths
+    setup: Setup
+    trainer: Trainer
+    history: History
+    store: CheckpointStore
+
+    def begin(self, *, new_plan: bool) -> None:
+        """Write the files of the run; first a checkpoint, where it begins or its plan changes.
+
+        So there is something to resume from its first moment on.
+        """
+        if new_plan:
+            self._warn_of_small_disk()
+            self.save()
+        write_text(self.paths.config, self.config.to_toml())
+        if not self.paths.environment.exists():
+            environment = json.dumps(describe_environment(self.setup), indent=2) + "\n"
+            write_text(self.paths.environment, environment)
+            summary = summarise_model(self.setup.model, self.config.data.img_size)
+            write_text(self.paths.model_summary, summary)
+        self.history.write()
+
+    def save(self) -> None:
+        """Save a checkpoint; what it counts as logged is on the disk before."""
+        content = self._content()  # first: what diverged is not even logged
+        self.history.flush()
+        self.store.save(content)
+
+    def finish_epoch(self, trained: Metrics, validated: Metrics) -> None:
+        """Log an epoch and save; a run that is killed on the way makes the epoch again."""
+        state = self.trainer.state
+        records = (_record(state, "train", trained), _record(state, "val", validated))
+        self.history.add_epoch(*records)
+        is_best = state.finish_epoch(validated.top1)
+        content = self._content()
+        if is_best:
+            best = {"model": content["model"], "epoch": state.best_epoch}
+            best |= {"metrics": asdict(validated)} | self._identity
+            self.store.save_best(best, step=state.step)
+        self.store.save(content)
+        self.history.write()
+        say(*(record.to_line() for record in records))
+
+    @contextmanager
+    def saying_what_is_safe(self) -> Iterator[None]:
+        """Let an error say also how to go on."""
+        try:
+            yield
+        except StoppedError:  # says it itself
+            raise
+        except ImgnetMiniError as error:
+            newest = self.store.newest
+            if newest is not None:
+                plan = " --max-lr LOWER --replan" if isinstance(error, DivergedError) else ""
+                error.add_note(
+                    f"Safe: step {newest.step} (epoch {newest.epoch}), in "
+                    f"{self.paths.checkpoint}. To go on from there:\n"
+                    f"  imgnet-mini resume{run_options(self.config.run)}{plan}"
+                )
+            raise
+
+    def _content(self) -> Content:
+        records: list[dict[str, Any]] = [asdict(record) for record in self.history.records]
+        return self.trainer.state_dict() | self._identity | {"records": records}
+
+    @cached_property
+    def _identity(self) -> Content:
+        """What a checkpoint belongs to."""
+        images, environment = self.setup.images, describe_environment(self.setup)
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "classes": list(images.train.classes),
+            "images": fingerprint(images.train, images.val),
+            "skipped": dict(images.skipped),
+            "pack": images.pack.manifest.id if images.pack is not None else None,
+            "environment": {name: environment[name] for name in RECORDED},
+        }
+
+    def _warn_of_small_disk(self) -> None:
+        # The momentum will take as much as the weights; and a new one is written beside the old.
+        needed = 2 * bytes_of(self.setup.model.state_dict()) * (self.config.checkpoint.keep + 2)
+        free = free_bytes(self.paths.checkpoint_dir)
+        if free < needed:
+            say(
+                f"Note: checkpoints will take up to {in_bytes(needed)}, and "
+                f"{self.paths.checkpoint_dir} has {in_bytes(free)} free"
+            )
+
+
+def _record(state: TrainState, phase: Phase, metrics: Metrics) -> EpochRecord:
+    return EpochRecord(
+        epoch=state.epoch,
+        phase=phase,
+        loss=metrics.loss,
+        top1=metrics.top1,
+        top5=metrics.top5,
+        lr=state.rate,
+        imgs_per_sec=metrics.imgs_per_sec,
+    )

@@ -1,0 +1,50 @@
+"""Tables with names in them, which any program may open and ours reads back."""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from imgnet_mini.atomic_file import write_text
+
+# Spreadsheets compute a cell that starts with one of these, four of them wide forms, and drop an
+# apostrophe before it. One that was there already is counted along, or reading would drop it too.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file; an apostrophe goes before a text that a spreadsheet would compute.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    lines = [",".join(map(_cell, row)) for row in (header, *rows)]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_table(path: Path) -> Iterator[list[str]]:
+    """The rows of what `write_table` wrote, the header first, with each text as it was.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no CSV file.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            for row in csv.reader(file):
+                yield [_as_it_was(cell) for cell in row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _cell(value: object) -> str:
+    """Nothing for None; Python's own writer leaves a lone carriage return bare before 3.13."""
+    text = "" if value is None else str(value)
+    if isinstance(value, str) and _FORMULA.match(text):
+        text = f"'{text}"
+    quoted = text.replace('"', '""')
+    return f'"{quoted}"' if re.search(r'[",;\t\r\n]', text) else text
+
+
+def _as_it_was(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

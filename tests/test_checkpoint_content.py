@@ -1,0 +1,95 @@
+import copy
+
+import pytest
+import torch
+
+from checkpoints import best_at, content_at
+from imgnet_mini.checkpoint.content import check_run, check_weights
+from imgnet_mini.checkpoint.load import FORMAT, read_run
+from imgnet_mini.errors import CheckpointError
+
+NAN, INF = float("nan"), float("inf")
+RECORD = {"epoch": 0, "phase": "train", "loss": 1.0, "top1": 1.0, "top5": 2.0, "lr": 0.1}
+RECORD |= {"imgs_per_sec": 3.0}
+
+WRONG = [
+    (("model",), [1]),
+    (("model", "weight"), 1.0),
+    (("model", "weight"), torch.tensor([1.0, NAN])),
+    (("optimizer",), {}),
+    (("optimizer", "state"), []),
+    (("optimizer", "state"), {0: {"momentum_buffer": 3}}),
+    (("optimizer", "param_groups"), []),
+    (("optimizer", "param_groups", 0, "lr"), "0.1"),
+    (("optimizer", "param_groups", 0, "max_lr"), NAN),
+    (("scheduler",), None),
+    (("scaler",), 5),
+    (("state", "step"), -1),
+    (("state", "step"), "12"),
+    (("state", "epoch"), 1.5),
+    (("state", "loss_sum"), INF),
+    (("state", "best_top1"), 101.0),
+    (("rng",), {"gpu": torch.ones(1)}),
+    (("rng", "cpu"), b"123"),
+    (("config",), "resnet50"),
+    (("classes",), []),
+    (("classes",), ["a" * 256]),
+    (("classes",), ["a", 5]),
+    (("images",), "abc"),
+    (("skipped",), ["a.jpg"]),
+    (("pack",), "../../x"),
+    (("environment",), {"threads": [1]}),
+    (("records",), [RECORD | {"loss": NAN}]),
+    (("records",), [RECORD | {"phase": "test"}]),
+    (("records",), [{"epoch": 0}]),
+]
+
+
+def put(content, place, value):
+    for key in place[:-1]:
+        content = content[key]
+    content[place[-1]] = value
+
+
+def test_what_a_run_saves_is_right(tmp_path):
+    for step in (0, 10, 25):
+        content = content_at(step)
+        assert check_run(content, tmp_path) is content
+    assert check_weights(best_at(10), tmp_path)
+    assert check_weights({"weight": torch.ones(2)}, tmp_path)
+
+
+@pytest.mark.parametrize(("place", "value"), WRONG, ids=lambda value: str(value)[:40])
+def test_a_wrong_field_is_refused_by_its_name(tmp_path, place, value):
+    content = copy.deepcopy(content_at(10))
+    put(content, place, value)
+    with pytest.raises(CheckpointError) as error:
+        check_run(content, tmp_path / "x.pth")
+    assert "x.pth cannot be used: " in str(error.value)
+    names = {"not finite"} if isinstance(value, torch.Tensor) and value.isnan().any() else set()
+    assert names or str(place[0]) in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["model", "optimizer", "state", "rng", "classes", "images"])
+def test_a_missing_field_is_named(tmp_path, missing):
+    content = content_at(10)
+    del content[missing]
+    with pytest.raises(CheckpointError, match=missing):
+        check_run(content, tmp_path / "x.pth")
+
+
+def test_a_momentum_that_is_not_finite_is_refused(tmp_path):
+    content = content_at(10)
+    content["optimizer"]["state"][0]["momentum_buffer"][0] = INF
+    with pytest.raises(CheckpointError, match="momentum that are not finite"):
+        check_run(content, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [{"model": {}}, {"format": FORMAT + 1, "model": {}}, {"format": "1", "model": {}}, {}],
+)
+def test_a_dictionary_of_another_tool_or_version_is_no_checkpoint_of_ours(tmp_path, saved):
+    torch.save(saved, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=rf"format .*this version reads {FORMAT}"):
+        read_run(tmp_path / "x.pth")

@@ -1,0 +1,122 @@
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from imgnet_mini.errors import InUseError, WriteError
+from imgnet_mini.run_lock import locked_run
+from real_runs import FORKED
+
+
+def hold(path, taken, seconds):
+    with locked_run("a", path):
+        taken.set()
+        time.sleep(seconds)
+
+
+def try_to_hold(path, outcomes, start):
+    start.wait()
+    try:
+        with locked_run("a", path):
+            outcomes.put("held")
+            time.sleep(0.5)
+    except InUseError:
+        outcomes.put("refused")
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock."""
+    taken = FORKED.Event()
+    process = FORKED.Process(target=hold, args=(tmp_path / ".lock", taken, 60))
+    process.start()
+    assert taken.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_second_process_is_refused_and_told_who_is_at_it_since_when(tmp_path, holder):
+    with pytest.raises(InUseError) as error, locked_run("a", tmp_path / ".lock"):
+        pass
+    since = r"since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"
+    assert re.search(
+        rf"the run a is being used by process {holder.pid} on .+ {since}", str(error.value)
+    )
+    assert error.value.exit_code == 3
+
+
+def test_a_killed_owner_leaves_no_lock(tmp_path, holder):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    began = time.monotonic()
+    with locked_run("a", tmp_path / ".lock"):
+        assert time.monotonic() - began < 1
+        owner = json.loads((tmp_path / ".lock.json").read_text("utf-8"))
+        assert owner["pid"] == os.getpid()
+
+
+def test_children_that_outlive_their_parent_do_not_keep_its_lock(tmp_path):
+    parent = FORKED.Process(target=hold_with_a_child, args=(tmp_path / ".lock", tmp_path / "child"))
+    parent.start()
+    child = tmp_path / "child"
+    while not (child.exists() and child.read_text()):
+        time.sleep(0.01)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    try:
+        with locked_run("a", tmp_path / ".lock"):
+            os.kill(int(child.read_text()), 0)  # it is still there
+    finally:
+        os.kill(int(child.read_text()), signal.SIGKILL)
+
+
+def hold_with_a_child(path, note):
+    with locked_run("a", path):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        note.write_text(str(child))
+        time.sleep(60)
+
+
+def test_of_processes_that_start_at_once_one_gets_it(tmp_path):
+    outcomes, start = FORKED.Queue(), FORKED.Event()
+    processes = [
+        FORKED.Process(target=try_to_hold, args=(tmp_path / ".lock", outcomes, start))
+        for _ in range(6)
+    ]
+    for process in processes:
+        process.start()
+    time.sleep(0.5)
+    start.set()
+    found = sorted(outcomes.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert found == ["held"] + 5 * ["refused"]
+
+
+def test_it_is_free_again_after_the_block(tmp_path):
+    for _ in range(2):
+        with locked_run("a", tmp_path / ".lock"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_write_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError, match="cannot write"), locked_run("a", tmp_path / "file/.lock"):
+        pass
+
+
+def test_an_owner_that_has_not_signed_yet_is_another_process(tmp_path, holder):
+    (tmp_path / ".lock.json").unlink()
+    with (
+        pytest.raises(InUseError, match="the run a is being used by another process"),
+        locked_run("a", tmp_path / ".lock"),
+    ):
+        pass

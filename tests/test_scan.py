@@ -1,0 +1,134 @@
+import os
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from imgnet_mini.data.folder import find_images, find_splits
+from imgnet_mini.data.scan import (
+    describe_skipped,
+    find_broken_images,
+    refuse_broken_images,
+    scan_images,
+    unwatched,
+)
+from imgnet_mini.errors import DataError
+from packs import damaged_jpeg
+
+
+@pytest.fixture
+def tree(make_folder, tmp_path):
+    return make_folder(tmp_path / "data", train=3, val=2, classes=["cat", "dog"])
+
+
+def test_whole_images_pass_the_check(tree):
+    refuse_broken_images(*find_splits(tree))
+
+
+def test_broken_images_are_all_listed_at_once_with_two_cures(make_folder, tmp_path):
+    root = make_folder(tmp_path / "data", train=8, val=8, classes=2)
+    broken = [*sorted((root / "train" / "class_00").iterdir()), *(root / "val").glob("*/003.png")]
+    for path in broken:
+        path.write_bytes(b"")
+    html = [root / "val" / "class_01" / name for name in ("000.JPEG", "002.JPEG")]
+    for path in html:
+        path.write_bytes(b"<html>")
+    with pytest.raises(DataError) as error:
+        refuse_broken_images(*find_splits(root))
+    first, *lines, cures = str(error.value).splitlines()
+    assert first == "12 broken image file(s):"
+    expected = [f"  {path}: it is empty" for path in broken]
+    expected += [f"  {path}: not an image" for path in html]
+    assert sorted(lines) == sorted(expected)
+    assert "imgnet-mini check" in cures
+    assert "--skip-bad" in cures
+
+
+def test_one_broken_image_is_named_with_its_problem(tree):
+    path = tree / "val" / "dog" / "001.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"^1 broken image") as error:
+        refuse_broken_images(*find_splits(tree))
+    assert str(path) in str(error.value)
+    assert "more" not in str(error.value)
+
+
+def test_very_many_broken_images_are_counted_after_a_hundred(make_folder, tmp_path):
+    root = make_folder(tmp_path / "data", train=60, val=1, classes=2)
+    for path in (root / "train").rglob("*.*"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"^120 broken") as error:
+        refuse_broken_images(*find_splits(root))
+    assert len(str(error.value).splitlines()) == 1 + 100 + 1 + 1
+    assert "  and 20 more\n" in str(error.value)
+
+
+def test_a_file_takes_one_line_whatever_its_name(tree):
+    if os.name == "posix":
+        (tree / "val" / "dog" / "a\n\x1b[2Jb.jpg").write_bytes(b"")
+        with pytest.raises(DataError) as error:
+            refuse_broken_images(*find_splits(tree))
+        assert str(error.value).splitlines()[1].endswith(r"/dog/a\n\x1b[2Jb.jpg: it is empty")
+
+
+def damage_three(tree):
+    """Two broken images, of which a glance finds one, and one that is damaged inside."""
+    (tree / "train" / "cat" / "000.JPEG").write_bytes(b"")
+    hidden = tree / "train" / "cat" / "001.png"
+    content = hidden.read_bytes()
+    half = len(content) // 2
+    hidden.write_bytes(content[:half] + content[half + 9 :])
+    (tree / "train" / "dog" / "000.JPEG").write_bytes(damaged_jpeg())
+
+
+def test_a_scan_decodes_all_and_tells_broken_from_suspect_by_position(tree):
+    damage_three(tree)
+    split = find_images(tree / "train")
+    done = []
+    findings = scan_images(split, done.append)
+    assert done == [1, 2, 3, 4, 5, 6]
+    assert findings.broken.keys() == {0, 1}
+    assert findings.broken[0] == "it is empty"
+    assert str(tree) not in "".join(findings.broken.values())
+    assert findings.suspect.keys() == {3}
+
+
+def test_what_ends_a_scan_ends_its_threads(tree):
+    class StopError(Exception):
+        pass
+
+    def stop(_done):
+        raise StopError
+
+    with pytest.raises(StopError):
+        scan_images(find_images(tree / "train"), stop)
+    assert not [thread for thread in threading.enumerate() if "imgnet-mini" in thread.name]
+
+
+def test_broken_images_are_found_by_place_and_reason_under_a_bar_for_each_split(tree):
+    damage_three(tree)
+    shown = []
+
+    class Bar:
+        def __init__(self, label):
+            self._label = label
+
+        def show(self, done):
+            shown.append((self._label, done))
+
+    @contextmanager
+    def watch(label, total):
+        yield Bar(f"{label} of {total}")
+
+    broken = find_broken_images(*find_splits(tree), watch=watch)
+    assert list(broken) == ["train/cat/000.JPEG", "train/cat/001.png"]
+    assert broken["train/cat/000.JPEG"] == "it is empty"
+    assert shown[5:7] == [("check train of 6", 6), ("check val of 4", 1)]
+    assert find_broken_images(*find_splits(tree), watch=unwatched) == broken
+
+
+def test_what_was_left_out_is_counted_by_split():
+    skipped = dict.fromkeys(["train/a/1.jpg", "val/train/2.jpg", "train/val/3.jpg"], "")
+    assert describe_skipped(skipped) == (
+        "3 broken image file(s) left out, 2 of train/ and 1 of val/"
+    )
