@@ -4,6 +4,7 @@
 """
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -15,11 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from checkpoints import content_at, store_at
+from imgnet_mini.errors import WriteError
 from real_runs import FORKED
 
-CALLS = ("open", "fsync", "replace", "link", "unlink", "chmod", "mkdir")
+CALLS = ("open", "fsync", "replace", "link", "unlink", "chmod", "mkdir", "scandir")
 """What a save asks of the system through Python's `os`."""
 
 TRACED = "openat,write,fsync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,chmod,fchmod"
@@ -71,26 +74,33 @@ def calls_of_a_save(folder: Path) -> int:
     return faults.calls
 
 
-def _save_when_told(folder: Path, go) -> None:
+def _save_when_told(folder: Path, ready, go) -> None:
     store = store_at(folder)
     store.take_up()
+    torch.save(content_at(30), io.BytesIO())  # so that the modules it needs are there
+    ready.set()
     go.wait()
-    store.save(content_at(30))
+    try:
+        store.save(content_at(30))
+    except WriteError as error:
+        os._exit(error.exit_code)
+    os._exit(0)  # what Python does to end is not to be traced
 
 
-def traced(folder: Path, inject: str) -> tuple[int, list[str]]:
-    """One save under strace, with a fault: its exit code and the calls that it has made.
+def traced(folder: Path, *injections: str) -> tuple[int, list[str]]:
+    """One save under strace, with faults: its exit code and the calls that it has made.
 
-    inject: such as `signal=SIGKILL:when=3`, applied to all of `TRACED`; empty for none.
+    injections: such as `write:signal=SIGKILL:when=3`. strace counts each kind of call by itself.
     """
     store_at(folder, 10, 20)
-    go = FORKED.Event()
-    process = FORKED.Process(target=_save_when_told, args=(folder, go))
+    ready, go = FORKED.Event(), FORKED.Event()
+    process = FORKED.Process(target=_save_when_told, args=(folder, ready, go))
     process.start()
+    assert ready.wait(60)
     log = folder / "strace.log"
     words = ["strace", "-f", "-p", str(process.pid), "-e", f"trace={TRACED}", "-o", str(log)]
-    if inject:
-        words += ["-e", f"inject={TRACED}:{inject}"]
+    for injection in injections:
+        words += ["-e", f"inject={injection}"]
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as tracer:
         status = Path(f"/proc/{process.pid}/status")
         deadline = time.monotonic() + 30
@@ -104,6 +114,16 @@ def traced(folder: Path, inject: str) -> tuple[int, list[str]]:
         tracer.wait(30)
     calls = re.findall(r"^\d+ +(\w+)\(.*$", log.read_text("utf-8", "replace"), re.MULTILINE)
     return process.exitcode or 0, calls
+
+
+def fault_at(calls: list[str], place: int, fault: str) -> str:
+    """A fault at one of the calls of a save, the first being number 0; for `traced`."""
+    return f"{calls[place]}:{fault}:when={calls[: place + 1].count(calls[place])}"
+
+
+def faults_from(calls: list[str], place: int, fault: str) -> list[str]:
+    """A fault at one of the calls of a save and at all that follow."""
+    return [f"{call}:{fault}:when={calls[:place].count(call) + 1}+" for call in sorted(set(calls))]
 
 
 def full_disk() -> OSError:

@@ -25,10 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from checkpoints import damage, store_at
 from conftest import write_folder
-from faults import ERRORS, traced
+from faults import ERRORS, fault_at, faults_from, traced
 from imgnet_mini.atomic_file import sweep
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.errors import CheckpointError
+from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.run_paths import RunPaths
 from mutations import mutate_images
 from payloads import mutate_checkpoint
@@ -55,6 +55,7 @@ def kills(folder: Path, scale: float) -> list[Row]:
     wanted = max(1, round(100 * scale))
     data = write_folder(folder / "data", train=8, val=3, classes=3)
     command = ("train", "--resume", *options(data, "resnet18", "--save-minutes", 1e-9))
+    assert run(folder / "first", "--version") == 0  # the server has to start
     began = time.monotonic()
     assert run(folder / "whole", *command, read_seconds=0) == 0
     seconds = time.monotonic() - began
@@ -130,34 +131,37 @@ def signals(folder: Path, scale: float) -> list[Row]:
 def syscalls(folder: Path, scale: float) -> list[Row]:
     if shutil.which("strace") is None:
         return [Row("Every system call of a save", "0", "there is no strace", reached=False)]
-    _, calls = traced(folder / "count", "")
-    step = max(1, round(1 / scale))
-    places = range(1, len(calls) + 1, step)
-    rows = []
+    _, calls = traced(folder / "whole")
+    places = range(0, len(calls), max(1, round(1 / scale)))
+    kills = [[fault_at(calls, place, "signal=SIGKILL")] for place in places]
+    once = [[fault_at(calls, place, f"error={error}")] for error in ERRORS for place in places]
+    on = [faults_from(calls, place, f"error={error}") for error in ERRORS for place in places]
+    names = ", ".join(ERRORS)
+    return [
+        _saves(folder, "SIGKILL at every system call of a save", kills, leave=True),
+        _saves(folder, f"{names} at every call, once", once, leave=False),
+        # what could not even be removed stays, for the next start to remove
+        _saves(folder, f"{names} at every call, from then on", on, leave=True),
+    ]
+
+
+def _saves(folder: Path, what: str, trials: list[list[str]], *, leave: bool) -> Row:
+    """Save step 30 over step 20 with each of some faults, and see what can be taken up then."""
     steps: Counter[object] = Counter()
-    for number in places:
-        traced(folder / "killed", f"signal=SIGKILL:when={number}")
-        steps[_step_after(folder / "killed")] += 1
-        shutil.rmtree(folder / "killed")
+    left = unexplained = 0
+    for injections in trials:
+        place = folder / "save"
+        code, _ = traced(place, *injections)
+        unexplained += code not in (0, WriteError.exit_code, -signal.SIGKILL)
+        left += len(list((place / "checkpoints/a").glob(".*.tmp")))
+        steps[_step_after(place)] += 1
+        shutil.rmtree(place)
     lost = steps.total() - steps[20] - steps[30]
     result = f"{steps[20]} with the old state, {steps[30]} with the new one, {lost} with none"
-    rows.append(Row("SIGKILL at every system call of a save", str(len(places)), result, lost == 0))
-    for once, words in ((True, "once"), (False, "from then on")):
-        steps = Counter()
-        rests = 0
-        for error in ERRORS:
-            for number in places:
-                place = folder / "failed"
-                traced(place, f"error={error}:when={number}{'' if once else '+'}")
-                rests += once and bool(list((place / "checkpoints/a").glob(".*.tmp")))
-                steps[_step_after(place)] += 1
-                shutil.rmtree(place)
-        lost = steps.total() - steps[20] - steps[30]
-        what = f"{', '.join(ERRORS)} at every call, {words}"
-        result = f"{steps[20]} old, {steps[30]} new, {lost} none; {rests} files left over"
-        # a file that could not even be unlinked stays, and the next start removes it
-        rows.append(Row(what, str(steps.total()), result, lost == 0))
-    return rows
+    if not leave:
+        result += f"; {left} files left over"
+    good = lost == unexplained == 0 and (leave or left == 0)
+    return Row(what, str(len(trials)), result, good)
 
 
 def _step_after(folder: Path) -> object:

@@ -59,7 +59,7 @@ def test_an_error_at_any_call_is_reported_and_leaves_no_rest(tmp_path, once):
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
 def test_the_order_in_which_a_save_reaches_the_disk(tmp_path):
-    code, calls = traced(tmp_path / "run", "")
+    code, calls = traced(tmp_path / "run")
     assert code == 0
     order = [call for call in calls if call in ("fsync", "rename", "link", "unlink")]
     # the checkpoint; the manifest; a second name for the old state; the new name; rotation

@@ -59,8 +59,8 @@ class CheckpointStore:
         path = self._paths.checkpoint
         self.newest = self._write(path, content, "run", state["step"], state["epoch"])
         if self.keep:
-            for path in self._paths.earlier_checkpoints()[self.keep - 1 :]:
-                with suppress(OSError):  # one too many does no harm; the next save tries again
+            with suppress(OSError):  # one too many does no harm; the next save tries again
+                for path in self._paths.earlier_checkpoints()[self.keep - 1 :]:
                     path.unlink()
 
     def save_best(self, content: Content, *, step: int) -> None:
