@@ -24,7 +24,7 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from checkpoints import damage, store_at
-from conftest import write_folder
+from conftest import squeezed, write_folder
 from faults import ERRORS, fault_at, faults_from, traced
 from imgnet_mini.atomic_file import sweep
 from imgnet_mini.checkpoint.store import CheckpointStore
@@ -239,14 +239,14 @@ def full_disks(folder: Path, scale: float) -> list[Row]:
         try:
             command = ("train", *options(data, "resnet18", "--output-dir", disk))
             code = run(folder, *command)
-            text = (folder / "terminal.log").read_text("utf-8")
-            good = code == 5 and "No space left" in text and "Traceback" not in text
+            text = squeezed((folder / "terminal.log").read_text("utf-8"))
+            good = code == 5 and "Nospaceleft" in text and "Traceback" not in text
             if megabytes > 100:
                 (disk / "checkpoints/a/best.pth").unlink(missing_ok=True)
                 paths = RunPaths(disk, "a")
                 sweep(paths.checkpoint_dir)
                 step = CheckpointStore(paths, keep=2).take_up().content["state"]["step"]
-                good = good and "Safe: step" in text and step >= 0
+                good = good and f"Safe:step{step}(" in text
             rows.append(Row(f"A disk of {megabytes} MB, full {what}", "1", f"exit {code}", good))
         finally:
             subprocess.run(["umount", str(disk)], check=True)
