@@ -1,6 +1,6 @@
 import pytest
 
-from imgnet_mini.console import printable, say, show_error, show_stop, show_table
+from imgnet_mini.console import one_line, printable, say, show_error, show_stop, show_table
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,10 @@ def test_nothing_reaches_the_terminal_that_could_steer_it(text, shown, capsys):
         out, err = capsys.readouterr()
         for line in shown.splitlines():
             assert line in out + err
+
+
+def test_a_name_is_shown_on_one_line():
+    assert one_line("a\nb\r\x1b[2J\u202ec") == r"a\nb\r\x1b[2J\u202ec"
 
 
 def test_errors_and_stops_go_to_standard_error_with_their_title(capsys):

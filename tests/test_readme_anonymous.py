@@ -54,3 +54,12 @@ def test_only_the_last_component_of_a_path_is_left(path, name):
 )
 def test_a_recorded_command_tells_nothing_of_the_machine(command, shown):
     assert recorded_command(command) == shown
+
+
+@pytest.mark.parametrize("home", ["/home/bob", "/home/bob/", r"C:\Users\bob"])
+def test_the_home_folder_goes_without_its_users_name(monkeypatch, home):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, home)
+    assert last_component(home) == "~"
+    assert last_component(f"{home}/mini") == "mini"
+    assert recorded_command(["imgnet-mini", "--data-root", home]) == "imgnet-mini --data-root '~'"

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from imgnet_mini.errors import WriteError
-from imgnet_mini.reporting.style import fit, new_figure, one_line, save_png
+from imgnet_mini.reporting.style import fit, new_figure, save_png
 
 
 def test_name_that_fits_stays_whole() -> None:
@@ -21,7 +21,7 @@ def test_long_name_is_cut_to_the_width_of_its_letters(letter: str) -> None:
 
 
 def test_name_cannot_break_the_line_or_steer_a_terminal() -> None:
-    assert one_line("a\nb\x1b[31m") == "a b\\x1b[31m"
+    assert fit("a\nb\x1b[31m", width=150, size=8) == r"a\nb\x1b[31m"
 
 
 def test_any_name_can_be_drawn(tmp_path: Path) -> None:

@@ -56,3 +56,8 @@ def printable(text: str) -> str:
         char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def one_line(text: str) -> str:
+    r"""The same for a name in a list, a table or a picture: a new line becomes `\n` too."""
+    return printable(text).replace("\n", r"\n")

@@ -1,7 +1,5 @@
 """What a network said of each validation image: written by `evaluate`, read by the report."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgnet_mini.atomic_file import write_text
+from imgnet_mini.csv_file import read_table, write_table
 from imgnet_mini.errors import DataError
 
 TOP = 5
@@ -39,20 +37,18 @@ class Predictions:
         Raises:
             WriteError: the file cannot be written.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         header = ["image", "true"]
         for rank in range(1, self.top.shape[1] + 1):
             header += [f"pred{rank}", f"prob{rank}"]
-        writer.writerow(header)
+        rows = []
         for image, target, top, probabilities in zip(
             self.images, self.targets, self.top, self.probabilities, strict=True
         ):
             row = [image, self.classes[target]]
             for label, probability in zip(top, probabilities, strict=True):
                 row += [self.classes[label], f"{probability:.6f}"]
-            writer.writerow(row)
-        write_text(path, text.getvalue())
+            rows.append(row)
+        write_table(path, header, rows)
 
 
 def load_predictions(path: Path, classes: tuple[str, ...]) -> Predictions:
@@ -65,14 +61,13 @@ def load_predictions(path: Path, classes: tuple[str, ...]) -> Predictions:
     images: list[str] = []
     rows: dict[str, list[Any]] = {"targets": [], "top": [], "probabilities": []}
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file)
-            next(reader)
-            for image, target, *rest in reader:
-                images.append(image)
-                rows["targets"].append(number[target])
-                rows["top"].append([number[name] for name in rest[::2]])
-                rows["probabilities"].append([float(text) for text in rest[1::2]])
+        table = read_table(path)
+        next(table)
+        for image, target, *rest in table:
+            images.append(image)
+            rows["targets"].append(number[target])
+            rows["top"].append([number[name] for name in rest[::2]])
+            rows["probabilities"].append([float(text) for text in rest[1::2]])
         predictions = Predictions(
             images,
             classes,

@@ -35,7 +35,8 @@ def saved_settings(given: RunConfig) -> RunConfig:
     paths = RunPaths(given.run.output_dir, given.run.name)
     if not paths.config.exists():
         return given
-    return RunConfig.read(paths.config).override(given.given())
+    place = {"name": given.run.name, "output_dir": given.run.output_dir}  # not where it says it is
+    return RunConfig.read(paths.config).override(given.given()).override({"run": place})
 
 
 def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> None:

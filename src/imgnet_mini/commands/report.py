@@ -10,7 +10,7 @@ from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands import evaluate
 from imgnet_mini.commands.setup import paths_of, run_options
 from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say
+from imgnet_mini.console import one_line, say
 from imgnet_mini.data.classes import display_names
 from imgnet_mini.data.images import read_image
 from imgnet_mini.errors import DataError
@@ -70,7 +70,7 @@ def run(given: RunConfig) -> None:
     write_text(paths.model_summary, summarise_model(network, img_size))
     skipped = _skipped(paths)
     if skipped:
-        write_text(paths.skipped_images, "".join(f"{problem}\n" for problem in skipped))
+        write_text(paths.skipped_images, "".join(f"{one_line(problem)}\n" for problem in skipped))
         say(f"{len(skipped)} broken image file(s) were left out; {paths.skipped_images} lists them")
     say(
         f"Report on {metrics['checkpoint']}: top-1 {metrics['top1']:.2f}%, "

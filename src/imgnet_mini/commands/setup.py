@@ -69,7 +69,7 @@ def set_up(config: RunConfig, *, skipped: Mapping[str, str] | None = None) -> Se
 
 
 def describe_environment(setup: Setup) -> dict[str, Any]:
-    """The machine, the versions and the sizes of the run; no paths, no names of people or hosts."""
+    """The machine, the versions, the sizes of the run, and the command as it was typed."""
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": describe_device(setup.device),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgnet_mini.console import printable
+from imgnet_mini.console import one_line
 from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.errors import DataError
 
@@ -209,11 +209,6 @@ def count_ignored(*splits: ImageFolder, hidden: bool = True) -> str:
     counts = sum((Counter(split.ignored) for split in splits), Counter[str]())
     kinds = [kind for kind, _ in counts.most_common() if hidden or kind != _HIDDEN]
     return some_of([f"{counts[kind]} {kind}" for kind in kinds])
-
-
-def one_line(text: str) -> str:
-    """Text that a list or a terminal shows as it is, in one line."""
-    return printable(text).replace("\n", r"\n")
 
 
 def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:

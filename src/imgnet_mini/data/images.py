@@ -12,6 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from imgnet_mini.console import one_line
 from imgnet_mini.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -45,7 +46,7 @@ class ImageError(DataError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot decode {self.path}: {self.reason}"
+        return f"cannot decode {one_line(str(self.path))}: {self.reason}"
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:

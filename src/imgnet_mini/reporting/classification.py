@@ -1,7 +1,5 @@
 """How well each class is told from the others, by the likeliest class of each image (top-1)."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +10,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import classification_report, precision_recall_fscore_support
 
 from imgnet_mini.atomic_file import write_text
+from imgnet_mini.console import one_line
+from imgnet_mini.csv_file import write_table
 from imgnet_mini.predictions import Predictions
-from imgnet_mini.reporting.style import one_line
 
 EXTREMES = 10
 """Classes listed as best, and as worst."""
@@ -78,19 +77,18 @@ class Classification:
         Raises:
             WriteError: a file cannot be written.
         """
-        _write_table(
+        write_table(
             report_dir / "class_accuracy.csv",
             ["class", "name", "images", "correct", "accuracy"],
             [[c.folder, c.name, c.images, c.correct, c.accuracy] for c in self.classes],
         )
-        _write_table(
+        write_table(
             report_dir / "confused_pairs.csv",
             ["true", "predicted", "count"],
             [[pair.true, pair.predicted, pair.count] for pair in self.confused],
         )
         values = {key: value for key, value in asdict(self).items() if key != "classes"}
-        text = json.dumps(values, indent=2, ensure_ascii=False)
-        write_text(report_dir / "report.json", f"{text}\n")
+        write_text(report_dir / "report.json", json.dumps(values, indent=2) + "\n")
 
 
 def classify(predictions: Predictions, names: Sequence[str]) -> Classification:
@@ -171,11 +169,3 @@ def _confused_pairs(counts: NDArray[np.int64], names: Sequence[str]) -> tuple[Co
         ConfusedPair(names[row], names[column], int(wrong[row, column]))
         for row, column in zip(true[order], predicted[order], strict=True)
     )
-
-
-def _write_table(path: Path, header: list[str], rows: list[list[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

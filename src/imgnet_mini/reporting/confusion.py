@@ -1,7 +1,5 @@
 """Which class was taken for which, as a table and as a picture."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from imgnet_mini.atomic_file import write_text
+from imgnet_mini.csv_file import write_table
 from imgnet_mini.reporting.style import FAINT, POINTS_PER_INCH, TEXT, fit, new_figure, save_png
 
 NUMBERED_CLASSES = 20
@@ -39,11 +37,8 @@ def write_confusion_csv(
     Raises:
         WriteError: the file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true/predicted", *classes])
-    writer.writerows([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
-    write_text(report_dir / "confusion_matrix.csv", text.getvalue())
+    rows = ([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
+    write_table(report_dir / "confusion_matrix.csv", ["true/predicted", *classes], rows)
 
 
 def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], report_dir: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from imgnet_mini.atomic_file import replacing
-from imgnet_mini.console import printable
+from imgnet_mini.console import one_line
 
 DPI = 150
 POINTS_PER_INCH = 72
@@ -50,11 +50,6 @@ def save_png(figure: Figure, path: Path) -> None:
     """
     with replacing(path) as file, _missing_glyphs_allowed():
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=_MARGIN)
-
-
-def one_line(name: str) -> str:
-    """A name that may hold anything, without what would break a line or steer a terminal."""
-    return printable(name).replace("\n", " ")
 
 
 def fit(name: str, width: float, size: float) -> str:

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from imgnet_mini import __version__
 from imgnet_mini.atomic_file import replacing, write_text
+from imgnet_mini.console import one_line
 from imgnet_mini.data.batches import in_threads, thread_pool
-from imgnet_mini.data.folder import listed, one_line
+from imgnet_mini.data.folder import listed
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.pack.format import (
     CLASSES,

@@ -21,7 +21,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from imgnet_mini.data.folder import ImageFolder, file_stamps, one_line
+from imgnet_mini.console import one_line
+from imgnet_mini.data.folder import ImageFolder, file_stamps
 from imgnet_mini.errors import DataError
 
 FORMAT: Final = 1

@@ -1,5 +1,6 @@
 """Paths and commands without what tells whose machine they come from."""
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -7,8 +8,13 @@ from typing import Any
 
 
 def last_component(path: str) -> str:
-    """The file's or folder's own name, for paths of either kind of system."""
-    return re.split(r"[\\/]+", path.rstrip("\\/"))[-1] or "."
+    """The file's or folder's own name, for paths of either kind of system.
+
+    `~` for the home folder, whose own name is its user's.
+    """
+    path = path.rstrip("\\/")
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() fails where there is none
+    return "~" if path == home.rstrip("\\/") else re.split(r"[\\/]+", path)[-1] or "."
 
 
 def command_line(words: Sequence[str]) -> str:

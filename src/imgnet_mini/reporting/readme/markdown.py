@@ -6,7 +6,7 @@ import re
 import urllib.parse
 from pathlib import Path
 
-from imgnet_mini.console import printable
+from imgnet_mini.console import one_line, printable
 from imgnet_mini.errors import ConfigError
 
 NOTHING = "\N{EN DASH}"
@@ -26,8 +26,7 @@ _SPECIAL = re.compile(
 
 def escape(value: object) -> str:
     """One line that Markdown and HTML both show as it is; control characters are spelt out."""
-    text = printable(str(value)).replace("\n", " ")
-    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", text)
+    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", one_line(str(value)))
 
 
 def code(value: object) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgnet_mini.config import RunConfig
+from imgnet_mini.console import one_line
 from imgnet_mini.errors import DataError
 from imgnet_mini.records import EpochRecord, read_csv
 from imgnet_mini.reporting.readme.anonymous import last_component, recorded_command
@@ -20,6 +21,7 @@ from imgnet_mini.reporting.readme.finder import (
 from imgnet_mini.reporting.readme.json_file import read_json_if_there
 from imgnet_mini.reporting.readme.markdown import link
 from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.sections import RunSection
 
 PICTURES = (
     "loss_curve",
@@ -36,7 +38,8 @@ PICTURES = (
 class Environment:
     """The machine, the versions and the data of a run at its start; None: not recorded.
 
-    loader: what the images were read from; skipped: what was wrong with files left out.
+    loader: what the images were read from; skipped: what was wrong with each file left out, on
+    one line.
     """
 
     device: str | None
@@ -112,12 +115,12 @@ def read_run(paths: RunPaths, readme_dir: Path) -> RunView:
             f"{paths.train_log} holds no validated epoch yet; "
             f"go on with `imgnet-mini resume --name {paths.name}`"
         )
-    config = RunConfig.read(paths.config)
+    config = _without_folders(RunConfig.read(paths.config))
     finder = read_finder(paths.finder_dir, paths.name, readme_dir)
     return RunView(
         name=paths.name,
         config=config,
-        data_name=last_component(str(config.run.data_root)),
+        data_name=str(config.run.data_root),
         settings=_settings(config),
         epochs=len(val),
         best=max(val, key=_order),
@@ -137,6 +140,12 @@ def read_run(paths: RunPaths, readme_dir: Path) -> RunView:
     )
 
 
+def _without_folders(config: RunConfig) -> RunConfig:
+    """The settings without what they tell of the machine's folders."""
+    data_root = Path(last_component(str(config.run.data_root)))
+    return config.model_copy(update={"run": RunSection(name=config.run.name, data_root=data_root)})
+
+
 def _order(record: EpochRecord) -> float:
     """Top-1, with NaN below all else."""
     return record.top1 if record.top1 == record.top1 else -1.0
@@ -151,7 +160,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
     tables: dict[str, dict[str, Any]] = config.model_dump(
         mode="json", exclude={"finder", "prepare"}
     )
-    tables["run"] = {"data_root": last_component(str(config.run.data_root))}
+    tables["run"] = {"data_root": str(config.run.data_root)}
     return {
         f"{section}.{name}": _setting(value)
         for section, values in tables.items()
@@ -182,7 +191,7 @@ def _environment(path: Path) -> Environment:
         val_images=file.count("val_images"),
         parameters=file.count("parameters"),
         loader=file.text("loader"),
-        skipped=tuple(map(str, file.items("skipped"))),
+        skipped=tuple(one_line(str(problem)) for problem in file.items("skipped")),
     )
 
 

@@ -1,0 +1,274 @@
+"""No name of a class, an image or a folder does anything but stand there, wherever it is shown."""
+
+import csv
+import io
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import draw_image, without_colours
+from imgnet_mini import cli as command_line
+from imgnet_mini.csv_file import read_table
+from imgnet_mini.predictions import load_predictions
+from imgnet_mini.run_paths import RunPaths
+from pages import Page
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has few of these names")
+
+SHOWN = {
+    "<script>alert(1)<": "<script>alert(1)<",
+    "[x](javascript:alert(1))": "[x](javascript:alert(1))",
+    "![x](y)": "![x](y)",
+    "a|b": "a|b",
+    "```": "```",
+    "\x1b]0;x\x07": r"\x1b]0;x\x07",
+    "\x1b[2J\r\x9b": r"\x1b[2J\r\x9b",
+    "new\n# line": r"new\n# line",
+    "[red]": "[red]",
+    "{{7*7}}": "{{7*7}}",
+    "\u202egpj": r"\u202egpj",
+    "=cmd()": "=cmd()",
+    "@x": "@x",
+    "$\\frac{$": "$\\frac{$",
+    "\udcff\udcfe": r"\udcff\udcfe",
+    "&amp;": "&amp;",
+    "'-1": "'-1",
+    "x" * 200: "x" * 200,
+}
+"""Hostile names, and how they are shown."""
+
+ROOT = "data [red]|<b>`\x1b[2J"
+SHOWN_ROOT = r"data [red]|<b>`\x1b[2J"
+BROKEN = "new\n<!-- imgnet-mini results: end -->\n<img src=x>{{7*7}}\x1b[2J.png"
+
+TRAIN = (
+    *("train", "--skip-bad", "--data-root", ROOT, "--arch", "shufflenet_v2_x0_5"),
+    *("--img-size", "32", "--epochs", "1", "--batch-size", "6", "--workers", "0"),
+)
+COMMANDS = {
+    "train": TRAIN,
+    "evaluate": ("evaluate",),
+    "report": ("report",),
+    "README.md": ("readme",),
+    "experiment.md": ("readme", "--template", "experiment", "--readme", "experiment.md"),
+}
+TAGS = {"details", "summary", "table", "tr", "td", "p", "img", "br", "code"}
+RESULTS = ("Over all classes", "Details")
+EXPERIMENT = (
+    *("Overview", "Data", "Network", "Learning rate", "Results", "Details", "Notes", "Next steps"),
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass
+class Published:
+    """A run on hostile names: what its commands said and drew, and the folder they wrote to."""
+
+    folder: Path
+    names: list[str]
+    said: dict[str, str] = field(default_factory=dict)
+    drawn: list[Text] = field(default_factory=list)
+
+    @property
+    def paths(self):
+        return RunPaths(self.folder, "a")
+
+    def files(self, kind):
+        found = [path for path in self.folder.rglob(f"*{kind}") if path.is_file()]
+        return [path for path in found if ROOT not in path.parts]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    run = Published(folder, plant(folder / ROOT))
+    savefig = Figure.savefig
+
+    def noting(figure, *args, **kwargs):
+        savefig(figure, *args, **kwargs)
+        run.drawn.extend(figure.findobj(Text))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "100")
+        patch.setattr(Figure, "savefig", noting)
+        for command, args in COMMANDS.items():
+            words = [*args, "--name", "a"]
+            patch.setattr("sys.argv", ["imgnet-mini", *words])
+            run.said[command] = said(words)
+    return run
+
+
+def plant(root):
+    """Two training images and one to validate on of each class, and one that is broken."""
+    names = []
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(SHOWN):
+        image = draw_image(number / len(SHOWN), generator)
+        try:
+            for place in ("train/{0}/{0}0.png", "train/{0}/{0}1.png", "val/{0}/{0}0.png"):
+                path = Path(f"{root}/{place}".format(name))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+        except OSError:  # such as those that are not UTF-8, on a Mac
+            continue
+        names.append(name)
+    (root / "train" / names[0] / BROKEN).touch()
+    return sorted(names)
+
+
+def said(words):
+    stream = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
+    with redirect_stdout(stream), redirect_stderr(stream), pytest.raises(SystemExit) as end:
+        command_line.main(words)
+    stream.flush()
+    text = without_colours(stream.buffer.getvalue().decode())
+    assert not end.value.code, text
+    return text
+
+
+@pytest.fixture(params=SHOWN, ids=map(ascii, SHOWN.values()))
+def name(request, published):
+    if request.param not in published.names:
+        pytest.skip("this file system does not take the name")
+    return request.param
+
+
+def is_printable(text):
+    return all(char.isprintable() or char == "\n" for char in text)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_steers_the_terminal(published, command):
+    assert published.said[command]
+    assert is_printable(published.said[command])
+    assert command != "train" or f"images from {SHOWN_ROOT} (" in published.said["train"]
+
+
+def test_an_error_names_a_place_without_steering_the_terminal(cli):
+    for words in (["train", "--data-root", ROOT], ["evaluate", "--checkpoint", ROOT]):
+        assert cli(*words) in (4, 6)
+        assert is_printable(cli.err)
+        assert cli.says(SHOWN_ROOT)
+
+
+def test_a_message_names_a_class_on_one_line(published, name, cli, make_folder):
+    root = make_folder(Path("data"), classes=["a", "b"])
+    (root / "train" / name).mkdir()
+    (root / "train" / name / f"{name}.png").touch()
+    assert cli("train", "--data-root", "data") == 4
+    assert is_printable(cli.err)
+    assert cli.says(f"only in train/: {SHOWN[name]} Add")
+    assert cli("check", "--data-root", "data") == 4
+    assert is_printable(cli.out)
+    assert f"  data/train/{SHOWN[name]}/{SHOWN[name]}.png: it is empty\n" in cli.out
+
+
+@pytest.fixture(params=["README.md", "experiment.md"])
+def page(request, published):
+    return Page(published.folder / request.param)
+
+
+def test_a_page_has_no_parts_but_its_own(published, page):
+    assert not page.kinds & {"link_open", "image", "code_block"}
+    assert page.tags <= TAGS
+    assert len(page.images) == len(set(page.images)) in (4, 6)
+    assert all((published.folder / unquote(image)).is_file() for image in page.images)
+    assert all(text.startswith(("imgnet-mini ", "Written by")) for text in page.comments)
+    title = f"shufflenet_v2_x0_5 on {SHOWN_ROOT}"
+    assert page.headings in (["Results of a", *RESULTS], [title, *EXPERIMENT])
+    assert SHOWN_ROOT in [token.content for token in page.tokens]
+    assert {fence.info for fence in page.fences} <= {"text", "sh"}
+    assert len(page.fences) in (3, 4)
+    assert all(is_printable(fence.content) for fence in page.fences)
+
+
+def test_a_page_lists_a_broken_file_on_one_line(published, page):
+    name = next(iter(SHOWN))
+    broken = BROKEN.replace("\n", r"\n").replace("\x1b", r"\x1b")
+    assert f"train/{name}/{broken}: it is empty\n" in [fence.content for fence in page.fences]
+    text = published.paths.skipped_images.read_text("utf-8")
+    assert text == f"train/{name}/{broken}: it is empty\n"
+
+
+def test_a_page_shows_a_name_as_it_is_and_in_its_cell(published, page, name):
+    report = json.loads((published.paths.report_dir / "report.json").read_bytes())
+    confused = page.tables["Class|Taken for|Images"]
+    assert confused == [
+        [SHOWN[pair["true"]], SHOWN[pair["predicted"]], str(pair["count"])]
+        for pair in report["confused"]
+    ]
+    best = page.tables["Best classes|Recognised|Images"]
+    assert best == [
+        [SHOWN[one["name"]], f"{100 * one['accuracy']:.1f} %", "1"] for one in report["best"]
+    ]
+    assert SHOWN[name] in {row[0] for row in confused + best}
+
+
+def test_the_markdown_log_is_one_block_of_code(published):
+    page = Page(published.paths.markdown_log)
+    assert page.kinds == {"fence"}
+    assert len(page.fences) == 1
+
+
+def test_no_kind_of_file_is_written_that_is_not_looked_at_here(published):
+    kinds = {path.suffix for path in published.files("")}
+    assert kinds == {".md", ".csv", ".json", ".txt", ".png", ".toml", ".pth", ".0", ""}
+
+
+def test_tables_keep_their_columns_and_hold_no_formula(published):
+    tables = published.files(".csv")
+    assert len(tables) == 5
+    for path in tables:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.reader(file))
+        assert {len(row) for row in rows} == {len(rows[0])}
+        assert not [cell for row in rows for cell in row if cell.startswith(FORMULA)]
+
+
+def test_a_name_comes_back_from_the_tables(published, name):
+    index, paths = published.names.index(name), published.paths
+    predictions = load_predictions(paths.predictions, tuple(published.names))
+    assert predictions.images[index] == f"{name}/{name}0.png"
+    assert predictions.targets[index] == index
+    confusion = list(read_table(paths.report_dir / "confusion_matrix.csv"))
+    assert confusion[0][index + 1] == confusion[index + 1][0] == name
+    accuracy = list(read_table(paths.report_dir / "class_accuracy.csv"))
+    assert accuracy[index + 1][:3] == [name, name, "1"]
+
+
+def test_the_events_hold_numbers_under_fixed_tags_only(published):
+    tags = EventAccumulator(str(published.paths.event_dir)).Reload().Tags()
+    scalars = {f"{phase}/{name}" for phase in ("train", "val") for name in ("loss", "top1", "top5")}
+    scalars |= {"train/imgs_per_sec", "val/imgs_per_sec", "train/loss_step", "train/lr"}
+    assert set(tags.pop("scalars")) == scalars
+    assert not any(tags.values())
+
+
+def test_a_picture_shows_a_name_as_text(published, name):
+    labels = [text for text in published.drawn if SHOWN[name][:20] in text.get_text()]
+    assert len(labels) >= 3  # twice beside the matrix, and above a sample
+    for label in labels:
+        assert not label.get_parse_math()
+        assert label.get_text().isprintable()
+
+
+def test_the_report_in_text_and_json_holds_every_class_once(published, name):
+    paths = published.paths
+    text = (paths.report_dir / "classification_report.txt").read_text("utf-8")
+    assert is_printable(text)
+    (line,) = [line.split() for line in text.splitlines() if line.strip().startswith(SHOWN[name])]
+    assert line[-1] == "1"
+    assert json.loads(paths.metrics.read_bytes())["classes"] == published.names
+    for path in published.files(".json"):
+        assert is_printable(path.read_text("ascii"))
+        json.loads(path.read_bytes())
