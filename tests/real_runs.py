@@ -19,10 +19,13 @@ from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torchvision.models._api import register_model
 
-from imgnet_mini import cli, engine
+from imgnet_mini import cli, lockstep
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.commands import setup
+from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.signals import StopRequest
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -46,6 +49,7 @@ class RealRun:
     signal_at: after so many looks for signals it sends itself SIGTERM.
     slow_saves: seconds that each save takes longer, but for the first.
     read_seconds: how often it brings its losses to the host, which is when it may save.
+    environment: variables to set in the process.
     """
 
     folder: Path
@@ -53,6 +57,7 @@ class RealRun:
     signal_at: int = 0
     slow_saves: float = 0.0
     read_seconds: float = 1.0
+    environment: dict[str, str] = field(default_factory=dict)
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,21 +172,24 @@ class _Order:
         self.args = [str(arg) for arg in real.args]
         self.counters, self.signal_at = real.counters, real.signal_at
         self.slow_saves, self.read_seconds = real.slow_saves, real.read_seconds
+        self.environment = real.environment
 
 
 def _run(order: _Order) -> None:
     os.setsid()
     os.chdir(order.folder)
+    os.environ.update(order.environment)
     descriptor = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as at home, not as here
-    engine._READ_SECONDS = order.read_seconds
+    lockstep._SECONDS = order.read_seconds
     _count_saves(order)
     _count_checks(order)
     _note_command(order)
+    _add_plain_network()
     try:
         cli.main(order.args)
     finally:
@@ -207,15 +215,35 @@ def _count_saves(order: _Order) -> None:
 
 
 def _count_checks(order: _Order) -> None:
-    check = StopRequest.check
+    """Count the looks for signals: in each step, or where ranks look for them together."""
 
-    def counted(self):
-        order.counters[CHECKS] += 1
-        if order.counters[CHECKS] == order.signal_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        check(self)
+    def counting(look):
+        def counted(*args):
+            order.counters[CHECKS] += 1
+            if order.counters[CHECKS] == order.signal_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return look(*args)
 
-    StopRequest.check = counted
+        return counted
+
+    if order.environment:
+        Lockstep.look = counting(Lockstep.look)
+    else:
+        StopRequest.check = counting(StopRequest.check)
+
+
+def _add_plain_network() -> None:
+    """A network that has no batch norm, and so does not care which images meet on a rank."""
+
+    def plain(num_classes: int, weights: None = None) -> nn.Module:
+        del weights
+        body = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()]
+        return nn.Sequential(
+            *body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, num_classes)
+        )
+
+    plain.__module__ = "torchvision.models.plain"
+    register_model("plain")(plain)
 
 
 def _note_command(order: _Order) -> None:

@@ -53,7 +53,7 @@ def test_steps_equal_those_of_a_bare_loop(model, dtype):
     trainer = build_trainer(model, precision=Precision("cpu", dtype))
     trainer.model.train()
     for images, targets in batches(STEPS):
-        trainer.train_step(images, targets)
+        trainer.train_step([(images, targets)])
 
     optimizer = torch.optim.SGD(
         reference.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True
@@ -150,7 +150,7 @@ def test_the_state_of_every_part_comes_back(model):
     trainer.model.train()
     steps = list(batches(STEPS))
     for images, targets in steps[:3]:
-        trainer.train_step(images, targets)
+        trainer.train_step([(images, targets)])
     trainer._rates.clear()
     saved = copy.deepcopy(trainer.state_dict())
     fresh = build_trainer(
@@ -161,8 +161,8 @@ def test_the_state_of_every_part_comes_back(model):
     fresh.load_state_dict(saved)
     fresh.model.train()
     for images, targets in steps[3:]:
-        trainer.train_step(images, targets)
-        fresh.train_step(images, targets)
+        trainer.train_step([(images, targets)])
+        fresh.train_step([(images, targets)])
     assert fresh.state == trainer.state
     for ours, theirs in zip(
         fresh.model.state_dict().values(), trainer.model.state_dict().values(), strict=True

@@ -80,10 +80,10 @@ def test_a_step_never_waits_for_the_gpu(precision):
     trainer = build_trainer(precision)
     trainer.model.train()
     images, targets = batch()
-    trainer.train_step(images, targets)
+    trainer.train_step([(images, targets)])
     with never_waiting():
         for _ in range(3):
-            trainer.train_step(images, targets)
+            trainer.train_step([(images, targets)])
 
 
 def squares(count: int = 40, side: int = 96) -> tuple[Tensor, Tensor]:
@@ -214,7 +214,7 @@ def test_one_batch_is_learnt_by_heart(precision, compiled):
     trainer.model.train()
     images, targets = batch()
     for _ in range(50):
-        trainer.train_step(images, targets)
+        trainer.train_step([(images, targets)])
     losses = trainer._losses[:50].tolist()
     assert losses[-1] < 0.7 * losses[0]
 

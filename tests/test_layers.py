@@ -16,10 +16,11 @@ LAYERS = [  # top first; modules on one row never import one another
     {"evaluation"},
     {"data", "model", "optim", "checkpoint", "history", "progress", "finder", "reporting"},
     {"run_paths", "run_lock", "records", "predictions", "train_state"}
-    | {"device", "precision", "signals"},
+    | {"device", "precision", "lockstep"},
+    {"distributed", "signals"},
     {"config", "csv_file"},
     {"sections", "atomic_file"},
-    {"console"},
+    {"console", "launch"},
     {"errors", "__init__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

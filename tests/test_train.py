@@ -15,7 +15,7 @@ import torchvision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import SMALL
-from imgnet_mini import engine
+from imgnet_mini import engine, lockstep
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config import RunConfig
 from imgnet_mini.records import read_csv
@@ -219,8 +219,8 @@ def test_out_of_memory_names_the_batch_size_to_try(run_small, cli, monkeypatch):
 def test_what_is_not_finite_never_reaches_a_checkpoint(run_small, cli, monkeypatch, where):
     step = engine.Trainer.train_step
 
-    def poisoned(self, images, targets):
-        step(self, images, targets)
+    def poisoned(self, batches):
+        step(self, batches)
         if self.state.step == 6:
             first = next(self.model.parameters())
             if where == "weight":
@@ -240,7 +240,7 @@ def test_what_is_not_finite_never_reaches_a_checkpoint(run_small, cli, monkeypat
 
 
 def test_inside_a_long_epoch_it_is_saved_every_so_many_minutes(run_small, monkeypatch):
-    monkeypatch.setattr(engine, "_READ_SECONDS", 0.0)
+    monkeypatch.setattr(lockstep, "_SECONDS", 0.0)
     saved = []
     save = CheckpointStore.save
     monkeypatch.setattr(

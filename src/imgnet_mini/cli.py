@@ -1,6 +1,8 @@
 """The command line: arguments in, one call out. Commands are imported late: help is quick."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +11,19 @@ import typer
 from imgnet_mini import __version__
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_error, show_stop
-from imgnet_mini.errors import ImgnetMiniError, StoppedError
+from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError
+from imgnet_mini.launch import Launch
 from imgnet_mini.options import config_options
 from imgnet_mini.signals import StopNowError, stopping_at_once
 
 TRAINING_ONLY = (
-    *("min_crop", "flip", "use_class_style_aug", "pack_on_device"),
-    *("amp", "precision", "compile", "deterministic", "seed"),
+    *("min_crop", "flip", "use_class_style_aug", "pack_on_device", "accumulate"),
+    *("amp", "precision", "compile", "sync_bn", "deterministic", "seed"),
 )
 """Settings of the data and runtime sections that evaluation has no use for."""
+
+WITH_RANKS = ("find-lr", "train", "resume", "evaluate")
+"""Commands that torchrun may start."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,18 +37,33 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; the package's own errors end as a message and an exit code."""
     # Torch's large tensors then live in large pages of memory, which the system hands out faster.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    speaks = os.environ.get("RANK", "0") == "0"
     try:
-        with stopping_at_once():
+        with stopping_at_once(), nullcontext() if speaks else _silence():
             app(args, prog_name="imgnet-mini")
     except StopNowError as error:
-        show_stop(f"stopped at once by {error}; what had been saved is whole")
+        if speaks:
+            show_stop(f"stopped at once by {error}; what had been saved is whole")
         raise SystemExit(128 + error.signal_number) from error
     except StoppedError as error:
-        show_stop(str(error))
+        if speaks:
+            show_stop(str(error))
         raise SystemExit(error.exit_code) from error
     except ImgnetMiniError as error:
-        show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
+        if speaks or isinstance(error, RankError):
+            show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
         raise SystemExit(error.exit_code) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Only one of several processes prints: what is said inside this is not."""
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield
 
 
 def _show_version(asked: bool) -> None:
@@ -53,12 +74,19 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _options_of_all(
+    ctx: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    pass
+    del version
+    launch = Launch.from_environment()
+    if launch.size > 1 and ctx.invoked_subcommand not in WITH_RANKS:
+        raise ConfigError(
+            f"{ctx.invoked_subcommand} is work for one process, and torchrun has started "
+            f"{launch.size}: call imgnet-mini {ctx.invoked_subcommand} by itself"
+        )
 
 
 @app.command(rich_help_panel="Workflow")
@@ -100,8 +128,10 @@ def check(*, given: RunConfig) -> None:
 def find_lr(*, given: RunConfig) -> None:
     """Raise the learning rate step by step and suggest a peak for training."""
     from imgnet_mini.commands import find_lr
+    from imgnet_mini.distributed import joined
 
-    find_lr.run(given)
+    with joined(given.runtime) as ranks:
+        find_lr.run(given, ranks=ranks)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -110,6 +140,13 @@ def train(
     *,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run if it has a checkpoint, else start.")
+    ] = False,
+    allow_world_size_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-world-size-change",
+            help="With --resume: go on with other processes: the same images, not the same bits.",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing run of this name.")
@@ -122,14 +159,16 @@ def train(
     """Train a network from scratch."""
     from imgnet_mini.commands import resume as resume_command
     from imgnet_mini.commands import train
+    from imgnet_mini.distributed import joined
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
-    if resume and resume_command.has_checkpoint(given):
-        resume_command.run(given)
-    else:
-        train.run(given, overwrite=overwrite)
-    if reports:
+    with joined(given.runtime) as ranks:
+        if resume and ranks.from_first(lambda: resume_command.has_checkpoint(given)):
+            resume_command.run(given, other_ranks=allow_world_size_change, ranks=ranks)
+        else:
+            train.run(given, overwrite=overwrite, ranks=ranks)
+    if reports and ranks.is_first:
         from imgnet_mini.commands import report  # scikit-learn takes seconds to import
 
         report.run(given)
@@ -151,6 +190,13 @@ def resume(
     replan: Annotated[
         bool, typer.Option("--replan", help="Go on under another schedule, such as more --epochs.")
     ] = False,
+    allow_world_size_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-world-size-change",
+            help="Go on with another number of processes: the same images, not the same bits.",
+        ),
+    ] = False,
     given: RunConfig,
 ) -> None:
     """Continue an interrupted run, bit by bit as if it had never stopped.
@@ -158,8 +204,16 @@ def resume(
     Options left out keep the run's own values; those that would make it another run are refused.
     """
     from imgnet_mini.commands import resume
+    from imgnet_mini.distributed import joined
 
-    resume.run(given, checkpoint=checkpoint, replan=replan)
+    with joined(given.runtime) as ranks:
+        resume.run(
+            given,
+            checkpoint=checkpoint,
+            replan=replan,
+            other_ranks=allow_world_size_change,
+            ranks=ranks,
+        )
 
 
 @app.command(rich_help_panel="Workflow")
@@ -187,13 +241,17 @@ def evaluate(
     Options left out keep the values the run of this name was trained with.
     """
     from imgnet_mini.commands import evaluate
+    from imgnet_mini.distributed import joined
 
-    evaluate.run(given, checkpoint=checkpoint, tta=tta)
+    with joined(given.runtime) as ranks:
+        evaluate.run(given, checkpoint=checkpoint, tta=tta, ranks=ranks)
 
 
 @app.command(rich_help_panel="Workflow")
 @config_options(
-    "run", "data", "runtime", leave_out=(*TRAINING_ONLY, "img_size"), show_defaults=False
+    *("run", "data", "runtime"),
+    leave_out=(*TRAINING_ONLY, "img_size", "dist_timeout"),
+    show_defaults=False,
 )
 def report(*, given: RunConfig) -> None:
     """Draw curves, the confusion matrix and sample images, and write the per-class tables.
@@ -206,7 +264,10 @@ def report(*, given: RunConfig) -> None:
 
 
 @app.command(rich_help_panel="Try it")
-@config_options(*("run", "data", "model", "optimizer", "runtime"), leave_out=("name", "output_dir"))
+@config_options(
+    *("run", "data", "model", "optimizer", "runtime"),
+    leave_out=("name", "output_dir", "sync_bn", "dist_timeout"),
+)
 def bench(
     *,
     seconds: Annotated[

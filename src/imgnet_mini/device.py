@@ -5,12 +5,15 @@ import platform
 
 import torch
 
+from imgnet_mini.distributed import ALONE, Ranks
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import RuntimeConfig
 
 
-def choose_device(runtime: RuntimeConfig) -> torch.device:
+def choose_device(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:
     """The device asked for, or the best one there is, set to its fastest kernels.
+
+    Where there are several ranks, each takes a GPU of its own.
 
     Raises:
         ConfigError: the device asked for is not there.
@@ -36,7 +39,20 @@ def choose_device(runtime: RuntimeConfig) -> torch.device:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not runtime.deterministic
         torch.set_float32_matmul_precision("high")
+        if ranks.size > 1:
+            return _own_gpu(ranks)
     return torch.device(kind)
+
+
+def _own_gpu(ranks: Ranks) -> torch.device:
+    there = torch.cuda.device_count()
+    if ranks.local_size > there:
+        raise ConfigError(
+            f"torchrun started {ranks.local_size} processes on a machine with {there} GPU(s): use "
+            f"--nproc-per-node {there}"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device("cuda", ranks.local_rank)
 
 
 def describe_device(device: torch.device) -> str:

@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, nullcontext
 from dataclasses import asdict
+from itertools import chain, islice
 from typing import Any, Final, Protocol
 
 import torch
@@ -11,10 +13,13 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
+from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import Loader
+from imgnet_mini.distributed import ALONE, Ranks, inner_step
 from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.evaluation import Metrics, count_hits, evaluate, top_classes
 from imgnet_mini.history import History
+from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.optim import load_schedule, load_under_new_plan
 from imgnet_mini.precision import Precision
 from imgnet_mini.progress import show_bar
@@ -24,23 +29,27 @@ from imgnet_mini.train_state import TrainState
 _UNREAD_STEPS: Final = 64
 _LEAST_SCALE: Final = 1.0
 """Scaling starts at 65536 and is halved by each overflow; below this, gradients hold no numbers."""
-_READ_SECONDS: Final = 1.0  # a read waits for the device: about 0.2 ms of its idle time each
 
 
 class Batches(Protocol):
     """What training takes: a `Loader`, or what stands in for one."""
 
     images_per_step: int
+    """On all ranks together."""
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, 3, H, W) float32 and targets (N,), from batch `start` on."""
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
+        """Images (N, 3, H, W) float32 and targets (N,), from step `start` on."""
 
 
 class Trainer:
-    """The parts of a run in motion."""
+    """The parts of a run in motion.
+
+    accumulate: batches of the loader that make one step.
+    ranks: the processes of the run; they make each step together.
+    """
 
     def __init__(
         self,
@@ -51,10 +60,15 @@ class Trainer:
         precision: Precision,
         *,
         compiled: bool = False,
+        accumulate: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
+        self._parallel = ranks.parallel(model)
         if compiled:
-            model.compile()
+            self._parallel.compile()
+        self._accumulate = accumulate
+        self._ranks = ranks
         self._criterion = criterion
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -66,17 +80,25 @@ class Trainer:
         self._hits = torch.zeros(2, dtype=torch.int64, device=device)
         self._rates: list[float] = []
 
-    def train_step(self, images: Tensor, targets: Tensor) -> None:
-        """Take one step on (N, 3, H, W) float images and (N,) targets, waiting for nothing."""
-        with self._precision.autocast():
-            logits = self.model(images)
-            loss = self._criterion(logits, targets)
-        self._scaler.scale(loss).backward()
+    def train_step(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Take one step on all of these batches together, waiting for nothing.
+
+        batches: as many of equal size as are accumulated; (N, 3, H, W) float and (N,) each.
+        """
+        unread = len(self._rates)
+        self._losses[unread] = 0
+        for part, (images, targets) in enumerate(batches, 1):
+            is_inner = part < self._accumulate
+            with inner_step(self._parallel) if is_inner else nullcontext():
+                with self._precision.autocast():
+                    logits = self._parallel(images)
+                    loss = self._criterion(logits, targets) / self._accumulate
+                self._scaler.scale(loss).backward()
+            self._losses[unread] += loss.detach()
+            self._hits += count_hits(top_classes(logits.detach()), targets)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        self._losses[len(self._rates)] = loss.detach()
-        self._hits += count_hits(top_classes(logits.detach()), targets)
         self.state.rate = self.rate
         self._rates.append(self.state.rate)
         self.state.step += 1
@@ -103,28 +125,29 @@ class Trainer:
             StopRequestedError: a signal has come; everything is counted up to the last step.
             DataError: an image cannot be decoded.
         """
-        self.model.train()
+        self._parallel.train()
         state = self.state
         images_per_step = loader.images_per_step
         label = f"Epoch {state.epoch:03d} train"
-        began = read_at = saved_at = time.perf_counter()
+        began = saved_at = time.perf_counter()
         seconds_before = state.seconds
-        with show_bar(label, len(loader), done=state.batch) as bar:
+        lockstep = Lockstep(self._ranks, stop, most=_UNREAD_STEPS)
+        with (
+            closing(loader.epoch(state.epoch, start=state.batch)) as batches,
+            show_bar(label, len(loader), done=state.batch) as bar,
+        ):
             try:
-                for images, targets in loader.epoch(state.epoch, start=state.batch):
-                    self.train_step(images, targets)
-                    if (
-                        len(self._rates) == _UNREAD_STEPS
-                        or time.perf_counter() - read_at > _READ_SECONDS
-                    ):
+                for first in batches:
+                    self.train_step(chain((first,), islice(batches, self._accumulate - 1)))
+                    if lockstep.is_due():
                         self._read(history)
                         read_at = time.perf_counter()
                         state.seconds = seconds_before + read_at - began
                         bar.show(state.batch, self._figures(images_per_step))
-                        if read_at - saved_at > save_seconds:
+                        if lockstep.look(read_at - saved_at > save_seconds):
                             save()
                             saved_at = time.perf_counter()
-                    stop.check()
+                    lockstep.check()
             except StopRequestedError:
                 self._read(history)
                 state.seconds = seconds_before + time.perf_counter() - began
@@ -139,11 +162,13 @@ class Trainer:
         Raises:
             DivergedError: the loss is not finite.
         """
+        self._ranks.take_buffers(self.model)
         metrics, _ = evaluate(
             self.model,
             loader,
             self._precision,
             stop,
+            ranks=self._ranks,
             label_smoothing=self._criterion.label_smoothing,
             label=f"Epoch {self.state.epoch:03d} val",
         )
@@ -160,19 +185,21 @@ class Trainer:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the steps to come depend on, as tensors and plain data.
+        """Everything that the steps to come depend on, as tensors and plain data; of all ranks.
 
         Raises:
             DivergedError: a weight or a statistic is not finite.
         """
         self._refuse_infinite_weights()
+        rng, *rng_of_others = self._ranks.gather(_random_state())
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "scaler": self._scaler.state_dict(),
             "state": asdict(self.state),
-            "rng": _random_state(),
+            "rng": rng,
+            "rng_of_others": rng_of_others,
         }
 
     def load_state_dict(self, content: dict[str, Any], *, replan: bool = False) -> None:
@@ -204,11 +231,18 @@ class Trainer:
         if content["scaler"] and self._scaler.is_enabled():  # empty where nothing was scaled
             self._scaler.load_state_dict(content["scaler"])
         self.state = TrainState(**content["state"])
-        _set_random_state(content["rng"])
+        states = [content["rng"], *content.get("rng_of_others", ())]
+        if self._ranks.rank < len(states):
+            _set_random_state(states[self._ranks.rank])
+        else:  # the run goes on with more ranks than it had
+            torch.manual_seed(mix(step, self._ranks.rank))
 
     def _read(self, history: History) -> None:
-        """Bring the unread losses and hits to the host. Blocking."""
-        losses = self._losses[: len(self._rates)].tolist()
+        """Bring the unread losses and hits to the host, from all ranks. Blocking."""
+        size = self._ranks.size
+        ours = [*self._losses[: len(self._rates)].tolist(), *self._hits.tolist()]
+        *sums, top1, top5 = self._ranks.sum(ours)
+        losses = [loss / size for loss in sums]
         first_step = self.state.step - len(losses)
         history.add_steps(first_step, losses, self._rates)
         for offset, (loss, rate) in enumerate(zip(losses, self._rates, strict=True)):
@@ -224,9 +258,8 @@ class Trainer:
                 f"gradients overflow fp16 step after step, up to step {self.state.step}: "
                 f"{self._advice()}, --precision bf16 or --no-amp"
             )
-        top1, top5 = self._hits.tolist()
-        self.state.top1 += top1
-        self.state.top5 += top5
+        self.state.top1 += round(top1)
+        self.state.top5 += round(top5)
         self._hits.zero_()
         self._rates.clear()
 

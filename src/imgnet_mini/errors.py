@@ -43,6 +43,18 @@ class DivergedError(ImgnetMiniError):
     exit_code = 7
 
 
+class RankError(ImgnetMiniError):
+    """What one of several processes has failed in; its message names the process."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class LostRankError(ImgnetMiniError):
+    """Another process of the run is gone, or does not answer."""
+
+
 class StoppedError(ImgnetMiniError):
     """Ctrl-C or SIGTERM ended the command after it had saved what it could."""
 

@@ -10,11 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgnet_mini.data.loaders import Loader
+from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.precision import Precision
 from imgnet_mini.progress import show_bar
 from imgnet_mini.signals import StopRequest
 
 TOP: Final = 5
+
+_UNLOOKED_BATCHES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,9 @@ def evaluate(
     label_smoothing: float,
     tta: bool = False,
     label: str = "evaluate",
+    ranks: Ranks = ALONE,
 ) -> tuple[Metrics, Answers]:
-    """Run the network over every image of a loader.
+    """Run the network over every image of a loader, each on one rank; all ranks get all answers.
 
     tta: use the mean of the logits of the image and of its mirror image.
 
@@ -55,36 +60,53 @@ def evaluate(
         DataError: an image cannot be decoded.
     """
     model.eval()
-    losses, hits, tops, probabilities = [], [], [], []
+    parts: list[Tensor] = []
     done = 0
     began = time.perf_counter()
+    lockstep = Lockstep(ranks, stop, most=_UNLOOKED_BATCHES)
     with torch.no_grad(), show_bar(label, loader.images) as bar:
-        for images, targets in loader.epoch(0):
+        for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
                 logits = model(images)
                 if tta:
                     logits = (logits + model(images.flip(3))) / 2
-            logits = logits.float()
-            top = top_classes(logits)
-            losses.append(
-                F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
-            )
-            hits.append(count_hits(top, targets))
-            tops.append(top)
-            probabilities.append(logits.softmax(1).gather(1, top))
-            done += len(targets)
-            bar.show(done)
-            stop.check()
-        top1, top5 = torch.stack(hits).sum(0).tolist()  # blocking
-        loss_sum = math.fsum(torch.stack(losses).tolist())
-    metrics = Metrics(
-        loss=loss_sum / done,
-        top1=100 * top1 / done,
-        top5=100 * top5 / done,
-        images=done,
-        imgs_per_sec=done / (time.perf_counter() - began),
+            parts.append(_answer(logits.float(), targets, label_smoothing))
+            done += len(targets) * ranks.size
+            bar.show(min(done, loader.images))
+            if lockstep.is_due() and batch < len(loader):  # the last may be empty on some ranks
+                lockstep.look()
+            lockstep.check()
+        ours = torch.cat(parts).cpu() if parts else torch.empty(0, 0)  # blocking
+    table = ranks.assemble(ours, loader.positions(), loader.images)
+    return _count(table, time.perf_counter() - began)
+
+
+def _answer(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """A row for each of N images, from logits (N, C): loss, target, top classes, probabilities."""
+    top = top_classes(logits)
+    losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    probabilities = logits.softmax(1).gather(1, top)
+    return torch.cat([losses[:, None], targets[:, None], top, probabilities], 1)
+
+
+def _count(table: Tensor, seconds: float) -> tuple[Metrics, Answers]:
+    """What rows of `_answer`, one for each image, add up to."""
+    images = len(table)
+    losses, targets, (top, probabilities) = (
+        table[:, 0],
+        table[:, 1].long(),
+        table[:, 2:].chunk(2, 1),
     )
-    return metrics, Answers(torch.cat(tops).cpu(), torch.cat(probabilities).cpu())
+    top = top.long()
+    top1, top5 = count_hits(top, targets).tolist()
+    metrics = Metrics(
+        loss=math.fsum(losses.tolist()) / images,
+        top1=100 * top1 / images,
+        top5=100 * top5 / images,
+        images=images,
+        imgs_per_sec=images / seconds,
+    )
+    return metrics, Answers(top, probabilities.float())
 
 
 def top_classes(logits: Tensor) -> Tensor:

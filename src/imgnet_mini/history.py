@@ -80,6 +80,28 @@ class History:
             self._events.close()
 
 
+class SilentHistory(History):
+    """What a rank has in place of a history that another one writes."""
+
+    def __init__(self) -> None:
+        self.records = []
+
+    def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
+        """Do nothing."""
+
+    def add_epoch(self, train: EpochRecord, val: EpochRecord) -> None:
+        """Do nothing."""
+
+    def write(self) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def write_logs(paths: RunPaths, records: Sequence[EpochRecord]) -> None:
     """Write `train_log.csv` and `logs.md`.
 

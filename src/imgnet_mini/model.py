@@ -39,6 +39,18 @@ def build_model(
     return network.to(device).to(memory_format=torch.channels_last)
 
 
+def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """The same network, whose batch norms see what all ranks see.
+
+    Raises:
+        ConfigError: torch has none for this device.
+    """
+    if device.type != "cuda":
+        raise ConfigError(f"--sync-bn needs GPUs, and this run is on {device.type}: leave it out")
+    network: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return network
+
+
 def weights_sha256(model: nn.Module) -> str:
     """Hex digest of all weights and statistics: that of another network if a single bit differs."""
     digest = hashlib.sha256()

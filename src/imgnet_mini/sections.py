@@ -87,7 +87,10 @@ class DataConfig(Section):
     """How images become batches."""
 
     batch_size: Count = 64
-    """Images per step."""
+    """Images per step, on all processes together."""
+
+    accumulate: Count = 1
+    """Parts of each batch that go through the network one after the other: less memory."""
 
     img_size: Annotated[int, Ge(32)] = 224
     """Side of the square crop, in pixels."""
@@ -206,6 +209,12 @@ class RuntimeConfig(Section):
 
     compile: bool = False
     """Compile the network with torch.compile."""
+
+    sync_bn: bool = False
+    """Let batch norms see the images of all GPUs, and not each its own."""
+
+    dist_timeout: Annotated[int, Ge(1)] = 600
+    """Seconds to wait for an answer of another process before the run ends."""
 
     deterministic: bool = False
     """Take only kernels that give the same bits each time; a CPU's do so anyway, a GPU's cost."""

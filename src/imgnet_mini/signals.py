@@ -7,8 +7,14 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""Those that end a command."""
+
 ECHO_SECONDS: Final = 0.5
 """A launcher passes on a signal that its whole group has got: the same one, twice."""
+
+RANK_ECHO_SECONDS: Final = 5.0
+"""torchrun may take its time to do so, and one rank may save on behalf of all by then."""
 
 
 class StopRequestedError(Exception):
@@ -28,15 +34,20 @@ class StopNowError(BaseException):
 
 
 class StopRequest:
-    """Remembers the first signal while its block runs; a second one ends the command at once."""
+    """Remembers the first signal while its block runs; a second one ends the command at once.
 
-    def __init__(self) -> None:
-        self._received: int | None = None
+    with_ranks: whether this process is one of several.
+    """
+
+    def __init__(self, *, with_ranks: bool = False) -> None:
+        self._with_ranks = with_ranks
+        self.received: int | None = None
+        """The first signal that has come."""
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._remember)
         return self
 
@@ -55,14 +66,14 @@ class StopRequest:
         Raises:
             StopRequestedError: a signal has come.
         """
-        if self._received is not None:
-            raise StopRequestedError(self._received)
+        if self.received is not None:
+            raise StopRequestedError(self.received)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._received is None:
-            self._received, self._received_at = number, now
-        elif now - self._received_at > ECHO_SECONDS:
+        if self.received is None:
+            self.received, self._received_at = number, now
+        elif now - self._received_at > (RANK_ECHO_SECONDS if self._with_ranks else ECHO_SECONDS):
             raise StopNowError(number)
 
 
@@ -73,9 +84,7 @@ def stopping_at_once() -> Iterator[None]:
     Raises:
         StopNowError: a signal has come.
     """
-    previous = {
-        number: signal.signal(number, _stop_now) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {number: signal.signal(number, _stop_now) for number in SIGNALS}
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """How many images a second: a loader alone, the training step alone, and both together."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import repeat
 from typing import Final
 
@@ -52,7 +52,7 @@ class Stretch:
         """Once the stretch is over."""
         return self._rate
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Batches:
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         """The batches, whatever the epoch."""
         del epoch, start
         yield from self._take(at_most=self._warm_up)
@@ -96,6 +96,7 @@ class Subject:
             build_scheduler(config.schedule, optimizer, max_lr=_LR, total_steps=_ENDLESS),
             choose_precision(config.runtime, device),
             compiled=config.runtime.compile,
+            accumulate=config.data.accumulate,
         )
         self._loader = build_train_loader(
             config.data, images, seed=config.runtime.seed, device=device
@@ -129,7 +130,8 @@ class Subject:
 
     def _stretch(self, batches: Batches, seconds: float) -> Stretch:
         warm_up = 2 + 2 * self._data.workers
-        return Stretch(batches, self._data.batch_size, seconds=seconds, warm_up=warm_up)
+        at_once = self._data.batch_size // self._data.accumulate
+        return Stretch(batches, at_once, seconds=seconds, warm_up=warm_up)
 
 
 def _wait_for_device() -> None:

@@ -87,6 +87,8 @@ class _Run(_Weights):
     scaler: dict[str, Any]
     state: _State
     rng: dict[Literal["cpu", "cuda"], Tensor]
+    rng_of_others: list[dict[Literal["cpu", "cuda"], Tensor]] = []
+    """Of rank 1 and up."""
     records: list[_Record]
     config: dict[str, dict[str, Any]]
     classes: Annotated[list[ClassName], Len(1, 100_000)]

@@ -11,21 +11,26 @@ from torch import nn
 
 from imgnet_mini.atomic_file import write_text
 from imgnet_mini.checkpoint.load import read_weights
-from imgnet_mini.checkpoint.reader import file_sha256
-from imgnet_mini.commands.setup import explaining_device_errors, paths_of, run_options
+from imgnet_mini.checkpoint.reader import Content, file_sha256
+from imgnet_mini.commands.setup import (
+    explaining_device_errors,
+    find_images_once,
+    paths_of,
+    run_options,
+)
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
-from imgnet_mini.data.choice import Images, choose_images
+from imgnet_mini.data.choice import Images
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.device import choose_device, describe_device
+from imgnet_mini.distributed import ALONE, Ranks
 from imgnet_mini.errors import CheckpointError, StoppedError
 from imgnet_mini.evaluation import Metrics, evaluate
 from imgnet_mini.model import build_model
 from imgnet_mini.precision import Precision
 from imgnet_mini.predictions import Predictions
-from imgnet_mini.progress import show_bar
 from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.signals import StopRequest, StopRequestedError
 
@@ -39,7 +44,9 @@ def saved_settings(given: RunConfig) -> RunConfig:
     return RunConfig.read(paths.config).override(given.given()).override({"run": place})
 
 
-def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> None:
+def run(
+    given: RunConfig, *, checkpoint: str = "best", tta: bool = False, ranks: Ranks = ALONE
+) -> None:
     """Evaluate in float32, write metrics.json and predictions.csv, and print a table.
 
     checkpoint: `best`, `last`, or the path of a checkpoint or of a plain torchvision state dict.
@@ -48,18 +55,15 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
         CheckpointError: it is missing, damaged, or does not fit the network or the classes.
         DataError: the images cannot be used.
     """
-    config = saved_settings(given)
-    if "loader" not in given.given().get("data", {}):
-        # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
-        config = config.override({"data": {"loader": "auto"}})
+    config, path, content = ranks.from_first(lambda: _take_up(given, checkpoint))
     paths = paths_of(config.run)
-    path = checkpoint_path(checkpoint, paths, config)
-    content = read_weights(path)
-    device = choose_device(config.runtime)
-    images = choose_images(config.run, config.data, training=False, watch=show_bar)
+    device = choose_device(config.runtime, ranks)
+    images = find_images_once(config, ranks, training=False)
     say(*images.notes)
     model = load_network(config, content, path, images.train, device)
-    metrics, predictions = _measure(config, model, images, device, tta=tta)
+    metrics, predictions = _measure(config, model, images, device, tta=tta, ranks=ranks)
+    if not ranks.is_first:
+        return
     predictions.save(paths.predictions)
     summary: dict[str, Any] = {
         **asdict(metrics),
@@ -80,13 +84,29 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
     say(f"Wrote {paths.metrics} and {paths.predictions}")
 
 
+def _take_up(given: RunConfig, checkpoint: str) -> tuple[RunConfig, Path, Content]:
+    """The settings, and what is to be evaluated."""
+    config = saved_settings(given)
+    if "loader" not in given.given().get("data", {}):
+        # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
+        config = config.override({"data": {"loader": "auto"}})
+    path = checkpoint_path(checkpoint, paths_of(config.run), config)
+    return config, path, read_weights(path)
+
+
 def _measure(
-    config: RunConfig, model: nn.Module, images: Images, device: torch.device, *, tta: bool
+    config: RunConfig,
+    model: nn.Module,
+    images: Images,
+    device: torch.device,
+    *,
+    tta: bool,
+    ranks: Ranks,
 ) -> tuple[Metrics, Predictions]:
     with (
-        closing(build_eval_loader(config.data, images, device=device)) as loader,
+        closing(build_eval_loader(config.data, images, device=device, ranks=ranks)) as loader,
         explaining_device_errors(config.data.batch_size),
-        StopRequest() as stop,
+        StopRequest(with_ranks=ranks.size > 1) as stop,
     ):
         try:
             metrics, answers = evaluate(
@@ -96,6 +116,7 @@ def _measure(
                 stop,
                 label_smoothing=config.optimizer.label_smoothing,
                 tta=tta,
+                ranks=ranks,
             )
         except StopRequestedError as error:
             raise StoppedError(

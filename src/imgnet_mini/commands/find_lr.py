@@ -9,11 +9,13 @@ from imgnet_mini.commands.setup import Setup, explaining_device_errors, options_
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
 from imgnet_mini.device import describe_device
+from imgnet_mini.distributed import ALONE, Ranks
 from imgnet_mini.errors import ConfigError, DivergedError, StoppedError
 from imgnet_mini.finder.curve import Curve
 from imgnet_mini.finder.range_test import run_range_test
 from imgnet_mini.finder.results import FinderResult, SavedPaths, save_result
 from imgnet_mini.finder.suggestions import Suggestions, suggest
+from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.optim import build_optimizer, linear_rule
 from imgnet_mini.progress import show_bar
 from imgnet_mini.run_paths import RunPaths
@@ -22,7 +24,7 @@ from imgnet_mini.signals import StopRequest, StopRequestedError
 TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
 
 
-def run(given: RunConfig) -> None:
+def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     """Make the test, save plot, curve and suggestions, and print the line that trains with them.
 
     Raises:
@@ -30,7 +32,7 @@ def run(given: RunConfig) -> None:
         DivergedError: the loss was not finite from the start on.
     """
     paths = RunPaths(given.run.output_dir, given.run.name)
-    setup = set_up(given)
+    setup = set_up(given, ranks=ranks)
     say(
         *setup.images.notes,
         f"Range test of {given.model.arch} on {describe_device(setup.device)} in "
@@ -38,6 +40,8 @@ def run(given: RunConfig) -> None:
         f"{given.finder.start_lr:g} to {given.finder.end_lr:g}",
     )
     curve = _measure(given, setup)
+    if not ranks.is_first:
+        return
     suggestions = suggest(curve)
     result = FinderResult(
         name=given.run.name,
@@ -68,17 +72,19 @@ def _measure(config: RunConfig, setup: Setup) -> Curve:
     with (
         closing(setup.train_loader) as loader,
         explaining_device_errors(config.data.batch_size),
-        StopRequest() as stop,
+        StopRequest(with_ranks=setup.ranks.size > 1) as stop,
         show_bar("find-lr", steps) as bar,
     ):
+        lockstep = Lockstep(setup.ranks, stop, most=1)
 
         def on_step(done: int, loss: float) -> None:
             bar.show(done, f"loss {loss:.3f}")
-            stop.check()
+            lockstep.look()
+            lockstep.check()
 
         try:
             return run_range_test(
-                setup.model,
+                setup.ranks.parallel(setup.model),
                 build_optimizer(config.optimizer, setup.model, lr=config.finder.start_lr),
                 setup.criterion,
                 loader.endless(),
@@ -86,6 +92,8 @@ def _measure(config: RunConfig, setup: Setup) -> Curve:
                 device=setup.device,
                 autocast=autocast if precision.dtype else None,
                 scaler=precision.build_scaler(),
+                accumulate=config.data.accumulate,
+                agree=lambda loss: setup.ranks.sum([loss])[0] / setup.ranks.size,
                 on_step=on_step,
             )
         except StopRequestedError as error:

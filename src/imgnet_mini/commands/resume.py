@@ -1,11 +1,16 @@
 """Continue a run from its newest checkpoint, with the settings it was started with."""
 
 from pathlib import Path
-from typing import Any
 
 from imgnet_mini.atomic_file import sweep
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.store import CheckpointStore, TakenUp
+from imgnet_mini.commands.changes import (
+    continued,
+    describe_new_plan,
+    differences,
+    refuse_other_ranks,
+)
 from imgnet_mini.commands.setup import (
     Setup,
     describe_environment,
@@ -14,24 +19,17 @@ from imgnet_mini.commands.setup import (
     run_options,
     set_up,
 )
-from imgnet_mini.commands.train import build_trainer, train
+from imgnet_mini.commands.train import build_trainer, train, writing
 from imgnet_mini.commands.training_run import TrainingRun
-from imgnet_mini.config import RunConfig, fields_of
+from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
 from imgnet_mini.data.folder import fingerprint
-from imgnet_mini.errors import CheckpointError, ConfigError, DataError
-from imgnet_mini.history import History, write_logs
+from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.engine import Trainer
+from imgnet_mini.errors import CheckpointError, DataError
+from imgnet_mini.history import History, SilentHistory, write_logs
 from imgnet_mini.records import EpochRecord
-from imgnet_mini.run_lock import locked_run
 from imgnet_mini.run_paths import RunPaths
-
-MAY_CHANGE = {
-    "run": {"data_root", "pack_dir", "name", "output_dir"},
-    "data": {"workers", "pack_on_device"},
-    "checkpoint": {"keep", "save_minutes"},
-    "runtime": {"device", "compile"},
-}
-"""Settings that say where and how the run goes on; all others say what it computes."""
 
 OTHER_CROPS = (
     "Note: this run was started by an older version: its images will follow in the same order, but "
@@ -46,11 +44,19 @@ def has_checkpoint(given: RunConfig) -> bool:
     return paths.checkpoint.exists() or bool(paths.earlier_checkpoints())
 
 
-def run(given: RunConfig, *, checkpoint: Path | None = None, replan: bool = False) -> None:
+def run(
+    given: RunConfig,
+    *,
+    checkpoint: Path | None = None,
+    replan: bool = False,
+    other_ranks: bool = False,
+    ranks: Ranks = ALONE,
+) -> None:
     """Continue a run; `given` holds what was typed.
 
     checkpoint: the file to go on from; else the newest that is whole.
     replan: let the schedule be another one.
+    other_ranks: let the number of ranks be another one.
 
     Raises:
         CheckpointError: there is no checkpoint, none is whole, or it does not fit.
@@ -59,50 +65,79 @@ def run(given: RunConfig, *, checkpoint: Path | None = None, replan: bool = Fals
         InUseError: another process is at it.
     """
     paths = paths_of(given.run)
-    if not has_checkpoint(given):
+    if ranks.is_first and not has_checkpoint(given):
         raise CheckpointError(
             f"there is nothing to resume: {paths.checkpoint} does not exist. Start the run with\n"
             f"  imgnet-mini train{run_options(given.run)}"
         )
-    with locked_run(paths.name, paths.lock):
-        unfinished = sweep(*paths.written_folders())
-        if unfinished:
-            say(f"Removed {unfinished} unfinished file(s) of a process that was killed")
+    with writing(paths, ranks):
         store = CheckpointStore(paths, keep=given.checkpoint.keep)
-        taken = store.take_up() if checkpoint is None else store.take_up_from(checkpoint)
+        taken = ranks.from_first(lambda: _take_up(paths, store, checkpoint))
         say(*(f"Note: {note}" for note in taken.notes))
-        config = _continued(taken.content, given, replan=replan)
+        config = continued(taken.content, given, replan=replan, other_ranks=other_ranks)
+        refuse_other_ranks(taken.content, ranks, allowed=other_ranks)
         if taken.content["state"]["epoch"] < config.schedule.epochs:
-            _go_on(config, paths, store, taken, replan=replan)
-        else:
+            _go_on(config, paths, store, taken, replan=replan, ranks=ranks)
+        elif ranks.is_first:
             _finish(config, paths, taken)
 
 
+def _take_up(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> TakenUp:
+    unfinished = sweep(*paths.written_folders())
+    if unfinished:
+        say(f"Removed {unfinished} unfinished file(s) of a process that was killed")
+    return store.take_up() if checkpoint is None else store.take_up_from(checkpoint)
+
+
 def _go_on(
-    config: RunConfig, paths: RunPaths, store: CheckpointStore, taken: TakenUp, *, replan: bool
+    config: RunConfig,
+    paths: RunPaths,
+    store: CheckpointStore,
+    taken: TakenUp,
+    *,
+    replan: bool,
+    ranks: Ranks,
 ) -> None:
     content = taken.content
-    setup = set_up(config, skipped=content.get("skipped"))
-    _refuse_other_images(content, setup, config.run.pack)
+    setup = set_up(config, skipped=content.get("skipped"), ranks=ranks)
+    if ranks.is_first:
+        _refuse_other_images(content, setup, config.run.pack)
     trainer = build_trainer(config, setup)
     trainer.load_state_dict(content, replan=replan)
-    records = [EpochRecord(**record) for record in content["records"]]
-    state, steps = trainer.state, len(setup.train_loader)
+    store.keep = config.checkpoint.keep
+    history: History = SilentHistory()
+    if ranks.is_first:
+        records = [EpochRecord(**record) for record in content["records"]]
+        _announce(config, paths, taken, trainer, setup, replan=replan)
+        if trainer.state.best_epoch >= 0 and not store.has_best():
+            trainer.state.best_top1, trainer.state.best_epoch = -1.0, -1
+            say(
+                f"Note: {paths.best} is missing or damaged; it will be the best of the epochs to "
+                "come"
+            )
+        history = History(paths, records, step=trainer.state.step)
+    train(TrainingRun(config, paths, setup, trainer, history, store), new_plan=replan)
+
+
+def _announce(
+    config: RunConfig,
+    paths: RunPaths,
+    taken: TakenUp,
+    trainer: Trainer,
+    setup: Setup,
+    *,
+    replan: bool,
+) -> None:
+    content, state, steps = taken.content, trainer.state, len(setup.train_loader)
     say(
         *setup.images.notes,
         f"Resuming {paths.name} at step {state.step} of {config.schedule.epochs * steps} "
         f"(epoch {state.epoch} of {config.schedule.epochs}, batch {state.batch} of {steps})",
-        *_differences(content["environment"], describe_environment(setup)),
+        *differences(content, describe_environment(setup)),
         *(() if "pack" in content else (OTHER_CROPS,)),
     )
     if replan:
-        say(*_new_plan(content, config, trainer.rate))
-    if state.best_epoch >= 0 and not store.has_best():
-        state.best_top1, state.best_epoch = -1.0, -1
-        say(f"Note: {paths.best} is missing or damaged; it will be the best of the epochs to come")
-    store.keep = config.checkpoint.keep
-    history = History(paths, records, step=state.step)
-    train(TrainingRun(config, paths, setup, trainer, history, store), new_plan=replan)
+        say(*describe_new_plan(content, config, trainer.rate))
 
 
 def _finish(config: RunConfig, paths: RunPaths, taken: TakenUp) -> None:
@@ -114,63 +149,6 @@ def _finish(config: RunConfig, paths: RunPaths, taken: TakenUp) -> None:
         f"{paths.name} is finished: all its {epochs} epochs are done. For more of them, on a new "
         f"plan: imgnet-mini resume{run_options(config.run)} --epochs {2 * epochs} --replan"
     )
-
-
-def _continued(content: Content, given: RunConfig, *, replan: bool) -> RunConfig:
-    """The run's own configuration, with what may change taken from the command line."""
-    try:
-        saved = RunConfig().override({"data": {"loader": "folder"}}).override(content["config"])
-    except ConfigError as error:
-        raise CheckpointError(
-            f"the checkpoint's settings are not of this version: {error}"
-        ) from error
-    changes = {
-        section: {name: value for name, value in values.items() if value != "auto"}
-        for section, values in given.given().items()
-        if section != "finder"
-    }
-    may_change = MAY_CHANGE | ({"schedule": set(fields_of("schedule"))} if replan else {})
-    for section, values in changes.items():
-        for name, value in values.items():
-            before = getattr(getattr(saved, section), name)
-            if name not in may_change.get(section, ()) and value != before:
-                raise ConfigError(_refusal(section, name, before, value))
-    continued = saved.override(changes)
-    if replan and continued.schedule == saved.schedule:
-        raise ConfigError(
-            "--replan: the schedule would stay as it is; name what is to be another, such as "
-            f"--epochs {2 * saved.schedule.epochs}"
-        )
-    state, epochs = content["state"], continued.schedule.epochs
-    if replan and epochs < state["epoch"] + (state["batch"] > 0):
-        raise ConfigError(
-            f"--epochs {epochs}: {state['epoch']} epochs and {state['batch']} steps of the next "
-            "are done; name more"
-        )
-    return continued
-
-
-def _refusal(section: str, name: str, before: Any, after: Any) -> str:
-    flag = f"--{name.replace('_', '-')}"
-    way_out = "add --replan to go on under a new schedule, " if section == "schedule" else ""
-    return (
-        f"{flag} {after}: this run was started with {before}, and going on with another one would "
-        "not be the same run: its learning-rate schedule, its weights and its order of images "
-        f"depend on it. Leave {flag} out to go on, {way_out}or start a new run under another --name"
-    )
-
-
-def _new_plan(content: Content, config: RunConfig, rate: float) -> list[str]:
-    """What a new schedule does to the rate."""
-    schedule = config.schedule
-    peak = float(schedule.max_lr or 0.0)
-    last = peak / schedule.div_factor / schedule.final_div_factor
-    before = content["optimizer"]["param_groups"][0]["lr"]
-    return [
-        f"New plan: one cycle over {schedule.epochs} epochs, entered at the place where the run "
-        f"is. The learning rate goes from {before:.3g} to {rate:.3g} at once, then along that "
-        f"curve (peak {peak:.3g}) down to {last:.3g}",
-    ]
 
 
 def _refuse_other_images(content: Content, setup: Setup, pack_dir: Path) -> None:
@@ -199,10 +177,3 @@ def _refuse_other_images(content: Content, setup: Setup, pack_dir: Path) -> None
             "added, removed, renamed or changed. Restore them, or start a new run under another "
             "--name"
         )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    changed = [f"{key} {value} -> {now[key]}" for key, value in before.items() if value != now[key]]
-    if not changed:
-        return []
-    return [f"Note: {', '.join(changed)}: the same images will follow, but not the same bits"]

@@ -19,11 +19,12 @@ from torch import nn
 from imgnet_mini import __version__
 from imgnet_mini.config import RunConfig
 from imgnet_mini.data.choice import Images, choose_images
-from imgnet_mini.data.folder import ImageFolder
+from imgnet_mini.data.folder import ImageFolder, fingerprint
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.device import choose_device, describe_device
-from imgnet_mini.errors import ConfigError
-from imgnet_mini.model import build_model
+from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.errors import ConfigError, DataError
+from imgnet_mini.model import build_model, synchronise_batch_norms
 from imgnet_mini.optim import build_loss
 from imgnet_mini.precision import Precision, choose_precision
 from imgnet_mini.progress import show_bar
@@ -42,9 +43,12 @@ class Setup:
     train_loader: Loader
     model: nn.Module
     criterion: nn.CrossEntropyLoss
+    ranks: Ranks
 
 
-def set_up(config: RunConfig, *, skipped: Mapping[str, str] | None = None) -> Setup:
+def set_up(
+    config: RunConfig, *, skipped: Mapping[str, str] | None = None, ranks: Ranks = ALONE
+) -> Setup:
     """Check the settings, the machine and the images, then build.
 
     skipped: the image files that the run goes without, if that has been found out before.
@@ -53,10 +57,12 @@ def set_up(config: RunConfig, *, skipped: Mapping[str, str] | None = None) -> Se
         ConfigError: a setting does not fit the machine, the network or the images.
         DataError: the folders or images cannot be used.
     """
-    device = choose_device(config.runtime)
+    device = choose_device(config.runtime, ranks)
     precision = choose_precision(config.runtime, device)
-    images = choose_images(config.run, config.data, skipped=skipped, watch=show_bar)
-    train_loader = build_train_loader(config.data, images, seed=config.runtime.seed, device=device)
+    images = find_images_once(config, ranks, skipped=skipped)
+    train_loader = build_train_loader(
+        config.data, images, seed=config.runtime.seed, device=device, ranks=ranks
+    )
     model = build_model(
         config.model,
         classes=len(images.train.classes),
@@ -64,8 +70,38 @@ def set_up(config: RunConfig, *, skipped: Mapping[str, str] | None = None) -> Se
         seed=config.runtime.seed,
         device=device,
     )
+    if config.runtime.sync_bn and ranks.size > 1:
+        model = synchronise_batch_norms(model, device)
     criterion = build_loss(config.optimizer)
-    return Setup(device, precision, images, train_loader, model, criterion)
+    return Setup(device, precision, images, train_loader, model, criterion, ranks)
+
+
+def find_images_once(
+    config: RunConfig,
+    ranks: Ranks,
+    *,
+    training: bool = True,
+    skipped: Mapping[str, str] | None = None,
+) -> Images:
+    """Find and check the images, once on each machine.
+
+    Raises:
+        ConfigError, DataError: see `choose_images`.
+        DataError: the machines do not have the same images.
+    """
+    images = ranks.from_first_of_node(
+        lambda: choose_images(
+            config.run, config.data, training=training, skipped=skipped, watch=show_bar
+        )
+    )
+    if ranks.nodes > 1:
+        names = ranks.gather(fingerprint(images.train, images.val, sizes=False))
+        if len(set(names)) > 1:
+            raise DataError(
+                f"the images in {config.run.data_root} are not the same on all machines: copy "
+                "them anew, or name a folder that all of them share with --data-root"
+            )
+    return images
 
 
 def describe_environment(setup: Setup) -> dict[str, Any]:
@@ -76,6 +112,7 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
         "device_type": setup.device.type,
         "precision": setup.precision.name,
         "threads": torch.get_num_threads(),
+        "ranks": setup.ranks.size,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -148,8 +185,9 @@ def explaining_device_errors(batch_size: int) -> Iterator[None]:
         ConfigError: the device's memory is too small, or `deterministic` asks too much of it.
     """
     advice = (
-        f"out of memory at --batch-size {batch_size}: try --batch-size {max(1, batch_size // 2)}, "
-        "a smaller --img-size or a smaller --arch"
+        f"out of memory at --batch-size {batch_size}: try --batch-size {max(1, batch_size // 2)}; "
+        "or a larger --accumulate, such as 2, which keeps the batch and takes it in parts; or a "
+        "smaller --img-size or --arch"
     )
     try:
         yield

@@ -1,6 +1,8 @@
 """Train a network from scratch, or continue a run. The one place that puts the parts together."""
 
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
+
+import torch
 
 from imgnet_mini.atomic_file import explaining_writes, sweep
 from imgnet_mini.checkpoint.store import CheckpointStore
@@ -15,11 +17,13 @@ from imgnet_mini.commands.setup import (
 from imgnet_mini.commands.training_run import TrainingRun
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
+from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.distributed import ALONE, Ranks
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError, StoppedError
 from imgnet_mini.finder.results import latest_suggestion
-from imgnet_mini.history import History
+from imgnet_mini.history import History, SilentHistory
 from imgnet_mini.model import weights_sha256
 from imgnet_mini.optim import build_optimizer, build_scheduler, linear_rule
 from imgnet_mini.run_lock import locked_run
@@ -27,7 +31,7 @@ from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.signals import StopRequest, StopRequestedError
 
 
-def run(given: RunConfig, *, overwrite: bool) -> None:
+def run(given: RunConfig, *, overwrite: bool, ranks: Ranks = ALONE) -> None:
     """Start a run.
 
     Raises:
@@ -35,18 +39,35 @@ def run(given: RunConfig, *, overwrite: bool) -> None:
         InUseError: another process is at it.
     """
     paths = paths_of(given.run)
-    _refuse_existing(given, paths, overwrite=overwrite)
-    config = with_peak_rate(given, paths)
-    setup = set_up(config)
+
+    def plan() -> RunConfig:
+        _refuse_existing(given, paths, overwrite=overwrite)
+        return with_peak_rate(given, paths)
+
+    config = ranks.from_first(plan)
+    setup = set_up(config, ranks=ranks)
     config = config.override({"data": {"loader": setup.images.loader}})
     trainer = build_trainer(config, setup)
-    with locked_run(paths.name, paths.lock):
-        _refuse_existing(given, paths, overwrite=overwrite)  # by one that was quicker
-        _remove_run(paths)
+    if not ranks.is_first:  # what layers draw at random is each rank's own; weights are not
+        torch.manual_seed(mix(config.runtime.seed, ranks.rank))
+    with writing(paths, ranks):
+        history: History = SilentHistory()
+        if ranks.is_first:
+            _refuse_existing(given, paths, overwrite=overwrite)  # by one that was quicker
+            _remove_run(paths)
+            _announce(config, paths, setup)
+            history = History(paths, [], step=0)
         store = CheckpointStore(paths, keep=config.checkpoint.keep)
-        _announce(config, paths, setup)
-        history = History(paths, [], step=0)
         train(TrainingRun(config, paths, setup, trainer, history, store), new_plan=True)
+
+
+def writing(paths: RunPaths, ranks: Ranks) -> AbstractContextManager[None]:
+    """Around all that writes to a run: the lock, on the rank that does.
+
+    Raises:
+        InUseError: another process holds it.
+    """
+    return locked_run(paths.name, paths.lock) if ranks.is_first else nullcontext()
 
 
 def _refuse_existing(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> None:
@@ -103,6 +124,8 @@ def build_trainer(config: RunConfig, setup: Setup) -> Trainer:
         scheduler,
         setup.precision,
         compiled=config.runtime.compile,
+        accumulate=config.data.accumulate,
+        ranks=setup.ranks,
     )
 
 
@@ -115,14 +138,15 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         StoppedError: a signal ended the run; its state is saved.
         DivergedError: a loss or a weight is not finite; the newest checkpoint is from before.
     """
-    state, data, device = run.trainer.state, run.config.data, run.setup.device
+    state, data, ranks = run.trainer.state, run.config.data, run.setup.ranks
+    val_images = build_eval_loader(data, run.setup.images, device=run.setup.device, ranks=ranks)
     with (
         closing(run.setup.train_loader) as train_loader,
-        closing(build_eval_loader(data, run.setup.images, device=device)) as val_loader,
+        closing(val_images) as val_loader,
         closing(run.history),
         run.saying_what_is_safe(),
         explaining_device_errors(data.batch_size),
-        StopRequest() as stop,
+        StopRequest(with_ranks=ranks.size > 1) as stop,
     ):
         run.begin(new_plan=new_plan)
         try:
@@ -138,6 +162,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                 run.finish_epoch(trained, validated)
         except StopRequestedError as error:
             run.save()
+            ranks.wait()  # else torchrun, seeing one end, would end the one that still writes
             raise StoppedError(
                 f"stopped by {error} and saved: step {state.step} (epoch {state.epoch}, batch "
                 f"{state.batch} of {len(train_loader)}). Continue with\n"
@@ -164,15 +189,26 @@ def _remove_run(paths: RunPaths) -> None:
 
 def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
     environment = describe_environment(setup)
-    steps = len(setup.train_loader)
+    steps, batch = len(setup.train_loader), _describe_batch(config, setup.ranks)
     say(
         *setup.images.notes,
         f"{config.model.arch}: {environment['parameters'] / 1e6:.1f} M parameters, "
         f"{environment['classes']} classes, on {environment['device']} in {setup.precision.name}",
         f"{len(setup.images.train)} training and {len(setup.images.val)} validation images from "
         f"{config.run.data_root} ({environment['loader']})",
-        f"{config.schedule.epochs} epochs of {steps} steps of {config.data.batch_size} images, "
+        f"{config.schedule.epochs} epochs of {steps} steps of {batch}, "
         f"learning rate up to {config.schedule.max_lr:.3g}",
         f"Writing {paths.checkpoint_dir}, {paths.log_dir}, {paths.event_dir}",
         f"Watch with: tensorboard --logdir {paths.event_dir.parent}",
     )
+
+
+def _describe_batch(config: RunConfig, ranks: Ranks) -> str:
+    """The images of a step, and how they are shared out, such as `64 images (2 ranks x 32)`."""
+    data = config.data
+    images = f"{data.batch_size} images"
+    if ranks.size == data.accumulate == 1:
+        return images
+    blocks = [f"{ranks.size} ranks"] if ranks.size > 1 else []
+    blocks += [f"{data.accumulate} parts"] if data.accumulate > 1 else []
+    return f"{images} ({' x '.join(blocks)} x {data.batch_size // (ranks.size * data.accumulate)})"

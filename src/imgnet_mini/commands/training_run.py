@@ -25,14 +25,14 @@ from imgnet_mini.train_state import TrainState
 
 RECORDED = (
     *("imgnet_mini", "torch", "torchvision", "pillow"),
-    *("device", "threads", "precision"),
+    *("device", "threads", "ranks", "precision"),
 )
 """What of the environment decides the bits of a result, besides the settings."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What `train` and `resume` have put together; the process holds the run's lock."""
+    """What `train` and `resume` have put together. Rank 0 has the run's lock, and alone writes."""
 
     config: RunConfig
     paths: RunPaths
@@ -49,6 +49,8 @@ class TrainingRun:
         if new_plan:
             self._warn_of_small_disk()
             self.save()
+        if not self.setup.ranks.is_first:
+            return
         write_text(self.paths.config, self.config.to_toml())
         if not self.paths.environment.exists():
             environment = json.dumps(describe_environment(self.setup), indent=2) + "\n"
@@ -60,8 +62,9 @@ class TrainingRun:
     def save(self) -> None:
         """Save a checkpoint; what it counts as logged is on the disk before."""
         content = self._content()  # first: what diverged is not even logged
-        self.history.flush()
-        self.store.save(content)
+        if self.setup.ranks.is_first:
+            self.history.flush()
+            self.store.save(content)
 
     def finish_epoch(self, trained: Metrics, validated: Metrics) -> None:
         """Log an epoch and save; a run that is killed on the way makes the epoch again."""
@@ -70,6 +73,8 @@ class TrainingRun:
         self.history.add_epoch(*records)
         is_best = state.finish_epoch(validated.top1)
         content = self._content()
+        if not self.setup.ranks.is_first:
+            return
         if is_best:
             best = {"model": content["model"], "epoch": state.best_epoch}
             best |= {"metrics": asdict(validated)} | self._identity
@@ -97,8 +102,11 @@ class TrainingRun:
             raise
 
     def _content(self) -> Content:
+        trained = self.trainer.state_dict()
+        if not self.setup.ranks.is_first:
+            return trained
         records: list[dict[str, Any]] = [asdict(record) for record in self.history.records]
-        return self.trainer.state_dict() | self._identity | {"records": records}
+        return trained | self._identity | {"records": records}
 
     @cached_property
     def _identity(self) -> Content:

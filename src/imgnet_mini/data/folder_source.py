@@ -29,7 +29,10 @@ _GRACE_SECONDS: Final = 20
 
 
 class FolderSource:
-    """Batches of image files."""
+    """Batches of image files.
+
+    neighbours: processes of this machine that load as this one does.
+    """
 
     def __init__(
         self,
@@ -40,9 +43,10 @@ class FolderSource:
         img_size: int,
         workers: int,
         device: torch.device,
+        neighbours: int = 1,
     ) -> None:
-        batch_bytes = 3 * img_size**2 * order.batch_size
-        refuse_little_shared_memory(workers, batch_bytes)
+        batch_bytes = 3 * img_size**2 * order.largest_part
+        refuse_little_shared_memory(workers, batch_bytes, neighbours)
         self._workers, self._batch_bytes = workers, batch_bytes
         self._loader: DataLoader[Batch | ImgnetMiniError] = DataLoader(
             _Files(split, load, order.seed),

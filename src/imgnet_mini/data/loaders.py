@@ -1,8 +1,10 @@
 """Batches ready for the network; (seed, epoch, index) alone decide their order and pixels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imgnet_mini.data.batches import Batch, Mover, Source
@@ -11,9 +13,10 @@ from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
 from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.folder_source import FolderSource, Load
-from imgnet_mini.data.order import Key, Order
+from imgnet_mini.data.order import Key, Order, Share
 from imgnet_mini.data.pack.source import PackSource
 from imgnet_mini.data.transforms import ClassStyle, EvalCrop, Normalise, TrainCrop
+from imgnet_mini.distributed import ALONE, Ranks
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import DataConfig
 
@@ -22,7 +25,10 @@ Finish = Callable[[Batch, Key], Tensor]
 
 
 class Loader:
-    """Batches of a split: images (N, 3, S, S) float32, normalised, and targets (N,) int64."""
+    """Batches of a split: images (N, 3, S, S) float32, normalised, and targets (N,) int64.
+
+    images: how many there are; images_per_step: how many make a step. Both count all ranks.
+    """
 
     def __init__(
         self, order: Order, source: Source, finish: Finish, *, device: torch.device
@@ -35,14 +41,19 @@ class Loader:
         self.images_per_step = order.batch_size
 
     def __len__(self) -> int:
+        """Steps of a whole epoch."""
         return len(self._order)
+
+    def positions(self) -> NDArray[np.int64]:
+        """Where in the split the images of an epoch stand that this rank gets, in their order."""
+        return self._order.positions()
 
     def close(self) -> None:
         """End what works in the background."""
         self._source.close()
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch from number `start` on.
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch from step `start` on.
 
         Raises:
             DataError: an image cannot be decoded; names it.
@@ -61,21 +72,28 @@ class Loader:
 
 
 def build_train_loader(
-    data: DataConfig, images: Images, *, seed: int, device: torch.device
+    data: DataConfig,
+    images: Images,
+    *,
+    seed: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Loader:
     """Shuffled, augmented batches; images that do not fill the last batch sit out the epoch.
 
     Raises:
-        ConfigError: the batch size is above the number of images, or the pack was asked to be where
-            it cannot be.
+        ConfigError: the batch size is above the number of images, or cannot be shared out; or the
+            pack was asked to be where it cannot be.
     """
+    _refuse_uneven_batches(data, ranks)
     count = len(images.train)
     if data.batch_size > count:
         raise ConfigError(
             f"--batch-size {data.batch_size} is more than the {count} images of "
             f"{images.train.root}; use --batch-size {count} or less"
         )
-    order = Order(count, data.batch_size, seed=seed)
+    share = Share(ranks.rank, ranks.size, data.accumulate)
+    order = Order(count, data.batch_size, seed=seed, share=share)
     crop = TrainCrop(data)
     source: Source
     if images.pack is None:
@@ -84,19 +102,25 @@ def build_train_loader(
                 "--pack-on-device on: the images are read from their files; pack them first with "
                 "imgnet-mini prepare"
             )
-        source = _from_files(order, images.train, crop.load, data, device)
+        source = _from_files(
+            order, images.train, crop.load, data, device, neighbours=ranks.local_size
+        )
     else:
         source = PackSource(order, images.pack.train, crop, data, device=device)
     return Loader(order, source, _FinishTraining(data, seed, device), device=device)
 
 
-def build_eval_loader(data: DataConfig, images: Images, *, device: torch.device) -> Loader:
-    """Every image once, in the order of the split."""
-    order = Order(len(images.val), data.batch_size, seed=None)
+def build_eval_loader(
+    data: DataConfig, images: Images, *, device: torch.device, ranks: Ranks = ALONE
+) -> Loader:
+    """Every image once, in the order of the split, on one rank or the other."""
+    share = Share(ranks.rank, ranks.size)
+    order = Order(len(images.val), data.batch_size, seed=None, share=share)
     packed = images.packed_val(data.img_size)
     source: Source
     if packed is None:
-        source = _from_files(order, images.val, EvalCrop(data.img_size).load, data, device)
+        load = EvalCrop(data.img_size).load
+        source = _from_files(order, images.val, load, data, device, neighbours=ranks.local_size)
     else:
         source = PackSource(order, packed, None, data, device=device)
     normalise = Normalise(device)
@@ -104,11 +128,37 @@ def build_eval_loader(data: DataConfig, images: Images, *, device: torch.device)
 
 
 def _from_files(
-    order: Order, split: ImageFolder, load: Load, data: DataConfig, device: torch.device
+    order: Order,
+    split: ImageFolder,
+    load: Load,
+    data: DataConfig,
+    device: torch.device,
+    *,
+    neighbours: int,
 ) -> FolderSource:
     return FolderSource(
-        order, split, load, img_size=data.img_size, workers=data.workers, device=device
+        order,
+        split,
+        load,
+        img_size=data.img_size,
+        workers=data.workers,
+        device=device,
+        neighbours=neighbours,
     )
+
+
+def _refuse_uneven_batches(data: DataConfig, ranks: Ranks) -> None:
+    blocks = ranks.size * data.accumulate
+    rest = data.batch_size % blocks
+    if rest:
+        among = [f"{ranks.size} processes"] if ranks.size > 1 else []
+        among += [f"--accumulate {data.accumulate}"] if data.accumulate > 1 else []
+        lower = data.batch_size - rest
+        choice = f"{lower} or {lower + blocks}" if lower else f"{blocks}"
+        raise ConfigError(
+            f"--batch-size {data.batch_size}, the images of one step on all processes together, "
+            f"does not divide by {' times '.join(among)}: use {choice}"
+        )
 
 
 class _FinishTraining:

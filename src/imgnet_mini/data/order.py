@@ -1,6 +1,7 @@
-"""Which images make which batch."""
+"""Which images make which batch, and which of them are whose."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +19,49 @@ class Key(NamedTuple):
     indices: NDArray[np.int64]
 
 
-class Order(Sampler[Key]):
-    """The batches of an epoch. With a seed: shuffled, whole batches only."""
+@dataclass(frozen=True)
+class Share:
+    """What one of several ranks takes of each batch, in so many parts, one after the other.
 
-    def __init__(self, images: int, batch_size: int, *, seed: int | None) -> None:
+    A batch is cut into `ranks * parts` blocks, and a rank's part m is block `m * ranks + rank`: the
+    blocks of a step are the same, whatever ranks and parts make their number.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    parts: int = 1
+
+    def of(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The blocks of this rank, sizes as equal as can be; (N,) to a list of (n,)."""
+        blocks = self.ranks * self.parts
+        bounds = np.arange(blocks + 1) * len(indices) // blocks
+        mine = range(self.rank, blocks, self.ranks)
+        return [indices[bounds[block] : bounds[block + 1]] for block in mine]
+
+
+WHOLE = Share()
+
+
+class Order(Sampler[Key]):
+    """The batches of an epoch. With a seed: shuffled, whole batches only.
+
+    share: what is taken of each; parts without an image are left out.
+    """
+
+    def __init__(
+        self, images: int, batch_size: int, *, seed: int | None, share: Share = WHOLE
+    ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
+        self.share = share
         self.epoch = 0
         self.start = 0
+
+    @property
+    def largest_part(self) -> int:
+        """The most images that are handed out at once."""
+        return -(-self.batch_size // (self.share.ranks * self.share.parts))
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -40,4 +75,10 @@ class Order(Sampler[Key]):
             order = torch.randperm(self.images, generator=generator)
         for batch in range(self.start, len(self)):
             first = batch * self.batch_size
-            yield Key(self.epoch, order[first : first + self.batch_size].numpy().copy())
+            for part in self.share.of(order[first : first + self.batch_size].numpy()):
+                if len(part):
+                    yield Key(self.epoch, part.copy())
+
+    def positions(self) -> NDArray[np.int64]:
+        """Those of all images of an epoch that are this share's, in their order."""
+        return np.concatenate([key.indices for key in self] or [np.empty(0, np.int64)])

@@ -14,15 +14,17 @@ PREFETCHED: Final = 2
 _PLACE: Final = Path("/dev/shm")  # noqa: S108 - where Linux has it
 
 
-def refuse_little_shared_memory(workers: int, batch_bytes: int) -> None:
+def refuse_little_shared_memory(workers: int, batch_bytes: int, neighbours: int = 1) -> None:
     """Call before workers start: what does not fit would end them, or leave all waiting.
+
+    neighbours: processes of this machine that each start so many workers.
 
     Raises:
         WriteError: the batches under way would not fit.
     """
     if not workers or sys.platform != "linux" or not _PLACE.is_dir():
         return
-    free = shutil.disk_usage(_PLACE).free
+    free = shutil.disk_usage(_PLACE).free // neighbours
     if free < _need(workers, batch_bytes):
         raise WriteError(_advice(free, workers, batch_bytes))
 

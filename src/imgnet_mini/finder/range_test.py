@@ -36,6 +36,8 @@ def run_range_test(
     device: device,
     autocast: dict[str, Any] | None,
     scaler: GradScaler,
+    accumulate: int = 1,
+    agree: Callable[[float], float] | None = None,
     on_step: OnStep | None = None,
 ) -> Curve:
     """Train for `num_iter` steps, each at a learning rate higher than the last by the same factor.
@@ -48,6 +50,8 @@ def run_range_test(
     batches: endless; (N, C, H, W) float images and (N,) targets.
     autocast: `device_type` and `dtype` of `torch.autocast`; None for plain float32.
     scaler: a disabled one where nothing is to be scaled.
+    accumulate: batches that make one step.
+    agree: from a process's loss of a step to that of all processes that test together.
     on_step: called after each step with the steps taken and the step's loss.
     """
     lr_finder = library.LRFinder(
@@ -59,7 +63,7 @@ def run_range_test(
         amp_config=autocast,
         grad_scaler=scaler,
     )
-    watched = _WatchedBatches(batches, lr_finder, on_step)
+    watched = _WatchedBatches(batches, lr_finder, agree, on_step)
     stopped: Stopped = "end"
     with _restoring(lr_finder, scaler), _quiet():
         try:
@@ -68,6 +72,7 @@ def run_range_test(
                 start_lr=finder.start_lr,
                 end_lr=finder.end_lr,
                 num_iter=finder.num_iter,
+                accumulation_steps=accumulate,
                 step_mode="exp",
                 # Its smoothing lags and starts from one noisy loss, and its way to stop, which
                 # NaN escapes, looks at that loss: the curve is smoothed and watched here.
@@ -90,11 +95,19 @@ class _StopEarly(Exception):  # noqa: N818  # no error: the way out of LRFinder'
 class _WatchedBatches(library.TrainDataLoaderIter):  # type: ignore[misc]  # it has no types
     """Hands out batches, and looks before each at the loss of the step before."""
 
-    def __init__(self, batches: Batches, lr_finder: Any, on_step: OnStep | None) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        lr_finder: Any,
+        agree: Callable[[float], float] | None,
+        on_step: OnStep | None,
+    ) -> None:
         super().__init__(batches)
         self._lr_finder = lr_finder
+        self._agree = agree
         self._on_step = on_step
         self._lowest = math.inf
+        self._seen = 0
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         self.look_at_loss()
@@ -108,8 +121,11 @@ class _WatchedBatches(library.TrainDataLoaderIter):  # type: ignore[misc]  # it 
             _StopEarly: it is not finite, or the loss diverges.
         """
         losses: list[float] = self._lr_finder.history["loss"]
-        if not losses:
+        if len(losses) == self._seen:
             return
+        self._seen = len(losses)
+        if self._agree:
+            losses[-1] = self._agree(losses[-1])
         if self._on_step:
             self._on_step(len(losses), losses[-1])
         if not math.isfinite(losses[-1]):

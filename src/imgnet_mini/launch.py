@@ -1,0 +1,62 @@
+"""What torchrun says of this process; the only reader of RANK and its like."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from imgnet_mini.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The place of this process among those that were started together.
+
+    local_rank, local_size: the same among those of its own machine.
+    restarts: how often torchrun has started all of them anew.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    restarts: int = 0
+
+    @classmethod
+    def from_environment(cls, variables: Mapping[str, str] = os.environ) -> Self:
+        """The place that torchrun has given; that of a process alone, where it gave none.
+
+        Raises:
+            ConfigError: the variables contradict one another.
+        """
+        if "RANK" not in variables or "WORLD_SIZE" not in variables:
+            return cls()
+        launch = cls(
+            rank=_number(variables, "RANK", 0),
+            size=_number(variables, "WORLD_SIZE", 1),
+            local_rank=_number(variables, "LOCAL_RANK", 0),
+            local_size=_number(variables, "LOCAL_WORLD_SIZE", 1),
+            restarts=_number(variables, "TORCHELASTIC_RESTART_COUNT", 0),
+        )
+        if not (launch.rank < launch.size and launch.local_rank < launch.local_size):
+            raise ConfigError(
+                f"the environment says RANK={launch.rank} of WORLD_SIZE={launch.size}, and "
+                f"LOCAL_RANK={launch.local_rank} of LOCAL_WORLD_SIZE={launch.local_size}: unset "
+                "them, or start with torchrun, which sets them"
+            )
+        return launch
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+
+def _number(variables: Mapping[str, str], name: str, default: int) -> int:
+    text = variables.get(name, str(default))
+    if not text.isdecimal():
+        raise ConfigError(
+            f"the environment says {name}={text!r}, which is no number: unset it, or start with "
+            "torchrun, which sets it"
+        )
+    return int(text)

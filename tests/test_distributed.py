@@ -1,0 +1,223 @@
+"""Several processes train as one; real processes, linked by gloo."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_folder
+from imgnet_mini.records import read_csv
+from rank_runs import Ranks, run_ranks
+from real_runs import differences, outcome, run
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the ranks are forked")
+
+
+def options(data, *more, arch="shufflenet_v2_x0_5"):
+    return (
+        *("--data-root", data, "--arch", arch, "--img-size", 32, "--name", "a"),
+        *("--batch-size", 6, "--workers", 0, "--epochs", 3, "--max-lr", 0.02, *more),
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("images") / "data", train=8, val=3, classes=3)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(images, tmp_path_factory):
+    """What a run on two ranks leaves that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("two")
+    assert run_ranks(folder, 2, "train", *options(images), read_seconds=0) == [0, 0]
+    return outcome(folder, "a")
+
+
+def weights(folder):
+    content = torch.load(folder / "checkpoints/a/checkpoint.pth", weights_only=True)
+    return content["model"]
+
+
+def largest_difference(ours, theirs):
+    return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours)
+
+
+def test_two_ranks_give_the_same_bits_again_with_other_workers(images, two_ranks, tmp_path):
+    more = ("--workers", 2)
+    assert run_ranks(tmp_path, 2, "train", *options(images, *more), read_seconds=0) == [0, 0]
+    assert differences(outcome(tmp_path, "a"), two_ranks) == []
+
+
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "squeezenet1_1"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_rest_is_the_same_run(
+    images, tmp_path, arch, rank
+):
+    command, whole = options(images, arch=arch), tmp_path / "whole"
+    assert run_ranks(whole, 2, "train", *command, read_seconds=0) == [0, 0]
+    stopped = tmp_path / "stopped"
+    settings = {"signal_at": 6, "signal_rank": rank, "read_seconds": 0}
+    assert run_ranks(stopped, 2, "train", *command, **settings) == [143, 143]
+    text = (stopped / "terminal.log").read_text("utf-8")
+    assert text.count("stopped by SIGTERM and saved: step") == 1
+    assert run_ranks(stopped, 2, "resume", "--name", "a", read_seconds=0) == [0, 0]
+    assert differences(outcome(stopped, "a"), outcome(whole, "a")) == []
+    assert "Traceback" not in text
+
+
+def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, tmp_path):
+    command = options(images, "--no-amp", arch="plain")
+    for size in (1, 2):
+        assert set(run_ranks(tmp_path / str(size), size, "train", *command)) == {0}
+    one, two = (weights(tmp_path / str(size)) for size in (1, 2))
+    assert largest_difference(one, two) < 1e-6
+    logs = [read_csv(tmp_path / str(size) / "out/a/train_log.csv") for size in (1, 2)]
+    for ours, theirs in zip(*logs, strict=True):
+        assert (ours.epoch, ours.phase, ours.top1, ours.top5) == (
+            *(theirs.epoch, theirs.phase, theirs.top1, theirs.top5),
+        )
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
+
+
+def test_two_parts_on_one_rank_are_the_steps_of_two_ranks(images, two_ranks, tmp_path):
+    assert run(tmp_path, "train", *options(images, "--accumulate", 2)) == 0
+    ours, theirs = (
+        [[float(x) for x in row.split(",")[2:]] for row in rows if ",train," in row]
+        for rows in (outcome(tmp_path, "a")["csv"], two_ranks["csv"])
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_parts_give_the_gradient_of_the_whole_batch(images, tmp_path):
+    for parts in (1, 3):
+        command = options(images, "--no-amp", "--accumulate", parts, arch="plain")
+        assert run(tmp_path / str(parts), "train", *command) == 0
+    assert largest_difference(*(weights(tmp_path / str(parts)) for parts in (1, 3))) < 1e-6
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 6), (7, 4), (67, 64)])
+def test_evaluation_counts_each_image_once_on_any_number_of_ranks(tmp_path, count, batch):
+    data = tmp_path / "data"
+    write_folder(data, train=3, val=0, classes=2)
+    extra = write_folder(tmp_path / "extra", train=0, val=count, classes=1)
+    for number in range(1 if count == 1 else 2):
+        target = data / "val" / f"class_{number:02d}"
+        target.mkdir(parents=True, exist_ok=True)
+        for path in sorted((extra / "val/class_00").iterdir())[number::2]:
+            path.rename(target / path.name)
+    more = ("--allow-missing-val-classes",) if count == 1 else ()
+    assert run(tmp_path, "train", *options(data, "--epochs", 2, "--no-amp", *more)) == 0
+    results = []
+    for size in (1, 2, 3):
+        words = ("evaluate", "--name", "a", "--batch-size", batch)
+        assert set(run_ranks(tmp_path, size, *words)) == {0}
+        metrics = json.loads((tmp_path / "reports/a/metrics.json").read_text("utf-8"))
+        rows = (tmp_path / "reports/a/predictions.csv").read_text("utf-8").splitlines()
+        results.append((metrics, rows))
+    assert results[0][0]["images"] == count
+    for metrics, rows in results[1:]:
+        for name in ("images", "top1", "top5"):
+            assert metrics[name] == results[0][0][name]
+        assert metrics["loss"] == pytest.approx(results[0][0]["loss"], rel=1e-6)
+        assert [row.split(",")[:3] for row in rows] == [r.split(",")[:3] for r in results[0][1]]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_ranks_has_to_be_asked_for(images, tmp_path, before, after):
+    command = ("train", *options(images))
+    assert set(run_ranks(tmp_path, before, *command, signal_at=2, read_seconds=0)) == {143}
+    resume = ("resume", "--name", "a")
+    assert set(run_ranks(tmp_path, after, *resume)) == {2}
+    log = tmp_path / "terminal.log"
+    text = " ".join(log.read_text("utf-8").replace("│", " ").split())
+    assert f"made by {before} process(es), and now there are {after}" in text
+    assert set(run_ranks(tmp_path, after, *resume, "--allow-world-size-change")) == {0}
+    assert f"ranks {before} -> {after}" in log.read_text("utf-8")
+    records = read_csv(tmp_path / "out/a/train_log.csv")
+    assert [(r.epoch, r.phase) for r in records] == [
+        (epoch, phase) for epoch in range(3) for phase in ("train", "val")
+    ]
+
+
+def test_four_ranks_become_two_that_take_two_parts_each(images, tmp_path):
+    command = options(images, "--batch-size", 8, "--no-amp", arch="plain")
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    assert set(run_ranks(whole, 4, "train", *command)) == {0}
+    assert set(run_ranks(moved, 4, "train", *command, signal_at=4, read_seconds=0)) == {143}
+    resume = ("resume", "--name", "a", "--allow-world-size-change", "--accumulate", 2)
+    assert set(run_ranks(moved, 2, *resume)) == {0}
+    assert largest_difference(weights(whole), weights(moved)) < 1e-6
+
+
+@pytest.mark.parametrize("command", ["train", "find-lr", "evaluate"])
+def test_what_all_ranks_refuse_is_said_once(images, tmp_path, command):
+    wrong = {
+        "train": options(images, "--batch-size", 7),
+        "find-lr": options(images, "--batch-size", 7)[:-8],
+        "evaluate": ("--data-root", images, "--name", "a"),
+    }[command]
+    ranks = Ranks(tmp_path, 2, (command, *wrong))
+    codes = ranks.wait()
+    text = ranks.log.read_text("utf-8")
+    assert set(codes) == {6 if command == "evaluate" else 2}
+    assert text.count("Error") == 1
+    assert ("use 6 or 8" in text) == (command != "evaluate")
+
+
+def test_a_broken_image_on_one_rank_ends_all_with_its_name(tmp_path):
+    data = write_folder(tmp_path / "data", train=8, val=3, classes=3)
+    damaged = data / "train/class_01/001.png"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 0xFF  # its header and end stay: only decoding finds it
+    damaged.write_bytes(content)
+    began = time.monotonic()
+    ranks = Ranks(tmp_path, 2, ("train", *options(data, "--epochs", 50)))
+    codes = ranks.wait(30)
+    assert time.monotonic() - began < 20
+    assert 4 in codes
+    assert 0 not in codes
+    text = ranks.log.read_text("utf-8")
+    assert text.count("Error") == 1
+    assert "class_01/001.png" in "".join(text.replace("│", "").split())
+    assert "Traceback" not in text
+
+
+def test_a_rank_that_does_not_answer_is_not_waited_for_for_ever(images, tmp_path):
+    ranks = Ranks(tmp_path, 2, ("train", *options(images, "--epochs", 500, "--dist-timeout", 3)))
+    ranks.ranks[0].wait_for(lambda: ranks.ranks[0].checks > 2)
+    ranks.ranks[1].send(signal.SIGSTOP)
+    assert ranks.ranks[0].wait(30) == 1
+    ranks.ranks[1].send(signal.SIGKILL)
+    assert ranks.ranks[1].wait() == 137
+    text = ranks.log.read_text("utf-8")
+    assert "no answer from another process for 3 s (--dist-timeout)" in text
+    assert "Traceback" not in text
+
+
+def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):
+    words = (*options(images)[:-4], "--num-iter", 12, "--start-lr", 1e-4, "--no-amp")
+    words = [word for word in words if word not in ("--epochs", 3)]
+    codes = run_ranks(tmp_path / "two", 2, "find-lr", *words)
+    code = run(tmp_path / "one", "find-lr", *words, "--accumulate", 2)
+    assert codes == [code, code]
+    (two,), (one,) = (
+        [np.loadtxt(path, delimiter=",", skiprows=1) for path in found]
+        for found in (
+            sorted(Path(tmp_path, name, "lr_finder_plots").glob("*.csv")) for name in ("two", "one")
+        )
+    )
+    np.testing.assert_allclose(two[:, :2], one[:, :2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("command", ["prepare", "report", "check"])
+def test_work_for_one_process_is_not_done_by_several(tmp_path, command):
+    ranks = Ranks(tmp_path, 2, (command,))
+    assert ranks.wait() == [2, 2]
+    text = ranks.log.read_text("utf-8")
+    assert text.count("Error") == 1
+    assert f"{command} is work for one process" in text
