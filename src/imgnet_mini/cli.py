@@ -128,7 +128,7 @@ def check(*, given: RunConfig) -> None:
 def find_lr(*, given: RunConfig) -> None:
     """Raise the learning rate step by step and suggest a peak for training."""
     from imgnet_mini.commands import find_lr
-    from imgnet_mini.distributed import joined
+    from imgnet_mini.distributed.joining import joined
 
     with joined(given.runtime) as ranks:
         find_lr.run(given, ranks=ranks)
@@ -159,7 +159,7 @@ def train(
     """Train a network from scratch."""
     from imgnet_mini.commands import resume as resume_command
     from imgnet_mini.commands import train
-    from imgnet_mini.distributed import joined
+    from imgnet_mini.distributed.joining import joined
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
@@ -204,7 +204,7 @@ def resume(
     Options left out keep the run's own values; those that would make it another run are refused.
     """
     from imgnet_mini.commands import resume
-    from imgnet_mini.distributed import joined
+    from imgnet_mini.distributed.joining import joined
 
     with joined(given.runtime) as ranks:
         resume.run(
@@ -241,7 +241,7 @@ def evaluate(
     Options left out keep the values the run of this name was trained with.
     """
     from imgnet_mini.commands import evaluate
-    from imgnet_mini.distributed import joined
+    from imgnet_mini.distributed.joining import joined
 
     with joined(given.runtime) as ranks:
         evaluate.run(given, checkpoint=checkpoint, tta=tta, ranks=ranks)

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import RuntimeConfig
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import Loader
-from imgnet_mini.distributed import ALONE, Ranks, inner_step
+from imgnet_mini.distributed.ranks import ALONE, Ranks, inner_step
 from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.evaluation import Metrics, count_hits, evaluate, top_classes
 from imgnet_mini.history import History

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgnet_mini.data.loaders import Loader
-from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.precision import Precision
 from imgnet_mini.progress import show_bar

@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from imgnet_mini.distributed import Ranks
+from imgnet_mini.distributed.ranks import Ranks
 from imgnet_mini.signals import SIGNALS, StopRequest, StopRequestedError
 
 _SECONDS: Final = 1.0  # a look waits for the device: about 0.2 ms of its idle time each

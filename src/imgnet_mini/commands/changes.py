@@ -4,7 +4,7 @@ from typing import Any
 
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.config import RunConfig, Tables, fields_of
-from imgnet_mini.distributed import Ranks
+from imgnet_mini.distributed.ranks import Ranks
 from imgnet_mini.errors import CheckpointError, ConfigError
 
 MAY_CHANGE = {

@@ -25,7 +25,7 @@ from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.device import choose_device, describe_device
-from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import CheckpointError, StoppedError
 from imgnet_mini.evaluation import Metrics, evaluate
 from imgnet_mini.model import build_model

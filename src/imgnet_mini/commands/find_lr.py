@@ -9,7 +9,7 @@ from imgnet_mini.commands.setup import Setup, explaining_device_errors, options_
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
 from imgnet_mini.device import describe_device
-from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError, DivergedError, StoppedError
 from imgnet_mini.finder.curve import Curve
 from imgnet_mini.finder.range_test import run_range_test

@@ -24,7 +24,7 @@ from imgnet_mini.commands.training_run import TrainingRun
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
 from imgnet_mini.data.folder import fingerprint
-from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import CheckpointError, DataError
 from imgnet_mini.history import History, SilentHistory, write_logs

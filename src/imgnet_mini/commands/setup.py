@@ -22,7 +22,7 @@ from imgnet_mini.data.choice import Images, choose_images
 from imgnet_mini.data.folder import ImageFolder, fingerprint
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.device import choose_device, describe_device
-from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError, DataError
 from imgnet_mini.model import build_model, synchronise_batch_norms
 from imgnet_mini.optim import build_loss

@@ -19,7 +19,7 @@ from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
 from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError, StoppedError
 from imgnet_mini.finder.results import latest_suggestion

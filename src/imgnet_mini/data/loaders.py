@@ -16,7 +16,7 @@ from imgnet_mini.data.folder_source import FolderSource, Load
 from imgnet_mini.data.order import Key, Order, Share
 from imgnet_mini.data.pack.source import PackSource
 from imgnet_mini.data.transforms import ClassStyle, EvalCrop, Normalise, TrainCrop
-from imgnet_mini.distributed import ALONE, Ranks
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import DataConfig
 

@@ -1,16 +1,8 @@
-"""The processes that train together, one for each GPU; torchrun starts them.
+"""What the ranks of a run do together. Rank 0 alone prints and writes."""
 
-Rank 0 alone prints and writes. What fails on one rank ends all of them, with one message.
-"""
-
-import os
-import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any, Final, Protocol, TypeVar
 
@@ -18,28 +10,26 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # they are there
 from torch.nn.parallel import DistributedDataParallel
 
-from imgnet_mini.errors import ImgnetMiniError, LostRankError, RankError, StoppedError
 from imgnet_mini.launch import Launch
-from imgnet_mini.sections import RuntimeConfig
 
 T = TypeVar("T")
 
 _FAILED: Final = "failed"
+"""Key of the store."""
+
 _FIRST_SPEAKS_SECONDS: Final = 1.0
 """What fails on all ranks is said by rank 0: the others wait so long before they speak."""
+
+_POLL_SECONDS: Final = 0.05
+
 _SYNC_BUFFERS: Final = next(
     name
-    for name in ("forward_sync_buffers", "broadcast_buffers")  # the latter until torch 2.14
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the new name, and the old one
     if name in signature(DistributedDataParallel).parameters
 )
 """What DistributedDataParallel calls the copying of buffers from rank 0 in each step."""
-
-_POLL_SECONDS: Final = 0.5
-_GRACE_SECONDS: Final = 30
-"""What torchrun leaves its processes between SIGTERM and SIGKILL."""
 
 
 class Store(Protocol):
@@ -47,6 +37,9 @@ class Store(Protocol):
 
     def set(self, key: str, value: str) -> None:
         """Write a value."""
+
+    def get(self, key: str) -> bytes:
+        """A value that is there."""
 
     def check(self, keys: list[str]) -> bool:
         """Whether values are there for all keys."""
@@ -114,7 +107,7 @@ class Ranks:
             self._store.set(done, "")
         else:
             while not self._store.check([done]):  # signals are seen between two looks
-                time.sleep(_POLL_SECONDS / 10)
+                time.sleep(_POLL_SECONDS)
         dist.broadcast_object_list(result, src=self.rank - self.local_rank, group=self._node)
         made: T = result[0]
         return made
@@ -181,88 +174,3 @@ def inner_step(parallel: nn.Module) -> AbstractContextManager[None]:
     if isinstance(parallel, DistributedDataParallel):
         return parallel.no_sync()
     return nullcontext()
-
-
-@contextmanager
-def joined(runtime: RuntimeConfig) -> Iterator[Ranks]:
-    """Link this process to the others that torchrun has started, if there are any.
-
-    Raises:
-        RankError: something that a user can cause and cure has failed, on this rank first.
-        LostRankError: another rank is gone, or does not answer.
-        SystemExit: the same, where another rank says why.
-    """
-    launch = Launch.from_environment()
-    if launch.size == 1:
-        yield ALONE
-        return
-    on_gpu = runtime.device in ("auto", "cuda") and torch.cuda.is_available()
-    store, _, _ = next(rendezvous("env://", timeout=timedelta(minutes=5)))
-    store = PrefixStore("imgnet-mini", store)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        timeout=timedelta(seconds=runtime.dist_timeout),
-        store=store,
-        rank=launch.rank,
-        world_size=launch.size,
-    )
-    ranks = Ranks(launch, store)
-    with _ending_with_parent(), _failing_together(ranks, runtime):
-        yield ranks
-    dist.destroy_process_group()
-
-
-@contextmanager
-def _failing_together(ranks: Ranks, runtime: RuntimeConfig) -> Iterator[None]:
-    try:
-        yield
-    except StoppedError:  # all ranks have agreed on it
-        raise
-    except Exception as error:
-        raise _said_once(ranks, _lost(error, runtime.dist_timeout) or error) from error
-
-
-def _said_once(ranks: Ranks, error: Exception) -> BaseException:
-    """What a rank ends with, so that one of them alone says why. A bug keeps its traceback."""
-    speaks = ranks.claim_failure()
-    if not isinstance(error, ImgnetMiniError) or (speaks and ranks.is_first):
-        return error
-    if not speaks:
-        return SystemExit(error.exit_code)
-    place = f"rank {ranks.rank} of {ranks.size}, on {platform.node()}"
-    return RankError(f"{place}: {error}", error.exit_code)
-
-
-def _lost(error: Exception, seconds: float) -> LostRankError | None:
-    """What an error of the link between ranks means; None for any other."""
-    if not isinstance(error, RuntimeError):
-        return None
-    text = str(error)
-    safe = "What had been saved is whole: the same command with train --resume goes on from there"
-    if "imed out" in text or "timeout" in text.lower():
-        return LostRankError(
-            f"no answer from another process for {seconds:g} s (--dist-timeout). {safe}"
-        )
-    if isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text:
-        return LostRankError(f"another process of this run has ended without a word. {safe}")
-    return None
-
-
-@contextmanager
-def _ending_with_parent() -> Iterator[None]:
-    """Stop as by SIGTERM once torchrun is gone: without it, nobody would end the ranks."""
-    parent, over = os.getppid(), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(_POLL_SECONDS):
-            if os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGTERM)
-                if not over.wait(_GRACE_SECONDS):
-                    os._exit(128 + signal.SIGTERM)
-                return
-
-    threading.Thread(target=watch, name="imgnet-mini-parent", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
