@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgnet_mini.data.order import Order
+from imgnet_mini.data.order import Order, Share
 
 
 def batches(images=103, size=10, *, seed=5, epoch=0, start=0):
@@ -67,3 +67,41 @@ def test_a_start_within_an_epoch_equals_skipping(seed):
 
 def test_the_batch_size_changes_the_batches_and_not_the_order():
     assert list(chain(*batches(100, 10))) == list(chain(*batches(100, 25)))
+
+
+def steps_of(ranks, parts, *, images=103, size=12, seed=5, start=0):
+    """The images of each step, in the order of blocks, over all ranks and parts together."""
+    shares = []
+    for rank in range(ranks):
+        order = Order(images, size, seed=seed, share=Share(rank, ranks, parts))
+        order.epoch, order.start = 2, start
+        shares.append([key.indices.tolist() for key in order])
+    return [
+        [shares[rank][step * parts + part] for part in range(parts) for rank in range(ranks)]
+        for step in range(len(shares[0]) // parts)
+    ]
+
+
+@pytest.mark.parametrize(("ranks", "parts"), [(2, 1), (4, 1), (1, 3), (2, 2), (3, 4), (12, 1)])
+def test_a_step_holds_the_same_images_in_the_same_order_on_any_ranks_in_any_parts(ranks, parts):
+    whole = batches(size=12, epoch=2, start=3)
+    shared = steps_of(ranks, parts, start=3)
+    assert [list(chain(*blocks)) for blocks in shared] == whole
+    assert {len(block) for blocks in shared for block in blocks} == {12 // (ranks * parts)}
+
+
+def test_ranks_and_parts_of_the_same_number_give_the_same_blocks():
+    assert steps_of(4, 1) == steps_of(2, 2) == steps_of(1, 4)
+
+
+@pytest.mark.parametrize("images", [1, 7, 67, 96])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_without_a_seed_each_image_is_one_ranks_and_shares_are_as_equal_as_can_be(images, ranks):
+    orders = [Order(images, 32, seed=None, share=Share(rank, ranks)) for rank in range(ranks)]
+    positions = [order.positions().tolist() for order in orders]
+    assert sorted(chain(*positions)) == list(range(images))
+    for order, found in zip(orders, positions, strict=True):
+        assert found == list(chain(*(key.indices.tolist() for key in order)))
+        assert all(0 < len(key.indices) <= order.largest_part for key in order)
+    last = images % 32
+    assert max(map(len, positions)) - min(map(len, positions)) <= images // 32 + (last > 0)

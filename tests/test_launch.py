@@ -1,0 +1,31 @@
+import pytest
+
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.launch import Launch
+
+
+def test_without_torchrun_a_process_is_alone():
+    assert Launch.from_environment({"LOCAL_RANK": "3"}) == Launch()
+    assert Launch().is_first
+
+
+def test_torchrun_says_which_place_a_process_has():
+    variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    launch = Launch.from_environment(variables)
+    assert (launch.rank, launch.size, launch.local_rank, launch.local_size) == (5, 8, 1, 4)
+    assert not launch.is_first
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"},
+    ],
+)
+def test_what_contradicts_itself_is_refused_with_its_values(wrong):
+    with pytest.raises(ConfigError, match="RANK=") as error:
+        Launch.from_environment(wrong)
+    assert "torchrun" in str(error.value)
