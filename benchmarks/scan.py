@@ -2,9 +2,12 @@
 
     python benchmarks/scan.py [--files 1000 35000 1281167] [--dir FOLDER] [--all]
 
-For each number, so many empty files are made, named and spread over 1,000 class folders as
-ImageNet's are; they are removed at the end. All is timed on one core, with the folders in
-the system's cache: the median of three runs, after a first one.
+For each number, so many files are made, named and spread over 1,000 class folders as ImageNet's
+are; those of a class are links to one small JPEG. They are removed at the end. All is timed on
+one core, with the folders in the system's cache: the median of three runs, after a first one.
+
+A start without an index lists the folders and looks at the header of every file; a restart opens
+the index, and compares the size and time of every file, to find those that it has to look at.
 
 What one more worker process costs is seen in its private memory (Linux only): a spawned one
 unpickles the images as a DataLoader's worker does, a forked one shares them with its parent
@@ -27,10 +30,13 @@ from typing import Any
 
 import torch
 from figures import Row, add_output_options, describe_run, show, use_one_core
+from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
-from imgnet_mini.data.folder import ImageFolder, file_stamps, find_images
+from imgnet_mini.data.folder import ImageFolder, file_stamps, find_images, fingerprint
+from imgnet_mini.data.index import find_images_again
 from imgnet_mini.data.order import Order
+from imgnet_mini.data.scan import refuse_broken_images
 
 COUNTS = [1_000, 35_000, 1_281_167]
 """The last two are the training images of ImageNet-Mini, about, and of ImageNet."""
@@ -45,7 +51,7 @@ SMAPS = Path("/proc/self/smaps_rollup")
 
 
 def make_files(root: Path, count: int) -> None:
-    """Empty files in the shape of ImageNet, such as n01440764/n01440764_10026.JPEG."""
+    """Files in the shape of ImageNet, such as n01440764/n01440764_10026.JPEG."""
     classes = min(CLASSES, count)
     each, more = divmod(count, classes)
     done = 0
@@ -54,11 +60,15 @@ def make_files(root: Path, count: int) -> None:
         folder = root / name
         folder.mkdir(parents=True)
         images = each + (number < more)
-        for image in random.Random(number).sample(range(20_000), images):
-            os.close(os.open(f"{folder}/{name}_{image}.JPEG", os.O_CREAT | os.O_WRONLY))
+        first, *others = random.Random(number).sample(range(20_000), images)
+        Image.new("RGB", (32, 32)).save(f"{folder}/{name}_{first}.JPEG")
+        for image in others:
+            os.link(f"{folder}/{name}_{first}.JPEG", f"{folder}/{name}_{image}.JPEG")
+        os.utime(folder, (0, 0))  # as if it had been made long ago
         done += images
         if done == count or (number % 50 == 49 and sys.stderr.isatty()):
             print(f"made {done:,} of {count:,} files", end="\r", file=sys.stderr)
+    os.utime(root, (0, 0))
     print(file=sys.stderr)
 
 
@@ -112,6 +122,33 @@ def tell_growth(answer: Connection, few: Any, before: int | Before, images: Any)
     answer.send(private_bytes() - start)
 
 
+class Reopened:
+    """Unpickled, it is what the index holds: as each rank of a machine opens it."""
+
+    def __init__(self, images: ImageFolder) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __reduce__(self) -> tuple[Callable[[Path], ImageFolder], tuple[Path]]:
+        return find_images_again, (self._images.root,)
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def start(root: Path) -> None:
+    """What a run does before its first batch, but for the network."""
+    images = find_images_again(root)
+    refuse_broken_images(images)
+    fingerprint(images)
+    next(iter(Order(len(images), BATCH_SIZE, seed=0)))
+
+
 def touch(images: Any) -> None:
     """Look at every image, as loading does."""
     if isinstance(images, ImageFolder):
@@ -127,6 +164,10 @@ def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float
     images, few = find_images(root), find_images(few_root)
     count = len(images)
     first, warm = times_of(lambda: find_images(root))
+    without_index = seconds_of(lambda: start(root))
+    _, with_index = times_of(lambda: start(root))
+    _, reopened = times_of(lambda: find_images_again(root))
+    find_images_again(few_root)
     _, stamps = times_of(lambda: file_stamps(images))
     _, batch = times_of(lambda: next(iter(Order(count, BATCH_SIZE, seed=0))))
     figures = {
@@ -135,6 +176,10 @@ def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float
         "find_images, files/s": count / warm,
         "file_stamps, files/s": count / stamps,
         "Order to the first batch, ms": 1e3 * batch,
+        "start without an index, s": without_index,
+        "restart, s": with_index,
+        "index opened, as by another rank, ms": 1e3 * reopened,
+        "another rank, bytes an image": worker_bytes(Reopened(images), Reopened(few), "spawn"),
         "arrays, bytes an image": (images.files.nbytes + images.targets.nbytes) / count,
         "spawned worker, bytes an image": worker_bytes(images, few, "spawn"),
         "forked worker, bytes an image": worker_bytes(images, few, "fork"),
@@ -181,6 +226,7 @@ def main() -> None:
     results = {}
     for count in sorted(options.files):
         with tempfile.TemporaryDirectory(prefix="scan-", dir=options.dir) as folder:
+            os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))  # not in the user's
             root, few_root = Path(folder, "train"), Path(folder, "few")
             make_files(few_root, 10)
             make_files(root, count)

@@ -1,21 +1,28 @@
 """What several test files share: the command line in this process, images, clean endings."""
 
+import atexit
 import colorsys
 import multiprocessing
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Before torch is imported, here or in a child: tiny networks gain nothing from threads that
 # wait for each other, and lose much where the tests are not alone on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is kept from one start to the next is not the user's here.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="imgnet-mini-tests-")
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from imgnet_mini import cli as command_line
+
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 class Cli:

@@ -23,9 +23,9 @@ def config(loader="auto", *, img_size=32, pack_dir=None, skip_bad=False):
     return RunConfig().override({"run": run, "data": values})
 
 
-def choose(*args, training=True, skipped=None, **settings):
+def choose(*args, training=True, skipped=None, checked=False, **settings):
     made = config(*args, **settings)
-    return choose_images(made.run, made.data, training=training, skipped=skipped)
+    return choose_images(made.run, made.data, training=training, skipped=skipped, checked=checked)
 
 
 def break_in_half(path):
@@ -305,3 +305,16 @@ def test_a_pack_for_another_size_has_its_validation_files_scanned(data):
     images = choose("pack", skip_bad=True)
     assert list(images.skipped) == [VAL_PLACE]
     assert (len(images.train), len(images.val)) == (24, 8)
+
+
+@pytest.mark.parametrize("loader", ["folder", "pack"])
+def test_what_another_process_has_checked_is_not_checked_again(data, loader):
+    build()
+    broken = choose(loader)
+    break_in_half(VAL)
+    with pytest.raises(DataError):
+        choose(loader)
+    images = choose(loader, skipped={}, checked=True)
+    assert images.loader == loader
+    for ours, theirs in ((images.train, broken.train), (images.val, broken.val)):
+        assert ours.files.tolist() == theirs.files.tolist()

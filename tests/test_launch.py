@@ -1,5 +1,6 @@
 import pytest
 
+from imgnet_mini import sections
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.launch import Launch
 
@@ -29,3 +30,10 @@ def test_what_contradicts_itself_is_refused_with_its_values(wrong):
     with pytest.raises(ConfigError, match="RANK=") as error:
         Launch.from_environment(wrong)
     assert "torchrun" in str(error.value)
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [("1", 8), ("4", 4), ("16", 1), ("64", 1), ("x", 8)])
+def test_by_default_the_ranks_of_a_machine_share_its_processors(monkeypatch, ranks, workers):
+    monkeypatch.setattr(sections, "available_cpus", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert sections.DataConfig().workers == workers

@@ -52,6 +52,12 @@ class Launch:
         return self.rank == 0
 
 
+def processes_of_this_machine() -> int:
+    """How many ranks share its processors; a number that makes no sense counts as one."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(text)) if text.isdecimal() else 1
+
+
 def _number(variables: Mapping[str, str], name: str, default: int) -> int:
     text = variables.get(name, str(default))
     if not text.isdecimal():

@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from imgnet_mini.launch import processes_of_this_machine
+
 Count = Annotated[int, Ge(1)]
 
 
@@ -52,6 +54,11 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def fair_workers() -> int:
+    """One for each processor that is this process's share of the machine's; eight at the most."""
+    return max(1, min(8, available_cpus() // processes_of_this_machine()))
 
 
 class Section(BaseModel):
@@ -95,7 +102,7 @@ class DataConfig(Section):
     img_size: Annotated[int, Ge(32)] = 224
     """Side of the square crop, in pixels."""
 
-    workers: Annotated[int, Ge(0)] = Field(default_factory=lambda: min(8, available_cpus()))
+    workers: Annotated[int, Ge(0)] = Field(default_factory=fair_workers)
     """Processes that decode images, or threads that read a pack; 0 works in the main process."""
 
     min_crop: Annotated[float, Gt(0), Le(1)] = 0.08

@@ -83,17 +83,29 @@ def find_images_once(
     training: bool = True,
     skipped: Mapping[str, str] | None = None,
 ) -> Images:
-    """Find and check the images, once on each machine.
+    """Find and check the images, once on each machine: its other ranks take what was found there.
 
     Raises:
         ConfigError, DataError: see `choose_images`.
         DataError: the machines do not have the same images.
     """
-    images = ranks.from_first_of_node(
-        lambda: choose_images(
-            config.run, config.data, training=training, skipped=skipped, watch=show_bar
+    found: list[Images] = []
+
+    def find() -> tuple[str, Mapping[str, str]]:
+        found.append(
+            choose_images(
+                config.run, config.data, training=training, skipped=skipped, watch=show_bar
+            )
         )
-    )
+        return found[0].loader, found[0].skipped
+
+    loader, left_out = ranks.from_first_of_node(find)
+    if not found:
+        data = config.override({"data": {"loader": loader}}).data
+        found.append(
+            choose_images(config.run, data, training=training, skipped=left_out, checked=True)
+        )
+    (images,) = found
     if ranks.nodes > 1:
         names = ranks.gather(fingerprint(images.train, images.val, sizes=False))
         if len(set(names)) > 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from imgnet_mini.data.folder import ImageFolder, count_ignored, find_splits
+from imgnet_mini.data.index import find_images_again
 from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
 from imgnet_mini.data.scan import (
     Watch,
@@ -48,12 +49,14 @@ def choose_images(
     *,
     training: bool = True,
     skipped: Mapping[str, str] | None = None,
+    checked: bool = False,
     watch: Watch = unwatched,
 ) -> Images:
     """Find the images, take the pack where it is wanted, and check the files that will be read.
 
     training: whether the training images will be read at all.
     skipped: leave out these and no others, as a run did before.
+    checked: whether another process of this machine has just done all this.
     watch: shows how far the scan is that `skip_bad` asks for.
 
     Raises:
@@ -61,15 +64,17 @@ def choose_images(
             broken.
     """
     train, val = find_splits(
-        run.data_root, allow_missing_val_classes=data.allow_missing_val_classes
+        run.data_root,
+        allow_missing_val_classes=data.allow_missing_val_classes,
+        find=find_images_again,
     )
-    images = _choose(run, data, Images(train, val), skipped)
+    images = _choose(run, data, Images(train, val), skipped, checked=checked)
     if skipped and images.pack is None:
         images = _leave_out(images, skipped)
     read = _read_from_files(images, data.img_size, training=training)
     if data.skip_bad and skipped is None:
         images = _leave_out(images, find_broken_images(*read, watch=watch))
-    else:
+    elif not checked:
         refuse_broken_images(*read)
     ignored = count_ignored(train, val, hidden=False)
     notes = (
@@ -81,13 +86,18 @@ def choose_images(
 
 
 def _choose(
-    run: RunSection, data: DataConfig, files: Images, skipped: Mapping[str, str] | None
+    run: RunSection,
+    data: DataConfig,
+    files: Images,
+    skipped: Mapping[str, str] | None,
+    *,
+    checked: bool,
 ) -> Images:
     """The pack, where it is wanted and fits; else the files."""
     if data.loader == "folder":
         return files
     try:
-        return _packed(run, data, files, skipped)
+        return _packed(run, data, files, skipped, checked=checked)
     except NoPackError as error:
         if data.loader == "pack":
             raise
@@ -99,9 +109,14 @@ def _choose(
 
 
 def _packed(
-    run: RunSection, data: DataConfig, files: Images, skipped: Mapping[str, str] | None
+    run: RunSection,
+    data: DataConfig,
+    files: Images,
+    skipped: Mapping[str, str] | None,
+    *,
+    checked: bool,
 ) -> Images:
-    pack = open_pack(run.pack, files.train, files.val)
+    pack = open_pack(run.pack, files.train, files.val, checked=checked)
     if data.img_size > pack.manifest.img_size:
         raise DataError(
             f"the pack in {run.pack} is for --img-size {pack.manifest.img_size} or less; make it "

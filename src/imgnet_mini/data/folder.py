@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ class ImageFolder:
     million strings would be copied into every worker.
     targets: (N,) int64, positions in `classes`.
     ignored: kind to number of the files that were passed over, such as `.txt` or `hidden`.
+    rows: (N,) which images of the whole split these are; None for all.
     """
 
     root: Path
@@ -37,6 +38,7 @@ class ImageFolder:
     files: NDArray[np.bytes_]
     targets: NDArray[np.int64]
     ignored: Mapping[str, int] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -64,7 +66,8 @@ class ImageFolder:
         names = [os.fsencode(place.removeprefix(prefix)) for place in inside]
         kept = ~np.isin(self.files, np.array(names, bytes))
         self.refuse_loss(self.targets[kept])
-        return replace(self, files=self.files[kept], targets=self.targets[kept])
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        return replace(self, files=self.files[kept], targets=self.targets[kept], rows=rows[kept])
 
     def refuse_loss(self, kept: NDArray[np.integer]) -> None:
         """Compare with the targets of what is left of the images.
@@ -78,15 +81,60 @@ class ImageFolder:
             raise DataError(f"no image can be decoded in {names} of {self.root}")
 
 
+Find = Callable[[Path], ImageFolder]
+"""From the folder of a split to its images."""
+
+
+def find_images(root: Path) -> ImageFolder:
+    """Find the images of one split, one subfolder per class; hidden files are passed over.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    images, _ = find_images_and_folders(root)
+    return images
+
+
+def find_images_and_folders(root: Path) -> tuple[ImageFolder, dict[str, int]]:
+    """The images of one split, and the time of the last change of each folder that was read.
+
+    Folders: paths relative to `root`, to nanoseconds, as they were before they were read.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    ignored: Counter[str] = Counter()
+    folders = dict[str, int]()
+    try:
+        folders[""] = root.stat().st_mtime_ns
+        classes = sorted(_class_names(root, ignored))
+        files = [sorted(_walk(root, f"{name}/", ignored, folders)) for name in classes]
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
+    images = ImageFolder(
+        root,
+        tuple(classes),
+        np.array([os.fsencode(file) for in_class in files for file in in_class], bytes),
+        np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
+        dict(ignored),
+    )
+    return images, folders
+
+
 def find_splits(
-    data_root: Path, *, allow_missing_val_classes: bool = False
+    data_root: Path,
+    *,
+    allow_missing_val_classes: bool = False,
+    find: Find = find_images,
 ) -> tuple[ImageFolder, ImageFolder]:
     """Find the training and validation images; the classes of both are those of training.
+
+    find: finds the images of one split.
 
     Raises:
         DataError: a split is missing or empty, the classes differ, or a class is empty.
     """
-    train, val = read_splits(data_root)
+    train, val = read_splits(data_root, find)
     problems = find_tree_problems(train, val, allow_missing_val_classes=allow_missing_val_classes)
     if problems:
         raise DataError("\n".join(problems))
@@ -97,7 +145,7 @@ def find_splits(
     return train, val
 
 
-def read_splits(data_root: Path) -> tuple[ImageFolder, ImageFolder]:
+def read_splits(data_root: Path, find: Find = find_images) -> tuple[ImageFolder, ImageFolder]:
     """Both splits as they are.
 
     Raises:
@@ -108,28 +156,7 @@ def read_splits(data_root: Path) -> tuple[ImageFolder, ImageFolder]:
     for split in ("train", "val"):
         if not (data_root / split).is_dir():
             raise DataError(_missing(data_root, f"it has no folder {split}/"))
-    return find_images(data_root / "train"), find_images(data_root / "val")
-
-
-def find_images(root: Path) -> ImageFolder:
-    """Find the images of one split, one subfolder per class; hidden files are passed over.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
-    ignored: Counter[str] = Counter()
-    try:
-        classes = sorted(_class_names(root, ignored))
-        files = [sorted(_walk(root / name, f"{name}/", ignored)) for name in classes]
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
-    return ImageFolder(
-        root,
-        tuple(classes),
-        np.array([os.fsencode(file) for in_class in files for file in in_class], bytes),
-        np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
-        dict(ignored),
-    )
+    return find(data_root / "train"), find(data_root / "val")
 
 
 def find_tree_problems(
@@ -229,14 +256,16 @@ def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
                 yield entry.name
 
 
-def _walk(folder: Path, prefix: str, ignored: Counter[str]) -> Iterator[str]:
+def _walk(root: Path, prefix: str, ignored: Counter[str], folders: dict[str, int]) -> Iterator[str]:
     """Image files below a class folder; links to folders are not followed: they may loop."""
+    folder = root / prefix
+    folders[prefix] = folder.stat().st_mtime_ns
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 ignored[_HIDDEN] += 1
             elif entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", ignored)
+                yield from _walk(root, f"{prefix}{entry.name}/", ignored, folders)
             # A link to nothing is named by the check to come; a pipe would be waited for.
             elif entry.name.lower().endswith(EXTENSIONS) and (
                 entry.is_symlink() or entry.is_file()

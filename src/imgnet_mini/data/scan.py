@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 from imgnet_mini.data.batches import in_threads, thread_pool
 from imgnet_mini.data.folder import ImageFolder, listed
 from imgnet_mini.data.images import ImageError, decode, find_problem
+from imgnet_mini.data.index import not_known_as_sound, remember_as_sound
 from imgnet_mini.errors import DataError
 from imgnet_mini.sections import available_cpus
 
@@ -88,18 +89,23 @@ def find_broken_images(*splits: ImageFolder, watch: Watch) -> dict[str, str]:
 def refuse_broken_images(*splits: ImageFolder) -> None:
     """Check the header and the end of every image file (less than 0.1 ms each once cached).
 
+    Those that were whole at an earlier look, and have not changed since, are not looked at again.
+
     Raises:
         DataError: names the files that are empty, cut short, too large or no images.
     """
+    problems: list[str] = []
     with ThreadPoolExecutor(_GLANCE_THREADS) as pool:
-        problems = [
-            f"{split.path(index)}: {problem}"
-            for split in splits
-            for index, problem in enumerate(
-                pool.map(find_problem, map(split.path, range(len(split))), chunksize=256)
-            )
-            if problem
-        ]
+        for split in splits:
+            unknown, stamps = not_known_as_sound(split)
+            paths = [split.path(index) for index in unknown]
+            found = pool.map(find_problem, paths, chunksize=256)
+            broken = [
+                f"{path}: {problem}" for path, problem in zip(paths, found, strict=True) if problem
+            ]
+            if paths and not broken:
+                remember_as_sound(split, stamps)
+            problems += broken
     if problems:
         raise DataError(
             f"{len(problems)} broken image file(s):\n{listed(problems, most=_LISTED)}\n"

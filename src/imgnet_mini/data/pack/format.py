@@ -115,8 +115,12 @@ def array_files(pack_dir: Path) -> list[Path]:
     return [pack_dir / CLASSES, *parts]
 
 
-def open_pack(pack_dir: Path, train: ImageFolder, val: ImageFolder) -> Pack:
+def open_pack(
+    pack_dir: Path, train: ImageFolder, val: ImageFolder, *, checked: bool = False
+) -> Pack:
     """Open the pack of these images.
+
+    checked: whether another process has just found it to be up to date.
 
     Raises:
         NoPackError: it is missing.
@@ -131,7 +135,7 @@ def open_pack(pack_dir: Path, train: ImageFolder, val: ImageFolder) -> Pack:
     for split, source in (("train", train), ("val", val)):
         index = _read_index(split_file(pack_dir, split, "index"))
         skipped = _read_index(split_file(pack_dir, split, "skipped"))
-        change = _change(np.concatenate([index, skipped]), classes, source)
+        change = None if checked else _change(np.concatenate([index, skipped]), classes, source)
         if change:
             raise DataError(
                 f"the pack in {pack_dir} is out of date: {change}; make it anew with "

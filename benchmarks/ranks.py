@@ -1,0 +1,154 @@
+"""The engine on several ranks against plain DistributedDataParallel, in one run.
+
+    python benchmarks/ranks.py [--ranks 2] [--arch resnet50] [--img-size 64] [--batch-size 16]
+
+Starts torchrun, by itself, with that many ranks of one thread each on a CPU, or of one GPU each.
+Both loops train the same network on one batch that never changes, in turn, round after round; a
+round's ratio compares what ran within seconds of each other, and their median is what counts.
+
+    plain   DistributedDataParallel as it is, autocast, channels last, fused SGD, OneCycleLR
+    engine  the same through Trainer.train_epoch, with its tallies, TensorBoard and checks
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from step import CLASSES, FixedLoader, build_parts, seconds
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from imgnet_mini.device import choose_device, describe_device
+from imgnet_mini.distributed.joining import joined
+from imgnet_mini.distributed.ranks import Ranks
+from imgnet_mini.engine import Trainer
+from imgnet_mini.history import History, SilentHistory
+from imgnet_mini.model import build_model
+from imgnet_mini.precision import Precision, choose_precision
+from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.sections import ModelConfig, RuntimeConfig
+from imgnet_mini.signals import StopRequest
+
+GOAL = 1.03
+
+
+def build_plain(
+    model: nn.Module, precision: Precision, images: Tensor, targets: Tensor, steps: int
+) -> Callable[[], None]:
+    criterion, optimizer, scheduler = build_parts(model)
+    scaler = precision.build_scaler()
+    parallel: nn.Module = DistributedDataParallel(model)
+
+    def run() -> None:
+        parallel.train()
+        for _ in range(steps):
+            with precision.autocast():
+                loss = criterion(parallel(images), targets)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            scheduler.step()
+
+    return run
+
+
+def build_engine(
+    model: nn.Module, precision: Precision, loader: FixedLoader, history: History, ranks: Ranks
+) -> Callable[[], None]:
+    criterion, optimizer, scheduler = build_parts(model)
+    trainer = Trainer(model, criterion, optimizer, scheduler, precision, ranks=ranks)
+
+    def run() -> None:
+        with StopRequest(with_ranks=True) as stop:
+            trainer.train_epoch(loader, history, stop)
+        trainer.state.finish_epoch(0.0)
+
+    return run
+
+
+def measure(options: argparse.Namespace, ranks: Ranks) -> None:
+    runtime = RuntimeConfig(device=options.device)
+    device = choose_device(runtime, ranks)
+    precision = choose_precision(runtime, device)
+    steps = options.steps or (4 if device.type == "cpu" else 50)
+    shape = (options.batch_size, 3, options.img_size, options.img_size)
+    images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    targets = torch.randint(CLASSES, (options.batch_size,), device=device)
+    model = build_model(
+        ModelConfig(arch=options.arch),
+        classes=CLASSES,
+        img_size=options.img_size,
+        seed=0,
+        device=device,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        paths = RunPaths(Path(folder), "bench")
+        history = History(paths, [], step=0) if ranks.is_first else SilentHistory()
+        loader = FixedLoader(images, targets, steps)
+        loops = {
+            "plain": build_plain(copy.deepcopy(model), precision, images, targets, steps),
+            "engine": build_engine(model, precision, loader, history, ranks),
+        }
+        with closing(history):
+            for run in loops.values():
+                run()
+            rounds = []
+            for _ in range(options.rounds):
+                times = {}
+                for name, run in loops.items():
+                    ranks.wait()
+                    times[name] = seconds(run, device)
+                rounds.append(times)
+    if not ranks.is_first:
+        return
+    ratio = statistics.median(times["engine"] / times["plain"] for times in rounds)
+    rates = {
+        name: ranks.size * steps * options.batch_size / statistics.median(t[name] for t in rounds)
+        for name in loops
+    }
+    print(
+        f"{options.arch}, {ranks.size} ranks x {options.batch_size} x {options.img_size} px, "
+        f"{precision.name}, {describe_device(device)}, torch {torch.__version__}, "
+        f"{options.rounds} rounds of {steps} steps",
+        file=sys.stderr,
+    )
+    if options.json:
+        print(json.dumps({"images_per_second": rates, "time_ratio_to_plain": ratio}, indent=2))
+        return
+    for name, rate in rates.items():
+        print(f"{name:<8} {rate:>8.1f} images/s")
+    verdict = "reached" if ratio < GOAL else "missed"
+    print(f"engine / plain, time: {ratio:.3f} (goal: below {GOAL}, {verdict})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--img-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=16, help="of each rank")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--steps", type=int, help="per loop and round; 4 on a CPU, else 50")
+    parser.add_argument("--rounds", type=int, default=9, help="counted, after one to warm up")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    options = parser.parse_args()
+    if "RANK" not in os.environ:
+        launch = ["--standalone", "--nproc-per-node", str(options.ranks), __file__, *sys.argv[1:]]
+        command = [sys.executable, "-m", "torch.distributed.run", *launch]
+        raise SystemExit(subprocess.run(command, check=False).returncode)
+    with joined(RuntimeConfig(device=options.device)) as ranks:
+        measure(options, ranks)
+
+
+if __name__ == "__main__":
+    main()
