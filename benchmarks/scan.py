@@ -161,13 +161,13 @@ def touch(images: Any) -> None:
 
 def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float | None]:
     """What is known of one folder, in the units of the keys."""
-    images, few = find_images(root), find_images(few_root)
+    images, few = find_images_again(root), find_images_again(few_root)
+    touch(images)  # this process is the first rank
     count = len(images)
     first, warm = times_of(lambda: find_images(root))
     without_index = seconds_of(lambda: start(root))
     _, with_index = times_of(lambda: start(root))
     _, reopened = times_of(lambda: find_images_again(root))
-    find_images_again(few_root)
     _, stamps = times_of(lambda: file_stamps(images))
     _, batch = times_of(lambda: next(iter(Order(count, BATCH_SIZE, seed=0))))
     figures = {

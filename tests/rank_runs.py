@@ -1,14 +1,18 @@
 """Several ranks: as torchrun would start them, or started by torchrun itself."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch.distributed import TCPStore
 
 from real_runs import RealRun
 
@@ -20,11 +24,15 @@ def free_port() -> int:
 
 
 class Ranks:
-    """The command line in so many processes at once; all write one log, `terminal.log`."""
+    """The command line in so many processes at once; all write one log, `terminal.log`.
+
+    As torchrun's, the store they meet at is of a process that outlives them: of this one.
+    """
 
     def __init__(self, folder: Path, size: int, args: Sequence[object], **settings) -> None:
         """signal_rank: the one that `signal_at` is for; see RealRun for both."""
-        port, signal_rank = free_port(), settings.pop("signal_rank", 0)
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        port, signal_rank = self._store.port, settings.pop("signal_rank", 0)
         signal_at = settings.pop("signal_at", 0)
         self.ranks = [
             RealRun(
@@ -51,11 +59,42 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": f"{size}",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": f"{port}",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 
 
 def run_ranks(folder: Path, size: int, *args: object, **settings) -> list[int]:
     return Ranks(folder, size, args, **settings).wait()
+
+
+def kill_ranks_until_done(
+    folder: Path,
+    command: Sequence[object],
+    generator: random.Random,
+    seconds: float,
+    *,
+    most: int,
+) -> tuple[int, float]:
+    """Kill one of two ranks after a random time up to `seconds`, and start both again, to the end.
+
+    As torchrun does, it sends SIGTERM to the other one. Returns how often, and how long it took
+    that one to end, at the most.
+    """
+    kills, slowest = 0, 0.0
+    while True:
+        ranks = Ranks(folder, 2, command, read_seconds=0)
+        if kills < most:
+            victim = generator.randrange(2)
+            alive, _ = ranks.ranks[victim].kill_after(generator.uniform(0, seconds))
+            if alive:
+                began = time.monotonic()
+                with suppress(ProcessLookupError):
+                    ranks.ranks[1 - victim].send(signal.SIGTERM)
+                ranks.ranks[1 - victim].wait(60)
+                slowest, kills = max(slowest, time.monotonic() - began), kills + 1
+                continue
+        assert ranks.wait() == [0, 0], ranks.log.read_text("utf-8")
+        return kills, slowest
 
 
 @dataclass

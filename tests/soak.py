@@ -32,6 +32,7 @@ from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.run_paths import RunPaths
 from mutations import mutate_images
 from payloads import mutate_checkpoint
+from rank_runs import kill_ranks_until_done, run_ranks
 from real_runs import RealRun, Tally, differences, kill_until_done, outcome, run
 
 
@@ -73,6 +74,32 @@ def kills(folder: Path, scale: float) -> list[Row]:
     result = f"{equal} of {runs} finished runs bit-identical; {tally.in_saves} inside a save"
     reached = equal == runs and tally.in_saves >= 0.3 * tally.kills
     return [Row("SIGKILL at a random moment, resumed", f"{tally.kills} kills", result, reached)]
+
+
+def killed_ranks(folder: Path, scale: float) -> list[Row]:
+    """Kill one of two ranks, end the other as torchrun does, and start both again."""
+    wanted = max(1, round(30 * scale))
+    data = write_folder(folder / "data", train=8, val=3, classes=3)
+    command = ("train", "--resume", *options(data, "resnet18", "--save-minutes", 1e-9))
+    began = time.monotonic()
+    assert run_ranks(folder / "whole", 2, *command, read_seconds=0) == [0, 0]
+    seconds = time.monotonic() - began
+    reference = outcome(folder / "whole", "a")
+    generator = random.Random(0)
+    kills = runs = equal = 0
+    slowest = 0.0
+    while kills < wanted:
+        place = folder / f"killed-{runs}"
+        most = min(10, wanted - kills)
+        new, wait = kill_ranks_until_done(place, command, generator, seconds, most=most)
+        kills, slowest, runs = kills + new, max(slowest, wait), runs + 1
+        equal += differences(outcome(place, "a"), reference) == []
+        shutil.rmtree(place)
+    result = f"{equal} of {runs} finished runs bit-identical; the other gone within {slowest:.1f} s"
+    reached = equal == runs and slowest < 15
+    return [
+        Row("SIGKILL to one of two ranks, both started again", f"{kills} kills", result, reached)
+    ]
 
 
 def stops(folder: Path, scale: float) -> list[Row]:
@@ -256,6 +283,7 @@ def full_disks(folder: Path, scale: float) -> list[Row]:
 
 PARTS: dict[str, Callable[[Path, float], list[Row]]] = {
     "kills": kills,
+    "killed-ranks": killed_ranks,
     "stops": stops,
     "repeated": repeated,
     "signals": signals,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import time
 
@@ -11,7 +12,7 @@ import torch
 
 from conftest import write_folder
 from imgnet_mini.records import read_csv
-from rank_runs import Ranks, run_ranks
+from rank_runs import Ranks, kill_ranks_until_done, run_ranks
 from real_runs import differences, outcome, run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the ranks are forked")
@@ -71,6 +72,18 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_rest_is_the_same_run
     assert run_ranks(stopped, 2, "resume", "--name", "a", read_seconds=0) == [0, 0]
     assert differences(outcome(stopped, "a"), outcome(whole, "a")) == []
     assert "Traceback" not in text
+
+
+def test_ranks_that_are_killed_and_started_again_make_the_same_run(images, two_ranks, tmp_path):
+    command, generator = ("train", "--resume", *options(images)), random.Random(0)
+    kills = trial = 0
+    while kills < 4:
+        trial += 1
+        folder = tmp_path / str(trial)
+        new, slowest = kill_ranks_until_done(folder, command, generator, 2.5, most=4 - kills)
+        kills += new
+        assert slowest < 15
+        assert differences(outcome(folder, "a"), two_ranks) == []
 
 
 def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, tmp_path):

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,15 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers are given: they have no use for stamps."""
+        return {name: value for name, value in vars(self).items() if name != "stamps"}
+
+    @cached_property
+    def stamps(self) -> NDArray[np.int64]:
+        """`file_stamps` of this split, as they were when they were first asked for: (N, 2)."""
+        return file_stamps(self)
 
     def relative(self, index: int) -> str:
         """Path of an image relative to `root`, with forward slashes."""
@@ -220,7 +231,7 @@ def fingerprint(*splits: ImageFolder, sizes: bool = True) -> str:
         digest.update(names.tobytes())
         digest.update(split.targets.astype("<i8").tobytes())
         if sizes:
-            digest.update(file_stamps(split)[:, 0].astype("<i8").tobytes())
+            digest.update(split.stamps[:, 0].astype("<i8").tobytes())
     return digest.hexdigest()
 
 

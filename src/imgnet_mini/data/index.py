@@ -26,7 +26,7 @@ from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict
 
 from imgnet_mini.atomic_file import replacing, write_text
-from imgnet_mini.data.folder import ImageFolder, file_stamps, find_images_and_folders
+from imgnet_mini.data.folder import ImageFolder, find_images_and_folders
 from imgnet_mini.errors import WriteError
 
 _SETTLED_NS: Final = 2_000_000_000
@@ -64,28 +64,27 @@ def find_images_again(root: Path) -> ImageFolder:
     return images
 
 
-def not_known_as_sound(images: ImageFolder) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions (n,) of the images that are to be looked at, and the stamps of all now, (N, 2).
+def not_known_as_sound(images: ImageFolder) -> NDArray[np.int64]:
+    """Positions (n,) of the images that are to be looked at.
 
     Known as sound are those that were so at the last look, and have not changed since.
     """
-    stamps = file_stamps(images)
-    sound = _known(images)
+    sound, stamps = _known(images), images.stamps
     if sound is None:
-        return np.arange(len(images)), stamps
+        return np.arange(len(images))
     changed = (stamps != sound).any(axis=1) | (stamps[:, 0] < 0)
-    return np.flatnonzero(changed), stamps
+    return np.flatnonzero(changed)
 
 
-def remember_as_sound(images: ImageFolder, stamps: NDArray[np.int64]) -> None:
-    """Keep what a look has found: all of these images are whole. `stamps` are from before it."""
+def remember_as_sound(images: ImageFolder) -> None:
+    """Keep what a look has found that began after the stamps were taken: all are whole."""
     with suppress(WriteError, OSError, ValueError):
         folder = _folder(images.root)
         manifest = _read_manifest(images.root)
         known = _load(folder, manifest.sound) if manifest.sound else None
         count = len(_load(folder, manifest.files))
         sound = np.full((count, 2), -1, np.int64) if known is None else known.copy()
-        sound[slice(None) if images.rows is None else images.rows] = stamps
+        sound[slice(None) if images.rows is None else images.rows] = images.stamps
         name = _save(folder, "sound", sound)
         _write_manifest(folder, manifest.model_copy(update={"sound": name}))
 

@@ -97,14 +97,13 @@ def refuse_broken_images(*splits: ImageFolder) -> None:
     problems: list[str] = []
     with ThreadPoolExecutor(_GLANCE_THREADS) as pool:
         for split in splits:
-            unknown, stamps = not_known_as_sound(split)
-            paths = [split.path(index) for index in unknown]
+            paths = [split.path(index) for index in not_known_as_sound(split)]
             found = pool.map(find_problem, paths, chunksize=256)
             broken = [
                 f"{path}: {problem}" for path, problem in zip(paths, found, strict=True) if problem
             ]
             if paths and not broken:
-                remember_as_sound(split, stamps)
+                remember_as_sound(split)
             problems += broken
     if problems:
         raise DataError(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import torch
@@ -46,7 +46,7 @@ def joined(runtime: RuntimeConfig) -> Iterator[Ranks]:
         yield ALONE
         return
     on_gpu = runtime.device in ("auto", "cuda") and torch.cuda.is_available()
-    store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=_MEET_SECONDS)))
+    store = _reach_store()
     store = PrefixStore(f"imgnet-mini {_meet(store, launch)}", store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
@@ -59,6 +59,22 @@ def joined(runtime: RuntimeConfig) -> Iterator[Ranks]:
     with _ending_with_parent(), _failing_together(ranks, runtime):
         yield ranks
     dist.destroy_process_group()
+
+
+def _reach_store() -> Any:
+    """The store that torchrun has told of.
+
+    Raises:
+        LostRankError: it cannot be reached.
+    """
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=_MEET_SECONDS)))
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise LostRankError(
+            f"the processes cannot meet at {address}: {str(error).splitlines()[0]}"
+        ) from error
+    return store
 
 
 def _meet(store: Store, launch: Launch) -> str:
