@@ -102,6 +102,11 @@ class RunPaths:
         return self.report_dir / "metrics.json"
 
     @property
+    def page(self) -> Path:
+        """The whole report, to be opened in a browser."""
+        return self.report_dir / "index.html"
+
+    @property
     def predictions(self) -> Path:
         """What `evaluate` predicted for each validation image."""
         return self.report_dir / "predictions.csv"
@@ -123,7 +128,7 @@ class RunPaths:
             *("metrics.json", "predictions.csv", "report.json", "classification_report.txt"),
             *("loss_curve.png", "accuracy_curve.png", "lr_curve.png", "class_accuracy.csv"),
             *("confusion_matrix.csv", "confusion_matrix.png", "confused_pairs.csv"),
-            *("samples.png", "network.png", "skipped_images.txt"),
+            *("samples.png", "network.png", "skipped_images.txt", "index.html"),
         )
         return [self.report_dir / name for name in names]
 
