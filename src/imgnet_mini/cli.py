@@ -205,6 +205,21 @@ def report(*, given: RunConfig) -> None:
     report.run(given)
 
 
+@app.command(rich_help_panel="Workflow")
+@config_options("run", leave_out=("data_root", "pack_dir", "name"))
+def compare(
+    *,
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Two runs or more.", show_default=False)
+    ],
+    given: RunConfig,
+) -> None:
+    """Put runs side by side: settings that differ, results, curves, as a table and as a page."""
+    from imgnet_mini.commands import compare
+
+    compare.run(given, names)
+
+
 @app.command(rich_help_panel="Try it")
 @config_options(*("run", "data", "model", "optimizer", "runtime"), leave_out=("name", "output_dir"))
 def bench(

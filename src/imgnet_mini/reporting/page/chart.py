@@ -8,7 +8,7 @@ from imgnet_mini.reporting.page.axes import BOTTOM, TOP, Axis, Tick
 from imgnet_mini.reporting.readme.markdown import NOTHING
 
 _MARKED_POINTS = 30
-"""Up to so many points, each is a dot too."""
+"""Up to so many places, each point is a dot too."""
 
 Point = tuple[float, float]
 
@@ -112,6 +112,7 @@ def line_chart(
     place if not given; whole: the axis counts.
     """
     places = sorted({point[0] for one in series for point in one.points})
+    is_dotted = len(places) <= _MARKED_POINTS
     return Chart(
         title=title,
         x_label=x_label,
@@ -120,7 +121,7 @@ def line_chart(
         legend=[(one.label, one.style) for one in series],
         readings=_readings(places, series, x=x, y=y, say_x=say_x, say_y=say_y),
         start=len(places) - 1 if start is None else places.index(start),
-        lines=[_line(one, x, y) for one in series],
+        lines=[_line(one, x, y, is_dotted=is_dotted) for one in series],
         boxes=boxes,
         marks=marks,
     )
@@ -132,7 +133,7 @@ def band(style: str, low: float, high: float, x: Axis) -> Box:
     return Box(style, left, TOP, round(x.place(high) - left, 1), BOTTOM - TOP)
 
 
-def _line(series: Series, x: Axis, y: Axis) -> Line:
+def _line(series: Series, x: Axis, y: Axis, *, is_dotted: bool) -> Line:
     path, dots, is_open = "", [], False
     for across, up in series.points:
         if not math.isfinite(up):
@@ -141,7 +142,7 @@ def _line(series: Series, x: Axis, y: Axis) -> Line:
         dots.append((x.place(across), y.place(up)))
         path += f"{'L' if is_open else 'M'}{dots[-1][0]:g} {dots[-1][1]:g}"
         is_open = True
-    return Line(series.style, path, tuple(dots) if len(dots) <= _MARKED_POINTS else ())
+    return Line(series.style, path, tuple(dots) if is_dotted else ())
 
 
 def _readings(

@@ -43,10 +43,15 @@ def epoch_chart(
     series: Sequence[Series],
     *,
     say: Callable[[float], str],
+    start: float | None = None,
     best: int | None = None,
     from_zero: bool = False,
 ) -> Chart:
-    """Lines over the epochs; best: where the legend is read at first, and a mark is set."""
+    """Lines over the epochs.
+
+    start: where the legend is read at first, the last epoch if not given; best: the same, and a
+    mark is set there.
+    """
     shown = [one for one in series if one.points]
     x = Axis.across([across for one in shown for across, _ in one.points])
     y = Axis.up([up for one in shown for _, up in one.points], from_zero=from_zero)
@@ -60,7 +65,7 @@ def epoch_chart(
         x_label="epoch",
         say_x=lambda epoch: f"epoch {epoch:g}" + (", the best" if epoch == best else ""),
         say_y=say,
-        start=best,
+        start=start if best is None else best,
         whole=True,
         marks=marks,
     )

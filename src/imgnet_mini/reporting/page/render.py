@@ -11,7 +11,7 @@ from markupsafe import Markup
 from imgnet_mini import __version__
 from imgnet_mini.console import printable
 from imgnet_mini.reporting.page import axes
-from imgnet_mini.reporting.readme.markdown import NOTHING, fixed, rate
+from imgnet_mini.reporting.readme.markdown import NOTHING, duration, fixed, rate
 
 _AREA = SimpleNamespace(
     width=axes.WIDTH,
@@ -51,19 +51,6 @@ def render_page(template: str, **values: object) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share from 0 to 1 in percent, with its sign."""
     return NOTHING if share is None else f"{fixed(100 * share, digits)} %"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in the two largest units that fit, such as `1 h 23 min`."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
 
 
 def _packaged(name: str) -> str:
