@@ -2,9 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
 from PIL import Image
 
+from drawings import noting_figures, overlaps, texts_of
 from imgnet_mini.data.images import read_image
 from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.samples import choose_samples, draw_samples
@@ -76,13 +76,24 @@ def test_images_of_any_mode_are_drawn(mode: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"\x89PNG\r\n\x1a\nrubbish"])
 def test_an_image_that_is_gone_or_broken_is_named_in_its_place(
-    content: bytes | None, tmp_path: Path, drawn: list[Text]
+    content: bytes | None, tmp_path: Path
 ) -> None:
     given = make([0, 1], [True, False], 2)
     write_images(given, tmp_path / "val")
     path = tmp_path / "val" / given.images[1]
     path.unlink() if content is None else path.write_bytes(content)
-    draw_samples(given, ["a", "b"], tmp_path / "val", tmp_path, read_image)
-    texts = [text.get_text() for text in drawn]
+    with noting_figures() as figures:
+        draw_samples(given, ["a", "b"], tmp_path / "val", tmp_path, read_image)
+    texts = texts_of(figures[0])
     assert texts.count("1.png") == 1
     assert "0.png" not in texts
+
+
+@pytest.mark.parametrize("size", [2, 10, 100, 1000])
+def test_no_text_covers_another(size: int, tmp_path: Path) -> None:
+    given = make([*range(size)], [place % 2 == 0 for place in range(size)], size)
+    names = [f"n{number:08d} (a bird with a rather long name)" for number in range(size)]
+    with noting_figures() as figures:
+        draw_samples(given, names, tmp_path / "val", tmp_path, read_image)
+    assert len(texts_of(figures[0])) >= 4 * min(size, 24)
+    assert overlaps(figures[0]) == []

@@ -64,7 +64,7 @@ for (const frame of document.querySelectorAll("[data-sortable]")) {
   const count = frame.querySelector("output");
   const rows = [...body.rows].map((row) => ({
     row,
-    text: row.textContent.toLowerCase(),
+    text: row.cells[0].textContent.toLowerCase(),
     keys: [...row.cells].map((cell, index) => (
       headers[index].classList.contains("n")
         ? Number(cell.dataset.value ?? NaN)

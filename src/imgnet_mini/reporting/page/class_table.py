@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
+from imgnet_mini.console import one_line
 from imgnet_mini.predictions import Predictions
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """How one class fared; shares from 0 to 1, None where nothing was counted.
+    """How one class fared; shares from 0 to 1, None where nothing was counted; names on one line.
 
     correct: of its images, how many were recognised; precision: of the images taken for it, the
     share that are; taken_for: the class its others were most often taken for, and how many were.
@@ -48,7 +49,7 @@ def tabulate_classes(
     other, taken, answered = wrong.argmax(1), wrong.max(1), counts.sum(0)
     return [
         ClassRow(
-            folder=folder,
+            folder=one_line(folder),
             name=names[index],
             images=int(images[index]),
             correct=int(counts[index, index]),
