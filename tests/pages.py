@@ -1,4 +1,4 @@
-"""What a page of Markdown is made of, beside its plain text."""
+"""What a page of Markdown or HTML is made of, beside its plain text."""
 
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -53,3 +53,44 @@ class Page(HTMLParser):
             for token, after in pairwise(tokens)
             if token.type == kind
         ]
+
+
+class WebPage(HTMLParser):
+    """A file of HTML.
+
+    tags, attributes: the names of all that there are; open: those that are never closed;
+    texts: what is shown, joined within its innermost tag; titles: of images; scripts: the content
+    of those and of styles.
+    """
+
+    EMPTY = ("meta", "link", "img", "input", "br")
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.attributes, self.open = set(), set(), []
+        self.texts, self.titles, self.addresses, self.scripts = [""], [], [], []
+        self.feed(path.read_text("utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {key for key, _ in attrs}
+        self.addresses += [value for key, value in attrs if key in ("src", "href")]
+        self.titles += [value for key, value in attrs if key == "title"]
+        self.texts.append("")
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self.texts.append("")
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("script", "style"):
+            self.scripts.append(data)
+        else:
+            self.texts[-1] += data

@@ -29,7 +29,7 @@ def render_page(template: str, **values: object) -> str:
     Everything in it is escaped. A browser runs no script and takes no style but ours, and loads
     nothing: the page names them by their digests (Content Security Policy, level 3).
     """
-    style, script = _packaged("page.css"), _packaged("page.js")
+    style, script = page_file("page.css"), page_file("page.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
         f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
@@ -53,7 +53,7 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NOTHING if share is None else f"{fixed(100 * share, digits)} %"
 
 
-def _packaged(name: str) -> str:
+def page_file(name: str) -> str:
     """A file beside the templates, with the line ends that a browser sees."""
     text = files("imgnet_mini").joinpath("templates", name).read_text("utf-8")
     return f"\n{text}"
