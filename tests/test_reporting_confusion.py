@@ -58,10 +58,11 @@ def test_names_may_hold_anything(tmp_path: Path) -> None:
         assert max(image.size) < 2000
 
 
-@pytest.mark.parametrize("size", [2, 3, 10, 20, 21, 60, 61, 100, 1000])
+@pytest.mark.parametrize("size", [2, 10, 20, 60, 100, 1000])
 @pytest.mark.parametrize("name", ["cat", "n01440764 (a fish with a rather long name)"])
 def test_no_text_covers_another(size: int, name: str, tmp_path: Path) -> None:
-    counts = np.random.default_rng(0).integers(0, 9, (size, size)) + 9990 * np.eye(size, dtype=int)
+    counts = np.random.default_rng(0).poisson(4 / size, (size, size))
+    np.fill_diagonal(counts, 99999)
     with noting_figures() as figures:
         draw_confusion(counts, [name] * size, tmp_path)
     assert len(texts_of(figures[0])) >= (size * (size + 2) if size <= 20 else 20)

@@ -196,7 +196,7 @@ def evaluate(
     "run", "data", "runtime", leave_out=(*TRAINING_ONLY, "img_size"), show_defaults=False
 )
 def report(*, given: RunConfig) -> None:
-    """Draw curves, the confusion matrix and sample images, and write the per-class tables.
+    """Show a run on one page: numbers, curves, classes, images, calibration; pictures and tables.
 
     Evaluates the best checkpoint first where that has not been done.
     """

@@ -45,9 +45,9 @@ def build_report_page(
 ) -> ReportPage:
     """Put all that is known of a run on one page.
 
-    predictions: of at least one image; counts: (C, C), a row per true class; names: human name
-    per class; val_dir: where the images are; read_image: decodes a file to RGB, or raises a
-    DataError.
+    run: one that was evaluated; predictions: of at least one image; counts: (C, C), a row per
+    true class; names: human name per class; val_dir: where the images are; read_image: decodes a
+    file to RGB, or raises a DataError.
 
     Raises:
         DataError: the curve of the run's range test is damaged.
