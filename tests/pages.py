@@ -1,9 +1,12 @@
 """What a page of Markdown or HTML is made of, beside its plain text."""
 
+import base64
+import io
 from html.parser import HTMLParser
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
+from PIL import Image
 
 
 class Page(HTMLParser):
@@ -94,3 +97,10 @@ class WebPage(HTMLParser):
             self.scripts.append(data)
         else:
             self.texts[-1] += data
+
+
+def open_data_uri(uri, kind):
+    """The image that a page holds in itself, of a kind such as `png`."""
+    head, data = uri.split(",", 1)
+    assert head == f"data:image/{kind};base64"
+    return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))

@@ -9,7 +9,6 @@ from imgnet_mini.reporting.page.choice import (
     hardest,
     worst_confusions,
 )
-from imgnet_mini.reporting.page.class_table import tabulate_classes
 
 
 def make(targets, top, first):
@@ -59,20 +58,3 @@ def test_a_pair_whose_other_class_has_no_image_has_no_second_picture():
     given = make([0], [[1, 0]], [0.9])
     (pair,) = worst_confusions(given, count_confusions(given), 5)
     assert pair.other is None
-
-
-def test_a_row_of_the_table_tells_of_one_class():
-    first, second, third = tabulate_classes(MIXED, count_confusions(MIXED), ["A", "B", "C"])
-    assert (first.name, first.images, first.correct) == ("A", 3, 1)
-    assert (first.recall, first.precision) == (1 / 3, 1 / 2)
-    assert (first.taken_for, first.taken) == ("B", 2)
-    assert (second.recall, second.precision) == (1 / 2, 1 / 3)
-    assert (third.recall, third.precision, third.f1, third.taken_for) == (1, 1, 1, None)
-
-
-def test_what_was_never_counted_is_unknown_and_not_zero():
-    given = make([0], [[1, 0]], [0.9])
-    first, second, third = tabulate_classes(given, count_confusions(given), ["A", "B", "C"])
-    assert (first.recall, first.precision) == (0, None)
-    assert (second.recall, second.precision) == (None, 0)
-    assert (third.recall, third.precision) == (None, None)
