@@ -62,7 +62,8 @@ class WebPage(HTMLParser):
     """A file of HTML.
 
     tags, attributes: the names of all that there are; open: those that are never closed;
-    texts: what is shown, joined within its innermost tag; titles: of images; scripts: the content
+    texts: what is shown, joined within its innermost tag; titles: of images;
+    addresses: all that is linked or shown; values: of all attributes; scripts: the content
     of those and of styles.
     """
 
@@ -71,7 +72,8 @@ class WebPage(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.tags, self.attributes, self.open = set(), set(), []
-        self.texts, self.titles, self.addresses, self.scripts = [""], [], [], []
+        self.texts, self.titles, self.addresses, self.values = [""], [], [], []
+        self.scripts = []
         self.feed(path.read_text("utf-8"))
         self.close()
 
@@ -79,6 +81,7 @@ class WebPage(HTMLParser):
         self.tags.add(tag)
         self.attributes |= {key for key, _ in attrs}
         self.addresses += [value for key, value in attrs if key in ("src", "href")]
+        self.values += [value for _, value in attrs if value]
         self.titles += [value for key, value in attrs if key == "title"]
         self.texts.append("")
         if tag not in self.EMPTY:

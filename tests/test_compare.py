@@ -124,6 +124,12 @@ def test_an_earlier_comparison_is_replaced_and_nothing_else(cli):
     assert page.read_text() == "mine"
     page.unlink()
     assert cli("compare", "a", "b") == 2
+    shutil.rmtree("reports/a+b")
+    Path("reports/a+b").write_text("a file of mine")
+    assert cli("compare", "a", "b") == 2
+    Path("reports/a+b").unlink()
+    Path("reports/a+b").mkdir()
+    assert cli("compare", "a", "b") == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")

@@ -1,5 +1,6 @@
 """The report page of runs that lack something."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ from imgnet_mini.reporting.readme.run_view import read_run
 from pages import WebPage
 
 
-def build(predictions: Predictions, *, epochs: int = 2) -> WebPage:
+def build(predictions: Predictions, *, epochs: int = 2, lost: bool = False) -> WebPage:
     paths = log_run(Path(), epochs=epochs)
+    if lost:
+        log = paths.train_log.read_text()
+        paths.train_log.write_text(re.sub(r"(train|val),[^,]*,[^,]*", r"\1,nan,nan", log))
     paths.report_dir.mkdir(parents=True)
     paths.metrics.write_text('{"top1": 50.0}')
     page = build_report_page(
@@ -68,4 +72,9 @@ def test_what_was_not_recorded_is_a_dash_or_left_out() -> None:
     page = build(answer([0, 1], [0, 1], 2))
     assert NOTHING in page.texts  # the loss
     assert "torchvision" not in page.texts
-    assert not {"None", "nan"} & set("".join(page.texts).split())
+    assert not {"None", "nan", "nan %"} & set(page.texts)
+
+
+def test_a_run_whose_numbers_are_lost_is_drawn_with_gaps() -> None:
+    page = build(answer([0, 1], [0, 1], 2), lost=True)
+    assert "nan" not in " ".join(page.values).lower()

@@ -1,5 +1,6 @@
 """Put finished runs side by side."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,10 +62,11 @@ def _check_runs(output_dir: Path, names: Sequence[str]) -> None:
         )
     unfinished = [one for one in paths if not _is_validated(one)]
     if unfinished:
+        place = "" if output_dir == Path() else f" --output-dir {shlex.quote(str(output_dir))}"
         raise CheckpointError(
             "\n".join(
-                f"{one.name} has no validated epoch yet; go on with `imgnet-mini resume --name "
-                f"{one.name}`"
+                f"{one.name} has no validated epoch yet; go on with "
+                f"`imgnet-mini resume --name {one.name}{place}`"
                 for one in unfinished
             )
         )
@@ -84,8 +86,8 @@ def _check_place(paths: ComparisonPaths) -> None:
     try:
         is_ours = GENERATOR in paths.page.read_text("utf-8", errors="replace")
     except OSError:
-        is_ours = False
-    if not is_ours and any(paths.folder.iterdir()):
+        is_ours = paths.folder.is_dir() and not any(paths.folder.iterdir())
+    if not is_ours:
         raise ConfigError(
             f"{paths.folder} was not written by `imgnet-mini compare`, so nothing in it is "
             "overwritten; move it away"

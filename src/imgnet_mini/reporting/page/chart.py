@@ -133,6 +133,11 @@ def band(style: str, low: float, high: float, x: Axis) -> Box:
     return Box(style, left, TOP, round(x.place(high) - left, 1), BOTTOM - TOP)
 
 
+def mark(style: str, across: float, up: float, *, x: Axis, y: Axis) -> list[Mark]:
+    """A point to point out; none where it is not finite."""
+    return [Mark(style, x.place(across), y.place(up))] if math.isfinite(up) else []
+
+
 def _line(series: Series, x: Axis, y: Axis, *, is_dotted: bool) -> Line:
     path, dots, is_open = "", [], False
     for across, up in series.points:

@@ -1,14 +1,15 @@
 """The course of a run: loss, accuracy and learning rate over the epochs."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from imgnet_mini.records import EpochRecord
 from imgnet_mini.reporting.page.axes import Axis
-from imgnet_mini.reporting.page.chart import Chart, Mark, Point, Series, line_chart
+from imgnet_mini.reporting.page.chart import Chart, Point, Series, line_chart, mark
 from imgnet_mini.reporting.readme.markdown import rate
 
 
-def epoch_charts(records: Sequence[EpochRecord], best: int | None) -> list[Chart]:
+def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
     """Loss, accuracy and learning rate by epoch.
 
     records: of at least one epoch; best: the validated epoch to point out.
@@ -56,7 +57,7 @@ def epoch_chart(
     x = Axis.across([across for one in shown for across, _ in one.points])
     y = Axis.up([up for one in shown for _, up in one.points], from_zero=from_zero)
     heights = {across: up for one in shown if one.style == "val" for across, up in one.points}
-    marks = [Mark("val", x.place(best), y.place(heights[best]))] if best in heights else []
+    height = math.nan if best is None else heights.get(best, math.nan)
     return line_chart(
         title,
         shown,
@@ -67,5 +68,5 @@ def epoch_chart(
         say_y=say,
         start=start if best is None else best,
         whole=True,
-        marks=marks,
+        marks=mark("val", best or 0, height, x=x, y=y),
     )

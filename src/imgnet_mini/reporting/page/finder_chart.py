@@ -8,7 +8,7 @@ from statistics import median
 from imgnet_mini.csv_file import read_table
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.page.axes import Axis
-from imgnet_mini.reporting.page.chart import Chart, Mark, Series, band, line_chart
+from imgnet_mini.reporting.page.chart import Chart, Series, band, line_chart, mark
 from imgnet_mini.reporting.readme.finder import Finder, Range, newest_result
 from imgnet_mini.reporting.readme.markdown import rate
 
@@ -43,7 +43,7 @@ def finder_chart(finder: Finder, folder: Path, name: str) -> Chart | None:
         say_y=lambda loss: f"{loss:.3f}",
         start=nearest,
         boxes=[band(part, *span, x) for part, span in parts.items() if span],
-        marks=[Mark("train", x.place(finder.lr), y.place(height))],
+        marks=mark("train", finder.lr, height, x=x, y=y),
     )
 
 

@@ -55,8 +55,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def page_file(name: str) -> str:
     """A file beside the templates, with the line ends that a browser sees."""
-    text = files("imgnet_mini").joinpath("templates", name).read_text("utf-8")
-    return f"\n{text}"
+    return files("imgnet_mini").joinpath("templates", name).read_text("utf-8")
 
 
 def _digest(text: str) -> str:

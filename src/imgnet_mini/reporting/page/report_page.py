@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +21,7 @@ from imgnet_mini.reporting.page.matrix import matrix_picture
 from imgnet_mini.reporting.page.render import render_page
 from imgnet_mini.reporting.page.shots import build_gallery
 from imgnet_mini.reporting.readme.advice import remarks
+from imgnet_mini.reporting.readme.markdown import NOTHING
 from imgnet_mini.reporting.readme.run_view import RunView, settings_of
 
 
@@ -36,7 +37,7 @@ class ReportPage:
 def build_report_page(
     run: RunView,
     predictions: Predictions,
-    counts: NDArray[Any],
+    counts: NDArray[np.int64],
     names: Sequence[str],
     *,
     finder_dir: Path,
@@ -79,5 +80,6 @@ def _settings(run: RunView) -> dict[str, list[tuple[str, str, bool]]]:
     sections: dict[str, list[tuple[str, str, bool]]] = {}
     for key, value in run.settings.items():
         section, _, name = key.partition(".")
-        sections.setdefault(section, []).append((name, value, value != defaults.get(key)))
+        shown = NOTHING if value == "None" else value
+        sections.setdefault(section, []).append((name, shown, value != defaults.get(key)))
     return sections

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -83,7 +83,7 @@ class Gallery:
 
 def build_gallery(
     predictions: Predictions,
-    counts: NDArray[Any],
+    counts: NDArray[np.int64],
     names: Sequence[str],
     val_dir: Path,
     read_image: Callable[[Path], Image.Image],
