@@ -99,7 +99,7 @@ def _show(comparison: Comparison) -> None:
     for first in range(0, len(comparison.names), _SIDE_BY_SIDE):
         shown = slice(first, first + _SIDE_BY_SIDE)
         show_table(
-            "Results on the validation images, settings that differ",
+            "Results, and settings that differ",
             ["", *comparison.names[shown]],
             [[column.title, *column.cells[shown]] for column in columns],
         )
