@@ -68,6 +68,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/step.py")
     session.run("python", "benchmarks/loaders.py", "--seeding", "--markdown", *session.posargs)
     session.run("python", "benchmarks/scan.py", "--markdown")
+    session.run("python", "benchmarks/report.py")
     session.run("python", "benchmarks/safety.py")
     session.run("python", "benchmarks/ranks.py")
 

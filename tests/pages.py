@@ -1,9 +1,12 @@
-"""What a page of Markdown is made of, beside its plain text."""
+"""What a page of Markdown or HTML is made of, beside its plain text."""
 
+import base64
+import io
 from html.parser import HTMLParser
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
+from PIL import Image
 
 
 class Page(HTMLParser):
@@ -53,3 +56,54 @@ class Page(HTMLParser):
             for token, after in pairwise(tokens)
             if token.type == kind
         ]
+
+
+class WebPage(HTMLParser):
+    """A file of HTML.
+
+    tags, attributes: the names of all that there are; open: those that are never closed;
+    texts: what is shown, joined within its innermost tag; titles: of images;
+    addresses: all that is linked or shown; values: of all attributes; scripts: the content
+    of those and of styles.
+    """
+
+    EMPTY = ("meta", "link", "img", "input", "br")
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.attributes, self.open = set(), set(), []
+        self.texts, self.titles, self.addresses, self.values = [""], [], [], []
+        self.scripts = []
+        self.feed(path.read_text("utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {key for key, _ in attrs}
+        self.addresses += [value for key, value in attrs if key in ("src", "href")]
+        self.values += [value for _, value in attrs if value]
+        self.titles += [value for key, value in attrs if key == "title"]
+        self.texts.append("")
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self.texts.append("")
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("script", "style"):
+            self.scripts.append(data)
+        else:
+            self.texts[-1] += data
+
+
+def open_data_uri(uri, kind):
+    """The image that a page holds in itself, of a kind such as `png`."""
+    head, data = uri.split(",", 1)
+    assert head == f"data:image/{kind};base64"
+    return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -19,8 +21,9 @@ from conftest import draw_image, without_colours
 from imgnet_mini import cli as command_line
 from imgnet_mini.csv_file import read_table
 from imgnet_mini.predictions import load_predictions
+from imgnet_mini.reporting.page import render
 from imgnet_mini.run_paths import RunPaths
-from pages import Page
+from pages import Page, WebPage
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has few of these names")
 
@@ -58,10 +61,18 @@ COMMANDS = {
     "train": TRAIN,
     "evaluate": ("evaluate",),
     "report": ("report",),
+    "compare": ("compare", "a", "b"),
     "README.md": ("readme",),
     "experiment.md": ("readme", "--template", "experiment", "--readme", "experiment.md"),
 }
 TAGS = {"details", "summary", "table", "tr", "td", "p", "img", "br", "code"}
+WEB_TAGS = {
+    *("html", "head", "meta", "link", "title", "style", "body", "main", "header", "nav", "section"),
+    *("footer", "h1", "h2", "h3", "p", "div", "span", "small", "b", "i", "a", "code", "pre"),
+    *("ul", "ol", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "figure"),
+    *("figcaption", "details", "summary", "input", "output", "button", "img", "script"),
+    *("svg", "line", "text", "rect", "path", "circle"),
+}
 RESULTS = ("Over all classes", "Details")
 EXPERIMENT = (
     *("Overview", "Data", "Network", "Learning rate", "Results", "Details", "Notes", "Next steps"),
@@ -102,9 +113,11 @@ def published(tmp_path_factory):
         patch.setenv("COLUMNS", "100")
         patch.setattr(Figure, "savefig", noting)
         for command, args in COMMANDS.items():
-            words = [*args, "--name", "a"]
+            words = [*args] if command == "compare" else [*args, "--name", "a"]
             patch.setattr("sys.argv", ["imgnet-mini", *words])
             run.said[command] = said(words)
+            if command == "train":  # a run to compare with
+                shutil.copytree(folder / "out/a", folder / "out/b")
     return run
 
 
@@ -214,6 +227,47 @@ def test_a_page_shows_a_name_as_it_is_and_in_its_cell(published, page, name):
     assert SHOWN[name] in {row[0] for row in confused + best}
 
 
+@pytest.fixture(params=["reports/a/index.html", "reports/a+b/index.html"])
+def web_page(request, published):
+    return WebPage(published.folder / request.param)
+
+
+def test_a_web_page_has_no_parts_but_its_own(web_page):
+    assert web_page.open == []
+    assert web_page.tags <= WEB_TAGS
+    assert not [name for name in web_page.attributes if name.startswith("on") or name == "style"]
+    packaged = [render.page_file("page.css"), render.page_file("page.js")]
+    assert web_page.scripts == packaged
+    address = r"#\w+|data:,|data:image/(png|jpeg);base64,[\w+/=]+|\.\./a/index\.html"
+    assert all(re.fullmatch(address, found) for found in web_page.addresses)
+
+
+def test_every_web_page_is_looked_at(published):
+    assert len(published.files(".html")) == 2
+
+
+def test_a_web_page_shows_a_name_as_it_is_and_in_its_place(published, name):
+    page = WebPage(published.paths.page)
+    texts = [text.strip() for text in page.texts]
+    assert SHOWN[name] in texts  # its row in the table
+    assert all(is_printable(text) for text in [*page.texts, *page.titles])
+    taken = {
+        pair["predicted"]
+        for pair in json.loads((published.paths.report_dir / "report.json").read_bytes())[
+            "confused"
+        ]
+    }
+    assert name not in taken or texts.count(SHOWN[name]) > 1
+    image = f"{SHOWN[name]}/{SHOWN[name]}0.png"
+    assert image in page.titles
+    assert SHOWN_ROOT in page.texts
+
+
+def test_a_web_page_lists_a_broken_file_on_one_line(published):
+    broken = BROKEN.replace("\n", r"\n").replace("\x1b", r"\x1b")
+    assert f"train/{next(iter(SHOWN))}/{broken}: it is empty" in WebPage(published.paths.page).texts
+
+
 def test_the_markdown_log_is_one_block_of_code(published):
     page = Page(published.paths.markdown_log)
     assert page.kinds == {"fence"}
@@ -226,12 +280,12 @@ def test_no_kind_of_file_is_written_that_is_not_looked_at_here(published):
     }
     assert all(name.startswith("events.out.tfevents.") for name in events)
     kinds = {path.suffix for path in published.files("") if path.name not in events}
-    assert kinds == {".md", ".csv", ".json", ".txt", ".png", ".toml", ".pth", ""}
+    assert kinds == {".md", ".csv", ".json", ".txt", ".png", ".toml", ".pth", ".html", ""}
 
 
 def test_tables_keep_their_columns_and_hold_no_formula(published):
     tables = published.files(".csv")
-    assert len(tables) == 5
+    assert len(tables) == 6
     for path in tables:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.reader(file))

@@ -15,7 +15,7 @@ def make(classes=ODD, images=12, top=5):
     order = np.stack([generator.permutation(len(classes))[:top] for _ in range(images)])
     probabilities = np.sort(generator.random((images, top)).round(6))[:, ::-1]
     targets = generator.integers(0, len(classes), images)
-    names = [f"{classes[target]}/{i}.JPEG" for i, target in enumerate(targets)]
+    names = [f"images/{classes[target]}/{i}.JPEG" for i, target in enumerate(targets)]
     return Predictions(names, tuple(classes), targets, order, probabilities)
 
 
@@ -96,3 +96,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(WriteError, match=r"p\.csv"):
         make().save(tmp_path / "file" / "p.csv")
+
+
+@pytest.mark.parametrize("image", ["../../secret.png", "/etc/secret.png", "a/../../secret.png"])
+def test_an_image_outside_the_validation_folder_is_refused(tmp_path, image):
+    predictions = make(ODD, images=1)
+    predictions.images[0] = image
+    path = tmp_path / "predictions.csv"
+    predictions.save(path)
+    with pytest.raises(DataError, match=r"secret\.png lies outside the validation folder"):
+        load_predictions(path, predictions.classes)

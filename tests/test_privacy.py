@@ -55,6 +55,8 @@ def commands(home):
     yield ["train", *runs, *images, *network, "--epochs", "2"]
     yield ["evaluate", *runs, *images, "--checkpoint", f"{home}/checkpoints/a/best.pth"]
     yield ["report", *runs, *images]
+    yield ["train", *runs[:2], "--name", "b", *images, *network, "--epochs", "2"]
+    yield ["compare", "a", "b", *runs[:2]]
     for name in ("results", "experiment", "own"):
         template = f"{home}/own.md.j2" if name == "own" else name
         yield ["readme", *runs, "--readme", f"{home}/{name}.md", "--template", template]
@@ -63,12 +65,14 @@ def commands(home):
 def shown(home):
     """All that a run makes to be looked at by others."""
     logs = [home / "out/a/logs.md", home / "out/a/train_log.csv"]
-    return [*home.glob("*.md"), *(home / "reports/a").iterdir(), *logs]
+    reports = [*(home / "reports/a").iterdir(), *(home / "reports/a+b").iterdir()]
+    return [*home.glob("*.md"), *reports, *logs]
 
 
 def test_nothing_that_is_shown_names_the_machine_or_its_user(home):
     names = {path.name for path in shown(home)}
     assert {"results.md", "experiment.md", "own.md", "metrics.json", "skipped_images.txt"} <= names
+    assert sum(path.name == "index.html" for path in shown(home)) == 2
     for path in shown(home):
         content = path.read_bytes()
         for secret in (MARKER, os.fsencode(home), os.fsencode(home.parent)):

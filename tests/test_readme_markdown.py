@@ -6,7 +6,16 @@ from urllib.parse import unquote
 import pytest
 from markdown_it import MarkdownIt
 
-from imgnet_mini.reporting.readme.markdown import code, escape, fence, fixed, link, rate
+from imgnet_mini.reporting.readme.markdown import (
+    NOTHING,
+    code,
+    duration,
+    escape,
+    fence,
+    fixed,
+    link,
+    rate,
+)
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -95,3 +104,14 @@ def test_numbers_are_short_and_unknown_ones_are_a_dash():
     ]
     assert fixed(12345.678, 1) == "12,345.7"
     assert rate(None) == rate(float("nan")) == fixed(None) == fixed(float("nan")) == "\N{EN DASH}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, NOTHING), (0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (60, "1 min"),
+        (61, "1 min 1 s"), (3600, "1 h"), (5000, "1 h 23 min"), (360000, "100 h"),
+    ],
+)  # fmt: skip
+def test_a_duration_is_told_in_its_two_largest_units(seconds, text):
+    assert duration(seconds) == text

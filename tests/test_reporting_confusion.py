@@ -6,6 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from drawings import noting_figures, overlaps, texts_of
 from imgnet_mini.reporting.confusion import draw_confusion, write_confusion_csv
 
 
@@ -55,3 +56,14 @@ def test_names_may_hold_anything(tmp_path: Path) -> None:
     draw_confusion(np.eye(6, dtype=np.int64), names, tmp_path)
     with Image.open(tmp_path / "confusion_matrix.png") as image:
         assert max(image.size) < 2000
+
+
+@pytest.mark.parametrize("size", [2, 10, 20, 60, 100, 1000])
+@pytest.mark.parametrize("name", ["cat", "n01440764 (a fish with a rather long name)"])
+def test_no_text_covers_another(size: int, name: str, tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(4 / size, (size, size))
+    np.fill_diagonal(counts, 99999)
+    with noting_figures() as figures:
+        draw_confusion(counts, [name] * size, tmp_path)
+    assert len(texts_of(figures[0])) >= (size * (size + 2) if size <= 20 else 20)
+    assert overlaps(figures[0]) == []

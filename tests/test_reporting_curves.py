@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drawings import noting_figures, overlaps, texts_of
 from imgnet_mini.records import EpochRecord, Phase
 from imgnet_mini.reporting.curves import best_epoch, draw_curves
 
@@ -52,3 +53,13 @@ def test_best_is_the_first_of_the_highest_validation_top1() -> None:
     assert best is not None
     assert best.epoch == 2
     assert best_epoch([]) is None
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 20, 31, 90, 300, 12345])
+def test_no_text_covers_another(epochs: int, tmp_path: Path) -> None:
+    with noting_figures() as figures:
+        draw_curves(course(epochs), tmp_path)
+    assert len(figures) == 3
+    for figure in figures:
+        assert len(texts_of(figure)) >= 6
+        assert overlaps(figure) == []

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drawings import noting_figures, overlaps, texts_of
 from imgnet_mini.data.images import read_image
-from imgnet_mini.errors import DataError
 from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.samples import choose_samples, draw_samples
 
@@ -74,15 +74,26 @@ def test_images_of_any_mode_are_drawn(mode: str, tmp_path: Path) -> None:
     assert (tmp_path / "samples.png").exists()
 
 
-def test_missing_image_is_named(tmp_path: Path) -> None:
-    given = make([0, 1], [True, False], 2)
-    with pytest.raises(DataError, match=r"0\.png"):
-        draw_samples(given, ["a", "b"], tmp_path / "val", tmp_path, read_image)
-
-
-def test_broken_image_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"\x89PNG\r\n\x1a\nrubbish"])
+def test_an_image_that_is_gone_or_broken_is_named_in_its_place(
+    content: bytes | None, tmp_path: Path
+) -> None:
     given = make([0, 1], [True, False], 2)
     write_images(given, tmp_path / "val")
-    (tmp_path / "val" / given.images[1]).write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
-    with pytest.raises(DataError, match=r"1\.png"):
+    path = tmp_path / "val" / given.images[1]
+    path.unlink() if content is None else path.write_bytes(content)
+    with noting_figures() as figures:
         draw_samples(given, ["a", "b"], tmp_path / "val", tmp_path, read_image)
+    texts = texts_of(figures[0])
+    assert texts.count("1.png") == 1
+    assert "0.png" not in texts
+
+
+@pytest.mark.parametrize("size", [2, 10, 100, 1000])
+def test_no_text_covers_another(size: int, tmp_path: Path) -> None:
+    given = make([*range(size)], [place % 2 == 0 for place in range(size)], size)
+    names = [f"n{number:08d} (a bird with a rather long name)" for number in range(size)]
+    with noting_figures() as figures:
+        draw_samples(given, names, tmp_path / "val", tmp_path, read_image)
+    assert len(texts_of(figures[0])) >= 4 * min(size, 24)
+    assert overlaps(figures[0]) == []

@@ -254,13 +254,28 @@ def evaluate(
     show_defaults=False,
 )
 def report(*, given: RunConfig) -> None:
-    """Draw curves, the confusion matrix and sample images, and write the per-class tables.
+    """Show a run on one page: numbers, curves, classes, images, calibration; pictures and tables.
 
     Evaluates the best checkpoint first where that has not been done.
     """
     from imgnet_mini.commands import report
 
     report.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options("run", leave_out=("data_root", "pack_dir", "name"))
+def compare(
+    *,
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Two runs or more.", show_default=False)
+    ],
+    given: RunConfig,
+) -> None:
+    """Put runs side by side: settings that differ, results, curves, as a table and as a page."""
+    from imgnet_mini.commands import compare
+
+    compare.run(given, names)
 
 
 @app.command(rich_help_panel="Try it")

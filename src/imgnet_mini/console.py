@@ -1,5 +1,7 @@
 """The two streams a user reads: results on standard output, errors on standard error."""
 
+from typing import Literal
+
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -26,7 +28,8 @@ def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     table = Table(title=Text(printable(title)), title_justify="left")
     for index, name in enumerate(header):
         is_text = not any(row[index][:1].isdigit() for row in rows)
-        table.add_column(Text(name), justify="left" if is_text else "right")
+        justify: Literal["left", "right"] = "left" if is_text else "right"
+        table.add_column(Text(printable(name)), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console(highlight=False).print(table)

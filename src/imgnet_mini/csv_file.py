@@ -39,9 +39,9 @@ def read_table(path: Path) -> Iterator[list[str]]:
 
 def _cell(value: object) -> str:
     """Nothing for None; Python's own writer leaves a lone carriage return bare before 3.13."""
-    text = "" if value is None else str(value)
-    if isinstance(value, str) and _FORMULA.match(text):
-        text = f"'{text}"
+    if not isinstance(value, str):  # a matrix of 1,000 classes has a million numbers
+        return "" if value is None else str(value)
+    text = f"'{value}" if _FORMULA.match(value) else value
     quoted = text.replace('"', '""')
     return f'"{quoted}"' if re.search(r'[",;\t\r\n]', text) else text
 

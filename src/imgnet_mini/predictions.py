@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgnet_mini.console import one_line
 from imgnet_mini.csv_file import read_table, write_table
 from imgnet_mini.errors import DataError
 
@@ -64,6 +65,8 @@ def load_predictions(path: Path, classes: tuple[str, ...]) -> Predictions:
         table = read_table(path)
         next(table)
         for image, target, *rest in table:
+            if Path(image).is_absolute() or ".." in Path(image).parts:
+                raise ValueError(f"{one_line(image)} lies outside the validation folder")
             images.append(image)
             rows["targets"].append(number[target])
             rows["top"].append([number[name] for name in rest[::2]])

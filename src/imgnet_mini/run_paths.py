@@ -1,8 +1,14 @@
 """The name of every file of a run."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from imgnet_mini.errors import ConfigError
+
+_LONGEST = 200
+"""Characters of a folder's name; file systems take 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,11 @@ class RunPaths:
         return self.report_dir / "metrics.json"
 
     @property
+    def page(self) -> Path:
+        """The whole report, to be opened in a browser."""
+        return self.report_dir / "index.html"
+
+    @property
     def predictions(self) -> Path:
         """What `evaluate` predicted for each validation image."""
         return self.report_dir / "predictions.csv"
@@ -123,7 +134,7 @@ class RunPaths:
             *("metrics.json", "predictions.csv", "report.json", "classification_report.txt"),
             *("loss_curve.png", "accuracy_curve.png", "lr_curve.png", "class_accuracy.csv"),
             *("confusion_matrix.csv", "confusion_matrix.png", "confused_pairs.csv"),
-            *("samples.png", "network.png", "skipped_images.txt"),
+            *("samples.png", "network.png", "skipped_images.txt", "index.html"),
         )
         return [self.report_dir / name for name in names]
 
@@ -131,3 +142,44 @@ class RunPaths:
     def finder_dir(self) -> Path:
         """`lr_finder_plots`, shared by all runs; each result carries its run's name."""
         return self.output_dir / "lr_finder_plots"
+
+
+@dataclass(frozen=True)
+class ComparisonPaths:
+    """Where a comparison of runs is kept, under the output folder."""
+
+    output_dir: Path
+    names: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """`reports/<name>+<name>`, which no run can be called.
+
+        Names that are too many end in how many more there are, and in a digest of them all.
+        """
+        whole = "+".join(self.names)
+        kept = len(self.names)
+        name = whole
+        while len(name) > _LONGEST:
+            kept -= 1
+            digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+            name = "+".join([*self.names[:kept], f"{len(self.names) - kept}-more-{digest}"])
+        return self.output_dir / "reports" / name
+
+    @property
+    def page(self) -> Path:
+        """The comparison, to be opened in a browser."""
+        return self.folder / "index.html"
+
+
+def check_inside(folder: Path) -> None:
+    """Refuse a folder that is a link to elsewhere.
+
+    Raises:
+        ConfigError: it leads out of the folder that it lies in.
+    """
+    if not folder.resolve().is_relative_to(folder.parent.resolve()):
+        raise ConfigError(
+            f"{folder} is a link out of {folder.parent}, to {folder.resolve()}: name that "
+            "place with --output-dir, or remove the link"
+        )

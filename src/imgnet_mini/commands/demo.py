@@ -67,7 +67,7 @@ def run(directory: Path, *, device: str) -> None:
         "",
         f"The demo took {time.perf_counter() - began:.0f} s. Look at",
         f"  {directory / 'README.md'} (the results)",
-        f"  {directory / 'reports' / 'demo'} (pictures and tables)",
+        f"  {directory / 'reports' / 'demo' / 'index.html'} (all of it on one page)",
         f"  tensorboard --logdir {directory / 'runs'}",
         "With ImageNet-Mini (Kaggle: ifigotin/imagenetmini-1000) in data/imagenet-mini:",
         "  imgnet-mini prepare",

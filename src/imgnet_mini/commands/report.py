@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from imgnet_mini.atomic_file import write_text
 from imgnet_mini.checkpoint.reader import file_sha256
@@ -11,11 +13,11 @@ from imgnet_mini.commands import evaluate
 from imgnet_mini.commands.setup import paths_of, run_options
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import one_line, say
-from imgnet_mini.data.classes import display_names
+from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
 from imgnet_mini.errors import DataError
 from imgnet_mini.model import build_model
-from imgnet_mini.predictions import load_predictions
+from imgnet_mini.predictions import Predictions, load_predictions
 from imgnet_mini.records import read_csv
 from imgnet_mini.reporting.classification import (
     classify,
@@ -25,7 +27,9 @@ from imgnet_mini.reporting.classification import (
 from imgnet_mini.reporting.confusion import draw_confusion, write_confusion_csv
 from imgnet_mini.reporting.curves import draw_curves
 from imgnet_mini.reporting.diagram import draw_network
+from imgnet_mini.reporting.page.report_page import build_report_page
 from imgnet_mini.reporting.readme.json_file import read_json_if_there
+from imgnet_mini.reporting.readme.run_view import read_run
 from imgnet_mini.reporting.samples import draw_samples
 from imgnet_mini.reporting.summary import summarise_model
 from imgnet_mini.run_paths import RunPaths
@@ -72,12 +76,35 @@ def run(given: RunConfig) -> None:
     if skipped:
         write_text(paths.skipped_images, "".join(f"{one_line(problem)}\n" for problem in skipped))
         say(f"{len(skipped)} broken image file(s) were left out; {paths.skipped_images} lists them")
+    _write_page(config, paths, predictions, confusions)
     say(
         f"Report on {metrics['checkpoint']}: top-1 {metrics['top1']:.2f}%, "
         f"top-5 {metrics['top5']:.2f}% of {metrics['images']} images",
-        f"Wrote {report_dir}",
+        f"Wrote {report_dir}; all of it on one page: {paths.page}",
         f"Next: imgnet-mini readme{run_options(config.run)}",
     )
+
+
+def _write_page(
+    config: RunConfig, paths: RunPaths, predictions: Predictions, confusions: NDArray[np.int64]
+) -> None:
+    """Write `index.html`; images that are gone are named in it and counted here."""
+    val_dir = config.run.data_root / "val"
+    page = build_report_page(
+        read_run(paths, paths.report_dir),
+        predictions,
+        confusions,
+        human_names(predictions.classes),
+        finder_dir=paths.finder_dir,
+        val_dir=val_dir,
+        read_image=read_image,
+    )
+    write_text(paths.page, page.html)
+    if page.missing:
+        say(
+            f"{page.missing} of the {page.shown} images shown cannot be read in {val_dir}; "
+            "name their place with --data-root"
+        )
 
 
 def _skipped(paths: RunPaths) -> list[str]:

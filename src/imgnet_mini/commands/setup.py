@@ -29,7 +29,7 @@ from imgnet_mini.optim import build_loss
 from imgnet_mini.precision import Precision, choose_precision
 from imgnet_mini.progress import show_bar
 from imgnet_mini.reporting.summary import count_parameters
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.run_paths import RunPaths, check_inside
 from imgnet_mini.sections import RunSection
 
 
@@ -161,11 +161,7 @@ def paths_of(run: RunSection) -> RunPaths:
     """
     paths = RunPaths(run.output_dir, run.name)
     for folder in (paths.checkpoint_dir, paths.log_dir, paths.event_dir, paths.report_dir):
-        if not folder.resolve().is_relative_to(folder.parent.resolve()):
-            raise ConfigError(
-                f"{folder} is a link out of {folder.parent}, to {folder.resolve()}: name that "
-                "place with --output-dir, or remove the link"
-            )
+        check_inside(folder)
     return paths
 
 

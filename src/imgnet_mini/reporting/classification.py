@@ -119,7 +119,10 @@ def classify(predictions: Predictions, names: Sequence[str]) -> Classification:
         classes=classes,
         best=tuple(classes[index] for _, index in best[:EXTREMES]),
         worst=tuple(classes[index] for _, index in ranked[:EXTREMES]),
-        confused=_confused_pairs(counts, names),
+        confused=tuple(
+            ConfusedPair(names[true], names[predicted], int(counts[true, predicted]))
+            for true, predicted in confused_pairs(counts, CONFUSED_PAIRS)
+        ),
     )
 
 
@@ -128,6 +131,18 @@ def count_confusions(predictions: Predictions) -> NDArray[np.int64]:
     size = len(predictions.classes)
     cells = predictions.targets * size + predictions.top[:, 0]
     return np.bincount(cells, minlength=size * size).reshape(size, size)
+
+
+def confused_pairs(counts: NDArray[np.int64], limit: int) -> list[tuple[int, int]]:
+    """The cells (true, predicted) of the most frequent confusions, equals in class order.
+
+    counts: (C, C), a row per true class.
+    """
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    true, predicted = np.nonzero(wrong)
+    order = np.argsort(-wrong[true, predicted], kind="stable")[:limit]
+    return list(zip(true[order].tolist(), predicted[order].tolist(), strict=True))
 
 
 def write_classification_report(
@@ -158,14 +173,3 @@ def _averages(predictions: Predictions, kind: str) -> Averages:
         zero_division=0,
     )
     return Averages(float(precision), float(recall), float(f1))
-
-
-def _confused_pairs(counts: NDArray[np.int64], names: Sequence[str]) -> tuple[ConfusedPair, ...]:
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    true, predicted = np.nonzero(wrong)
-    order = np.argsort(-wrong[true, predicted], kind="stable")[:CONFUSED_PAIRS]
-    return tuple(
-        ConfusedPair(names[row], names[column], int(wrong[row, column]))
-        for row, column in zip(true[order], predicted[order], strict=True)
-    )

@@ -13,7 +13,15 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from imgnet_mini.csv_file import write_table
-from imgnet_mini.reporting.style import FAINT, POINTS_PER_INCH, TEXT, fit, new_figure, save_png
+from imgnet_mini.reporting.style import (
+    FAINT,
+    POINTS_PER_INCH,
+    TEXT,
+    fit,
+    new_figure,
+    save_png,
+    text_width,
+)
 
 NUMBERED_CLASSES = 20
 NAMED_CLASSES = 60
@@ -101,7 +109,9 @@ def _label_axes(axes: Axes, names: Sequence[str], cell: float) -> None:
     labels = [fit(name, _NAME_WIDTH, font) for name in names]
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_xticks(range(size), labels, rotation=90, fontsize=font, parse_math=False)
+    is_wide = max(text_width(label, font) for label in labels) > 0.9 * cell * POINTS_PER_INCH
+    rotation = 90 if is_wide else 0
+    axes.set_xticks(range(size), labels, rotation=rotation, fontsize=font, parse_math=False)
     axes.set_yticks(range(size), labels, fontsize=font, parse_math=False)
 
 

@@ -31,7 +31,7 @@ def draw_curves(records: Sequence[EpochRecord], report_dir: Path) -> None:
 
 
 def _loss_figure(train: list[EpochRecord], val: list[EpochRecord]) -> Figure:
-    figure, axes = _epoch_figure("Loss", "loss", train + val)
+    figure, axes = epoch_figure("Loss", "loss", train + val)
     _plot(axes, train, "loss", label="train", color=TRAIN)
     _plot(axes, val, "loss", label="validation", color=VALIDATION)
     _add_legend(figure, columns=2)
@@ -39,7 +39,7 @@ def _loss_figure(train: list[EpochRecord], val: list[EpochRecord]) -> Figure:
 
 
 def _accuracy_figure(train: list[EpochRecord], val: list[EpochRecord]) -> Figure:
-    figure, axes = _epoch_figure("Accuracy", "accuracy (%)", train + val)
+    figure, axes = epoch_figure("Accuracy", "accuracy (%)", train + val)
     for records, phase, color in ((train, "train", TRAIN), (val, "validation", VALIDATION)):
         _plot(axes, records, "top1", label=f"{phase} top-1", color=color)
         _plot(axes, records, "top5", label=f"{phase} top-5", color=color, dashed=True)
@@ -63,13 +63,13 @@ def _accuracy_figure(train: list[EpochRecord], val: list[EpochRecord]) -> Figure
 
 
 def _lr_figure(records: list[EpochRecord]) -> Figure:
-    figure, axes = _epoch_figure("Learning rate", "learning rate at the epoch's last step", records)
+    figure, axes = epoch_figure("Learning rate", "learning rate at the epoch's last step", records)
     _plot(axes, records, "lr", color=TRAIN)
     axes.set_ylim(bottom=0)
     return figure
 
 
-def _epoch_figure(title: str, y_label: str, records: list[EpochRecord]) -> tuple[Figure, Axes]:
+def epoch_figure(title: str, y_label: str, records: list[EpochRecord]) -> tuple[Figure, Axes]:
     """An empty plot over the epochs of these records."""
     figure = new_figure(8, 5)
     axes = figure.add_subplot()

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from imgnet_mini.errors import DataError
 from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.style import (
+    GRID,
     POINTS_PER_INCH,
     RIGHT,
     TEXT,
@@ -40,11 +43,12 @@ def draw_samples(
 ) -> None:
     """Write `samples.png`: up to 24 images, in class order, the true class above the predicted one.
 
+    An image that can no longer be read is named in its place.
+
     predictions: of at least one image; names: display name per class; read_image: decodes a
-    file to RGB, as it was decoded for the network.
+    file to RGB, as it was decoded for the network, or raises a DataError.
 
     Raises:
-        DataError: an image cannot be read.
         WriteError: the file cannot be written.
     """
     chosen = choose_samples(predictions, ROWS * COLUMNS)
@@ -58,10 +62,25 @@ def draw_samples(
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, index in zip(grid.flat, chosen, strict=False):
-        pixels = read_image(val_dir / predictions.images[index])
-        axes.imshow(ImageOps.fit(pixels, (_PIXELS, _PIXELS)))
+        _draw_image(axes, predictions.images[index], val_dir, read_image)
         _write_title(axes, predictions, index, names)
     save_png(figure, report_dir / "samples.png")
+
+
+def _draw_image(
+    axes: Axes, image: str, val_dir: Path, read_image: Callable[[Path], Image.Image]
+) -> None:
+    try:
+        pixels = read_image(val_dir / image)
+    except DataError:
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=GRID))
+        inside = 0.9 * _SIDE * POINTS_PER_INCH
+        for line, height in (("no longer readable:", 0.56), (Path(image).name, 0.44)):
+            text = fit(line, inside, _FONT)
+            axes.text(0.5, height, text, ha="center", va="center", fontsize=_FONT, parse_math=False)
+    else:
+        axes.imshow(ImageOps.fit(pixels, (_PIXELS, _PIXELS)))
 
 
 def choose_samples(predictions: Predictions, count: int) -> list[int]:

@@ -55,15 +55,15 @@ def save_png(figure: Figure, path: Path) -> None:
 def fit(name: str, width: float, size: float) -> str:
     """The name on one line, its end elided where it is wider than `width`; both in points."""
     text = one_line(name)
-    if len(text) <= _LONGEST and _width(text, size) <= width:
+    if len(text) <= _LONGEST and text_width(text, size) <= width:
         return text
     text = text[:_LONGEST]
-    while text and _width(f"{text}…", size) > width:
+    while text and text_width(f"{text}…", size) > width:
         text = text[:-1]
     return f"{text.rstrip()}…"
 
 
-def _width(text: str, size: float) -> float:
+def text_width(text: str, size: float) -> float:
     """In points, in the font of the pictures."""
     with _missing_glyphs_allowed():
         width: float = text_to_path.get_text_width_height_descent(

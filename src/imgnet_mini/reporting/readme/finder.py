@@ -92,17 +92,23 @@ def read_finder(folder: Path, name: str, readme_dir: Path) -> Finder | None:
     Raises:
         DataError: a JSON file of the folder is damaged.
     """
+    result = newest_result(folder, name)
+    return None if result is None else _from_json(result, readme_dir)
+
+
+def newest_result(folder: Path, name: str) -> JsonFile | None:
+    """The file of the newest range test of the run `name` that suggests a rate.
+
+    Raises:
+        DataError: a JSON file of the folder is damaged.
+    """
     results = [read_json(path) for path in sorted(folder.glob("lr_finder_*.json"))]
     usable = [
         result
         for result in results
         if result.values.get("name") == name and (result.number("lr") or 0) > 0
     ]
-    if not usable:
-        return None
-    return _from_json(
-        max(usable, key=lambda one: (one.text("time") or "", one.path.name)), readme_dir
-    )
+    return max(usable, key=lambda one: (one.text("time") or "", one.path.name), default=None)
 
 
 def peak_lr(config: RunConfig) -> float | None:

@@ -58,6 +58,19 @@ def rate(value: float | None) -> str:
     return f"{float(digits):g}e{int(exponent)}"
 
 
+def duration(seconds: float | None) -> str:
+    """Seconds in the two largest units that fit, such as `1 h 23 min`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+
+
 def link(path: Path, folder: Path) -> str:
     """The address of a file as seen from a Markdown file in `folder`, percent-encoded.
 

@@ -64,10 +64,12 @@ class RunView:
     """One run. No text in it is escaped; paths are cut to their last part; addresses are encoded.
 
     data_name: the folder of the images.
+    records: of all its epochs, in their order.
     epochs: those that were validated.
     best: the first validation record of the highest top-1; final: the last one.
     final_train: the last training record.
     train_rate, val_rate: images per second, mean over the epochs.
+    seconds: of all epochs, by their images and rates; None where the images were not counted.
     pictures: those of `PICTURES` that exist, name to address.
     peak_lr: the peak learning rate; peak: where it comes from, in a sentence;
         peak_was_suggested: by the finder.
@@ -78,12 +80,14 @@ class RunView:
     config: RunConfig
     data_name: str
     settings: dict[str, str]
+    records: tuple[EpochRecord, ...]
     epochs: int
     best: EpochRecord
     final: EpochRecord
     final_train: EpochRecord | None
     train_rate: float | None
     val_rate: float | None
+    seconds: float | None
     environment: Environment
     evaluation: Evaluation
     finder: Finder | None
@@ -117,18 +121,21 @@ def read_run(paths: RunPaths, readme_dir: Path) -> RunView:
         )
     config = _without_folders(RunConfig.read(paths.config))
     finder = read_finder(paths.finder_dir, paths.name, readme_dir)
+    environment = _environment(paths.environment)
     return RunView(
         name=paths.name,
         config=config,
         data_name=str(config.run.data_root),
-        settings=_settings(config),
+        settings=settings_of(config),
+        records=tuple(records),
         epochs=len(val),
         best=max(val, key=_order),
         final=val[-1],
         final_train=train[-1] if train else None,
         train_rate=_mean([record.imgs_per_sec for record in train]),
         val_rate=_mean([record.imgs_per_sec for record in val]),
-        environment=_environment(paths.environment),
+        seconds=_seconds(records, environment, config.data.batch_size),
+        environment=environment,
         evaluation=read_evaluation(paths),
         finder=finder,
         peak_lr=peak_lr(config),
@@ -155,8 +162,19 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _settings(config: RunConfig) -> dict[str, str]:
-    """What shaped the run; the finder's settings are those of another command."""
+def _seconds(records: list[EpochRecord], environment: Environment, batch_size: int) -> float | None:
+    """What the epochs took; training leaves out what does not fill a batch."""
+    if environment.train_images is None or environment.val_images is None:
+        return None
+    images = {
+        "train": environment.train_images // batch_size * batch_size,
+        "val": environment.val_images,
+    }
+    return sum(images[one.phase] / one.imgs_per_sec for one in records if one.imgs_per_sec > 0)
+
+
+def settings_of(config: RunConfig) -> dict[str, str]:
+    """`section.name` to value, of what shapes a run; the finder's are those of another command."""
     tables: dict[str, dict[str, Any]] = config.model_dump(
         mode="json", exclude={"finder", "prepare"}
     )

@@ -10,7 +10,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.reporting.readme.advice import next_steps, remarks
-from imgnet_mini.reporting.readme.comparison import differing_settings
+from imgnet_mini.reporting.readme.comparison import compare_runs, differing_settings
 from imgnet_mini.reporting.readme.markdown import FILTERS
 from imgnet_mini.reporting.readme.run_view import RunView
 from imgnet_mini.reporting.readme.splice import NOTES, RESULTS, end_marker, start_marker
@@ -33,9 +33,10 @@ PACKAGED = ("results", "experiment")
 def render(template: str, runs: Sequence[RunView], refresh: str) -> str:
     """The Markdown of some runs, without line ends at its ends.
 
-    A template sees `runs`, `run` (the first), `differing` (settings that differ between the runs),
-    `remarks` and `next_steps` (of the first), `refresh` (the command that renders it again), and
-    the filters `md`, `code`, `fence`, `fixed` and `rate`. It runs in Jinja's sandbox.
+    A template sees `runs`, `run` (the first), `comparison` (them side by side), `differing` (the
+    settings that differ between them), `remarks` and `next_steps` (of the first), `refresh` (the
+    command that renders it again), and the filters `md`, `code`, `fence`, `fixed` and `rate`. It
+    runs in Jinja's sandbox.
 
     template: a name of `PACKAGED`, or the path of a Jinja template.
 
@@ -54,6 +55,7 @@ def render(template: str, runs: Sequence[RunView], refresh: str) -> str:
         text = environment.get_template(path.name).render(
             runs=runs,
             run=runs[0],
+            comparison=compare_runs(runs),
             differing=differing_settings(runs),
             remarks=remarks(runs[0]),
             next_steps=next_steps(runs[0]),

@@ -1,0 +1,92 @@
+"""A Chromium without a window, where there is one, and what a page does in it."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver") or shutil.which("chromium.chromedriver")
+MISSING = "needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
+
+
+class Browser:
+    """Loads pages from the disk; `complaints` and `requests` are those of the last one."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self._driver = driver
+
+    def load(self, path: Path, *, width: int = 1400, height: int = 900, dark: bool = False) -> None:
+        features = [
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        for kind in ("browser", "performance"):
+            self._driver.get_log(kind)
+        self._driver.get(path.absolute().as_uri())
+
+    def run(self, script: str, *args: object) -> Any:
+        """What the body of a function returns in the page."""
+        return self._driver.execute_script(script, *args)
+
+    def find(self, selector: str) -> Any:
+        return self._driver.find_element("css selector", selector)
+
+    def texts(self, selector: str) -> list[str]:
+        """Of all elements that are seen."""
+        script = """return [...document.querySelectorAll(arguments[0])]
+            .filter((e) => e.getClientRects().length).map((e) => e.innerText)"""
+        return list(self.run(script, selector))
+
+    @property
+    def complaints(self) -> list[str]:
+        """Errors and warnings of the console, such as what its policy forbids."""
+        return [entry["message"] for entry in self._driver.get_log("browser")]
+
+    @property
+    def requests(self) -> list[str]:
+        """Addresses of all that was asked for, but for what a page holds or its policy forbids."""
+        events = [json.loads(e["message"])["message"] for e in self._driver.get_log("performance")]
+        urls = {
+            event["params"]["requestId"]: event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        }
+        for event in events:
+            if event["params"].get("blockedReason") == "csp":
+                del urls[event["params"]["requestId"]]
+        return [url for url in urls.values() if not url.startswith("data:")]
+
+    def seconds(self, script: str) -> float:
+        """What a script and the drawing after it take."""
+        began = time.perf_counter()
+        self._driver.execute_async_script(
+            f"{script}; const done = arguments[0];"
+            "requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+        )
+        return time.perf_counter() - began
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for argument in ("--headless=new", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(argument)
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # Chromium's own does not work for root
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        yield Browser(driver)
+    finally:
+        driver.quit()

@@ -1,0 +1,150 @@
+"""Runs side by side, on the terminal and on a page."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from finished_runs import log_run
+from imgnet_mini.reporting.readme.comparison import compare_runs
+from imgnet_mini.reporting.readme.markdown import NOTHING
+from imgnet_mini.reporting.readme.run_view import read_run
+from imgnet_mini.run_paths import RunPaths
+
+
+@pytest.fixture(autouse=True)
+def runs():
+    log_run(Path(), "a", best=40.0)
+    log_run(Path(), "b", best=60.0, epochs=2, settings={"data": {"batch_size": 32}})
+
+
+def lines(text):
+    """The rows of a table: title to cells."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
+    return {row[0]: row[1:] for row in rows if row}
+
+
+def test_the_terminal_shows_results_and_only_settings_that_differ(cli):
+    assert cli("compare", "a", "b") == 0, cli.err
+    rows = lines(cli.out)
+    assert rows["Best top-1"] == ["40.00 %", "60.00 %"]
+    assert rows["Best top-5"] == ["80.00 %", "100.00 %"]
+    assert rows["Epochs"] == ["4", "2"]
+    assert rows["Training images/s"] == ["100.0", "100.0"]
+    # 4 x (640 + 200) images and 2 x (640 + 200) images, 100 a second
+    assert rows["Time"] == ["34 s", "17 s"]
+    assert rows["batch_size"] == ["64", "32"]
+    assert "label_smoothing" not in rows
+    assert "all of it on one page: reports/a+b/index.html" in cli.out
+
+
+def test_a_page_and_curves_are_written(cli):
+    assert cli("compare", "b", "a") == 0, cli.err
+    files = sorted(path.name for path in Path("reports/b+a").iterdir())
+    assert files == ["accuracy_curve.png", "index.html", "loss_curve.png", "lr_curve.png"]
+    page = Path("reports/b+a/index.html").read_text("utf-8")
+    assert '<td class="n best">60.00 %</td>' in page
+    assert page.count('<figure class="chart"') == 5
+    assert "<a href" not in page
+
+
+def test_a_run_with_a_page_of_its_own_is_linked(cli):
+    page = Path("reports/a/index.html")
+    page.parent.mkdir(parents=True)
+    page.touch()
+    assert cli("compare", "a", "b") == 0, cli.err
+    links = re.findall(r'href="(\.\.[^"]*)"', Path("reports/a+b/index.html").read_text("utf-8"))
+    assert links == ["../a/index.html"]
+    assert Path("reports/a+b", links[0]).resolve() == page.resolve()
+
+
+def test_the_readme_has_the_same_rows(cli):
+    assert cli("readme", "--name", "a", "--name", "b") == 0, cli.err
+    table = [line for line in Path("README.md").read_text("utf-8").splitlines() if line[:1] == "|"]
+    comparison = compare_runs([read_run(RunPaths(Path(), name), Path()) for name in "ab"])
+    columns = [*comparison.settings, *comparison.results]
+    header, _, first, second = table[:4]
+    assert [cell.strip(" `") for cell in header.split("|")[2:-1]] == [one.title for one in columns]
+    for place, row in enumerate((first, second)):
+        cells = [cell.strip(" *") for cell in row.split("|")[2:-1]]
+        assert cells == [one.cells[place] for one in columns]
+
+
+def test_more_runs_than_fit_are_shown_in_several_tables(cli):
+    names = [f"{'long-' * 11}{number}" for number in range(9)]
+    for number, name in enumerate(names):
+        log_run(Path(), name, best=10.0 + number)
+    assert cli("compare", *names) == 0, cli.err
+    assert cli.out.count("Best top-1") == 3
+    shares = re.findall(r"(\d\d\.00) %", "".join(re.findall("Best top-1.*", cli.out)))
+    assert shares == [f"{10 + number}.00" for number in range(9)]
+    (folder,) = Path("reports").iterdir()
+    assert folder.name.startswith(f"{names[0]}+{names[1]}+")
+
+
+def test_a_run_that_is_missing_is_named_with_those_there_are(cli):
+    assert cli("compare", "a", "x", "y") == 2
+    assert cli.says("there is no run x, y in")
+    assert cli.says("but a, b; name others, or another folder with --output-dir")
+    assert not Path("reports").exists()
+
+
+def test_a_run_without_an_epoch_is_named_with_the_command_that_goes_on(cli):
+    log = Path("out/b/train_log.csv")
+    log.write_text(log.read_text().splitlines()[0] + "\n")
+    assert cli("compare", "a", "b") == 6
+    assert cli.says("b has no validated epoch yet; go on with `imgnet-mini resume --name b`")
+    log.unlink()
+    assert cli("compare", "a", "b") == 6
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a"], []])
+def test_one_run_is_no_comparison(cli, names):
+    assert cli("compare", *names) == 2
+
+
+def test_a_name_cannot_lead_out_of_the_folder(cli):
+    assert cli("compare", "a", "../b") == 2
+    assert cli.says("a run name has 1 to 64")
+
+
+def test_an_earlier_comparison_is_replaced_and_nothing_else(cli):
+    assert cli("compare", "a", "b") == 0
+    page = Path("reports/a+b/index.html")
+    before = page.read_bytes()
+    shutil.rmtree("out/b")
+    log_run(Path(), "b", best=61.0)
+    assert cli("compare", "a", "b") == 0
+    assert page.read_bytes() != before
+    page.write_text("mine")
+    assert cli("compare", "a", "b") == 2
+    assert cli.says("reports/a+b was not written by `imgnet-mini compare`")
+    assert page.read_text() == "mine"
+    page.unlink()
+    assert cli("compare", "a", "b") == 2
+    shutil.rmtree("reports/a+b")
+    Path("reports/a+b").write_text("a file of mine")
+    assert cli("compare", "a", "b") == 2
+    Path("reports/a+b").unlink()
+    Path("reports/a+b").mkdir()
+    assert cli("compare", "a", "b") == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_link_out_of_the_folder_is_not_followed(cli, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    Path("reports").mkdir()
+    Path("reports/a+b").symlink_to(tmp_path / "elsewhere")
+    assert cli("compare", "a", "b") == 2
+    assert cli.says("is a link out of reports")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_diverged_run_is_compared_too(cli):
+    log = Path("out/b/train_log.csv")
+    log.write_text(re.sub(r",val,[^,]*,[^,]*", ",val,nan,nan", log.read_text()))
+    assert cli("compare", "a", "b") == 0, cli.err
+    assert lines(cli.out)["Best top-1"] == ["40.00 %", f"{NOTHING} %"]
+    assert ">nan" not in Path("reports/a+b/index.html").read_text("utf-8").lower()

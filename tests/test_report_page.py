@@ -1,0 +1,80 @@
+"""The report page of runs that lack something."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finished_runs import log_run, predict
+from imgnet_mini.data.images import read_image
+from imgnet_mini.predictions import Predictions
+from imgnet_mini.reporting.classification import count_confusions
+from imgnet_mini.reporting.page.report_page import build_report_page
+from imgnet_mini.reporting.readme.markdown import NOTHING
+from imgnet_mini.reporting.readme.run_view import read_run
+from pages import WebPage
+
+
+def build(predictions: Predictions, *, epochs: int = 2, lost: bool = False) -> WebPage:
+    paths = log_run(Path(), epochs=epochs)
+    if lost:
+        log = paths.train_log.read_text()
+        paths.train_log.write_text(re.sub(r"(train|val),[^,]*,[^,]*", r"\1,nan,nan", log))
+    paths.report_dir.mkdir(parents=True)
+    paths.metrics.write_text('{"top1": 50.0}')
+    page = build_report_page(
+        read_run(paths, Path()),
+        predictions,
+        count_confusions(predictions),
+        predictions.classes,
+        finder_dir=paths.finder_dir,
+        val_dir=Path("val"),
+        read_image=read_image,
+    )
+    assert page.shown == page.missing  # no image is there
+    Path("page.html").write_text(page.html, "utf-8")
+    return WebPage(Path("page.html"))
+
+
+def answer(first: list[int], targets: list[int], size: int) -> Predictions:
+    top = np.array(first)[:, None]
+    images = [f"{place}.png" for place in range(len(top))]
+    classes = tuple(f"class {number}" for number in range(size))
+    return Predictions(images, classes, np.array(targets), top, np.full(top.shape, 0.5))
+
+
+@pytest.mark.parametrize("size", [2, 4, 5, 6, 30])
+def test_any_number_of_classes_makes_a_page(size: int) -> None:
+    page = build(predict([f"class {number}" for number in range(size)], 2))
+    assert page.open == []
+    assert f"{size} of {size}" in page.texts
+
+
+def test_a_network_that_is_always_right_has_no_mistakes_to_show() -> None:
+    page = build(answer([0, 1], [0, 1], 2))
+    assert "There are none: every image was recognised." in page.texts
+    assert "Most confused pairs" not in page.texts
+
+
+def test_a_network_that_is_always_wrong_has_no_right_answer_to_show() -> None:
+    page = build(answer([1, 0], [0, 1], 2))
+    assert "There are none: no image was recognised." in page.texts
+    assert "Most confused pairs" in page.texts
+
+
+def test_one_image_of_one_class_makes_a_page() -> None:
+    page = build(answer([1], [0], 3), epochs=1)
+    assert "No validation image of class 1" in page.texts
+
+
+def test_what_was_not_recorded_is_a_dash_or_left_out() -> None:
+    page = build(answer([0, 1], [0, 1], 2))
+    assert NOTHING in page.texts  # the loss
+    assert "torchvision" not in page.texts
+    assert not {"None", "nan", "nan %"} & set(page.texts)
+
+
+def test_a_run_whose_numbers_are_lost_is_drawn_with_gaps() -> None:
+    page = build(answer([0, 1], [0, 1], 2), lost=True)
+    assert "nan" not in " ".join(page.values).lower()
