@@ -57,6 +57,7 @@ TRAIN = (
 COMMANDS = {
     "train": TRAIN,
     "evaluate": ("evaluate",),
+    "predict": ("predict", f"{ROOT}/val"),
     "report": ("report",),
     "README.md": ("readme",),
     "experiment.md": ("readme", "--template", "experiment", "--readme", "experiment.md"),
@@ -126,14 +127,26 @@ def plant(root):
     return sorted(names)
 
 
+@pytest.fixture(scope="module")
+def predicted(published):
+    """What `predict` hands to other programs, byte by byte."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(published.folder)
+        words = ["predict", f"{ROOT}/val", "--name", "a"]
+        return {form: written([*words, form]) for form in ("--json", "--csv")}
+
+
 def said(words):
+    return without_colours(written(words).decode())
+
+
+def written(words):
     stream = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
     with redirect_stdout(stream), redirect_stderr(stream), pytest.raises(SystemExit) as end:
         command_line.main(words)
     stream.flush()
-    text = without_colours(stream.buffer.getvalue().decode())
-    assert not end.value.code, text
-    return text
+    assert not end.value.code, stream.buffer.getvalue()
+    return stream.buffer.getvalue()
 
 
 @pytest.fixture(params=SHOWN, ids=map(ascii, SHOWN.values()))
@@ -264,6 +277,26 @@ def test_a_picture_shows_a_name_as_text(published, name):
     for label in labels:
         assert not label.get_parse_math()
         assert label.get_text().isprintable()
+
+
+def test_predictions_for_other_programs_hold_each_name_as_it_is(published, predicted, name):
+    assert is_printable(predicted["--json"].decode("ascii"))
+    image = f"{ROOT}/val/{name}/{name}0.png"
+    (said_of_it,) = [
+        one["predictions"]
+        for one in json.loads(predicted["--json"])["images"]
+        if one["image"] == image
+    ]
+    table = published.folder / "table"
+    table.write_bytes(predicted["--csv"])
+    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.reader(file))
+    assert {len(row) for row in rows} == {16}
+    assert not [cell for row in rows for cell in row if cell.startswith(FORMULA)]
+    first = {row[0]: row[1] for row in read_table(table)}
+    assert first[image] == said_of_it[0]["class"]
+    assert {said["class"] for said in said_of_it} <= set(published.names)
+    table.unlink()
 
 
 def test_the_report_in_text_and_json_holds_every_class_once(published, name):

@@ -55,3 +55,9 @@ class StaleError(ImgnetMiniError):
     """A written file no longer shows what the runs hold (`--check`)."""
 
     exit_code = 1
+
+
+class FailedImagesError(ImgnetMiniError):
+    """Some of the images that were named could not be read; all others are done."""
+
+    exit_code = 1

@@ -12,7 +12,8 @@ from torch import nn
 from imgnet_mini.atomic_file import write_text
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.reader import file_sha256
-from imgnet_mini.commands.setup import explaining_device_errors, paths_of, run_options
+from imgnet_mini.commands.setup import explaining_device_errors, paths_of
+from imgnet_mini.commands.trained import checkpoint_path, epoch_of, load_network, other_arch
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
 from imgnet_mini.data.choice import Images, choose_images
@@ -22,7 +23,6 @@ from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.errors import CheckpointError, StoppedError
 from imgnet_mini.evaluation import Metrics, evaluate
-from imgnet_mini.model import build_model
 from imgnet_mini.precision import Precision
 from imgnet_mini.predictions import Predictions
 from imgnet_mini.progress import show_bar
@@ -58,14 +58,14 @@ def run(given: RunConfig, *, checkpoint: str = "best", tta: bool = False) -> Non
     device = choose_device(config.runtime)
     images = choose_images(config.run, config.data, training=False, watch=show_bar)
     say(*images.notes)
-    model = load_network(config, content, path, images.train, device)
+    model = _load_network(config, content, path, images.train, device)
     metrics, predictions = _measure(config, model, images, device, tta=tta)
     predictions.save(paths.predictions)
     summary: dict[str, Any] = {
         **asdict(metrics),
         "checkpoint": path.name,
         "checkpoint_sha256": file_sha256(path),
-        "epoch": _epoch(content),
+        "epoch": epoch_of(content),
         "arch": config.model.arch,
         "img_size": config.data.img_size,
         "resize": eval_resize(config.data.img_size),
@@ -126,22 +126,7 @@ def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
     )
 
 
-def checkpoint_path(checkpoint: str, paths: RunPaths, config: RunConfig) -> Path:
-    """The file that `best`, `last` or a path stands for.
-
-    Raises:
-        CheckpointError: it does not exist.
-    """
-    path = {"best": paths.best, "last": paths.checkpoint}.get(checkpoint, Path(checkpoint))
-    if not path.is_file():
-        raise CheckpointError(
-            f"there is no checkpoint {path}; train one with imgnet-mini train"
-            f"{run_options(config.run)}, or name one with --checkpoint best|last|PATH"
-        )
-    return path
-
-
-def load_network(
+def _load_network(
     config: RunConfig,
     content: dict[str, Any],
     path: Path,
@@ -153,39 +138,13 @@ def load_network(
     Raises:
         CheckpointError: the architecture or the classes differ.
     """
-    weights = content.get("model", content)
     arch = content.get("config", {}).get("model", {}).get("arch", config.model.arch)
     if arch != config.model.arch:
-        raise CheckpointError(
-            f"{path} holds a {arch}, not a {config.model.arch}: use --arch {arch}"
-        )
+        raise other_arch(path, arch, config.model.arch)
     classes = content.get("classes", list(images.classes))
     if classes != list(images.classes):
         raise CheckpointError(
             f"{path} was trained on {len(classes)} classes, and {images.root} has "
             f"{len(images.classes)}, or others: name its images with --data-root"
         )
-    model = build_model(
-        config.model,
-        classes=len(images.classes),
-        img_size=config.data.img_size,
-        seed=config.runtime.seed,
-        device=device,
-    )
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = "\n".join(str(error).splitlines()[1:4])
-        raise CheckpointError(
-            f"{path} does not fit a {config.model.arch} of {len(images.classes)} classes:\n{first}"
-        ) from error
-    return model
-
-
-def _epoch(content: dict[str, Any]) -> int | None:
-    """The epoch after which the weights were saved; unknown for a plain state dict."""
-    if "state" in content:
-        finished = int(content["state"]["epoch"])
-        return finished - 1 if finished else None
-    epoch = content.get("epoch")
-    return epoch if isinstance(epoch, int) else None
+    return load_network(config, content, path, classes=len(images.classes), device=device)

@@ -11,6 +11,17 @@ def display_names(classes: Iterable[str]) -> list[str]:
     return [f"{name} ({known[name]})" if name in known else name for name in classes]
 
 
+def human_names(classes: Iterable[str]) -> list[str]:
+    """`tench` for a folder named by an ImageNet id; any other name as it is."""
+    known = _imagenet_names()
+    return [known.get(name, name) for name in classes]
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1,000 ids, in the order of the outputs of torchvision's own weights."""
+    return tuple(_imagenet_names())
+
+
 @cache
 def _imagenet_names() -> dict[str, str]:
     """The sorted ids meet torchvision's category names, which are in the same order."""

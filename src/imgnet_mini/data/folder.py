@@ -120,7 +120,7 @@ def find_images(root: Path) -> ImageFolder:
     ignored: Counter[str] = Counter()
     try:
         classes = sorted(_class_names(root, ignored))
-        files = [sorted(_walk(root / name, f"{name}/", ignored)) for name in classes]
+        files = [sorted(walk_images(root / name, f"{name}/", ignored)) for name in classes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
     return ImageFolder(
@@ -130,6 +130,23 @@ def find_images(root: Path) -> ImageFolder:
         np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
         dict(ignored),
     )
+
+
+def walk_images(folder: Path, prefix: str, ignored: Counter[str]) -> Iterator[str]:
+    """Image files below a folder, after a prefix; links to folders may loop: none is followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                ignored[_HIDDEN] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                yield from walk_images(folder / entry.name, f"{prefix}{entry.name}/", ignored)
+            # A link to nothing is named by the check to come; a pipe would be waited for.
+            elif entry.name.lower().endswith(EXTENSIONS) and (
+                entry.is_symlink() or entry.is_file()
+            ):
+                yield prefix + entry.name
+            else:
+                ignored[Path(entry.name).suffix.lower() or "without an extension"] += 1
 
 
 def find_tree_problems(
@@ -222,23 +239,6 @@ def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
                 raise DataError(f"{root / entry.name} is a link to a folder that it is in")
             else:
                 yield entry.name
-
-
-def _walk(folder: Path, prefix: str, ignored: Counter[str]) -> Iterator[str]:
-    """Image files below a class folder; links to folders are not followed: they may loop."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                ignored[_HIDDEN] += 1
-            elif entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", ignored)
-            # A link to nothing is named by the check to come; a pipe would be waited for.
-            elif entry.name.lower().endswith(EXTENSIONS) and (
-                entry.is_symlink() or entry.is_file()
-            ):
-                yield prefix + entry.name
-            else:
-                ignored[Path(entry.name).suffix.lower() or "without an extension"] += 1
 
 
 def _images_per_class(split: ImageFolder) -> NDArray[np.int64]:
