@@ -58,6 +58,7 @@ COMMANDS = {
     "train": TRAIN,
     "evaluate": ("evaluate",),
     "predict": ("predict", f"{ROOT}/val"),
+    "export": ("export", "--format", "state-dict"),
     "report": ("report",),
     "README.md": ("readme",),
     "experiment.md": ("readme", "--template", "experiment", "--readme", "experiment.md"),

@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate a file": ["evaluate", "--checkpoint", "other.pth"],
     "predict": ["predict", "data/val"],
     "predict by a file": ["predict", "data/val", "--checkpoint", "other.pth", "--arch", "resnet18"],
+    "export": ["export"],
     "report": ["report"],
     "readme": ["readme"],
 }

@@ -236,6 +236,44 @@ def predict(
     )
 
 
+@app.command(rich_help_panel="Use it")
+@config_options(
+    *("run", "data", "model"),
+    leave_out=(*TRAINING_ONLY, *(name for name in IMAGES if name != "data_root"), "batch_size"),
+    show_defaults=False,
+)
+def export(
+    *,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="best|last|PATH", help="Which weights; also a plain state dict.")
+    ] = "best",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="pt2|torchscript|onnx|safetensors|state-dict",
+            help="Kind of file.",
+            show_default="by the ending of --output, or pt2",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write.", show_default="in exports/<name>/"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
+    given: RunConfig,
+) -> None:
+    """Write the network as a file that other programs run, and check that it says the same.
+
+    Classes and normalisation go inside, where the format has a place, and beside as FILE.json.
+    """
+    from imgnet_mini.commands import export
+
+    export.run(given, checkpoint=checkpoint, form=form, output=output, overwrite=overwrite)
+
+
 @app.command(rich_help_panel="Workflow")
 @config_options(
     "run", "data", "runtime", leave_out=(*TRAINING_ONLY, "img_size"), show_defaults=False

@@ -57,6 +57,12 @@ class StaleError(ImgnetMiniError):
     exit_code = 1
 
 
+class ExportError(ImgnetMiniError):
+    """An exported file does not say what the network says."""
+
+    exit_code = 1
+
+
 class FailedImagesError(ImgnetMiniError):
     """Some of the images that were named could not be read; all others are done."""
 
