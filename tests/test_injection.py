@@ -1,9 +1,12 @@
 """No name of a class, an image or a folder does anything but stand there, wherever it is shown."""
 
 import csv
+import importlib
 import io
 import json
+import re
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +16,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import draw_image, without_colours
+from events import read_events
 from imgnet_mini import cli as command_line
 from imgnet_mini.csv_file import read_table
 from imgnet_mini.predictions import load_predictions
@@ -264,12 +267,32 @@ def test_a_name_comes_back_from_the_tables(published, name):
     assert accuracy[index + 1][:3] == [name, name, "1"]
 
 
-def test_the_events_hold_numbers_under_fixed_tags_only(published):
-    tags = EventAccumulator(str(published.paths.event_dir)).Reload().Tags()
+def test_the_events_hold_nothing_but_what_stands_under_fixed_tags(published):
+    shown = read_events(published.paths.event_dir)
     scalars = {f"{phase}/{name}" for phase in ("train", "val") for name in ("loss", "top1", "top5")}
     scalars |= {"train/imgs_per_sec", "val/imgs_per_sec", "train/loss_step", "train/lr"}
-    assert set(tags.pop("scalars")) == scalars
-    assert not any(tags.values())
+    assert shown.scalars.keys() == scalars | {"val/best_top1"}
+    assert shown.pictures.keys() == {"val/samples", "val/confusion_matrix"}
+    assert shown.texts.keys() == {"settings/text_summary"}
+    assert shown.kinds == {"scalars", "images", "tensors"}
+
+
+def test_the_text_in_tensorboard_is_one_block_of_code(published):
+    ((_, text),) = read_events(published.paths.event_dir).texts["settings/text_summary"]
+    assert is_printable(text)
+    assert ROOT.replace("\x1b", r"\u001b") in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what TensorBoard brings along
+        html = importlib.import_module("tensorboard.plugin_util").markdown_to_safe_html(text)
+    assert set(re.findall(r"<(\w+)", html)) == {"pre", "code"}
+    assert html.count("<pre>") == 1
+
+
+def test_a_setting_in_tensorboard_is_no_name_from_a_disk(published):
+    hparams = read_events(published.paths.event_dir).hparams
+    ((_, start),) = hparams["_hparams_/session_start_info"]
+    texts = {value.string_value for value in start.hparams.values()}
+    assert texts <= {"", "shufflenet_v2_x0_5", "fp32", "bf16", "true", "false"}
 
 
 def test_a_picture_shows_a_name_as_text(published, name):

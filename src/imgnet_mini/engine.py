@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.errors import CheckpointError, DivergedError
-from imgnet_mini.evaluation import Metrics, count_hits, evaluate, top_classes
+from imgnet_mini.evaluation import Answers, Metrics, count_hits, evaluate, top_classes
 from imgnet_mini.history import History
 from imgnet_mini.optim import load_schedule, load_under_new_plan
 from imgnet_mini.precision import Precision
@@ -133,13 +133,13 @@ class Trainer:
         state.seconds = seconds_before + time.perf_counter() - began
         return self._epoch_metrics(images_per_step)
 
-    def evaluate(self, loader: Loader, stop: StopRequest) -> Metrics:
+    def evaluate(self, loader: Loader, stop: StopRequest) -> tuple[Metrics, Answers]:
         """Validate the network in the precision it is trained in.
 
         Raises:
             DivergedError: the loss is not finite.
         """
-        metrics, _ = evaluate(
+        metrics, answers = evaluate(
             self.model,
             loader,
             self._precision,
@@ -152,7 +152,7 @@ class Trainer:
                 f"the validation loss became {metrics.loss} after epoch {self.state.epoch}: "
                 f"{self._advice()}"
             )
-        return metrics
+        return metrics, answers
 
     @property
     def rate(self) -> float:

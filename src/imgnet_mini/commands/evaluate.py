@@ -22,7 +22,7 @@ from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.errors import CheckpointError, StoppedError
-from imgnet_mini.evaluation import Metrics, evaluate
+from imgnet_mini.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.precision import Precision
 from imgnet_mini.predictions import Predictions
 from imgnet_mini.progress import show_bar
@@ -101,14 +101,7 @@ def _measure(
             raise StoppedError(
                 f"evaluation stopped by {error}; nothing was written", error.signal_number
             ) from error
-    predictions = Predictions(
-        images=[images.val.relative(index) for index in range(len(images.val))],
-        classes=images.val.classes,
-        targets=images.val.targets,
-        top=answers.top.numpy(),
-        probabilities=answers.probabilities.double().numpy(),
-    )
-    return metrics, predictions
+    return metrics, to_predictions(answers, images.val)
 
 
 def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
