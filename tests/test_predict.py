@@ -212,6 +212,13 @@ def test_what_a_checkpoint_says_of_itself_is_checked(predict, cli):
         torch.save({**content, "config": config}, "odd.pth")
         assert predict(IMAGE, "--checkpoint", "odd.pth") == 6
         assert cli.says(words)
+    whole_numbers = {name: tensor.long() for name, tensor in content["model"].items()}
+    torch.save({**content, "model": whole_numbers}, "odd.pth")
+    assert predict(IMAGE, "--checkpoint", "odd.pth") == 6
+    assert cli.says("floating point")
+    torch.save({}, "odd.pth")
+    assert predict(IMAGE, "--checkpoint", "odd.pth", "--arch", "resnet18") == 6
+    assert cli.says("does not end with the layer whose outputs are the classes")
     torch.save({**content, "classes": ["a", "b"]}, "odd.pth")
     assert predict(IMAGE, "--checkpoint", "odd.pth") == 6
     assert cli.says("does not fit a shufflenet_v2_x0_5 of 2 classes")

@@ -98,7 +98,8 @@ def load_network(
     try:
         model = build_with_weights(config.model, weights, classes=classes, img_size=img_size)
     except RuntimeError as error:
-        first = "\n".join(str(error).splitlines()[1:4])
+        lines = str(error).splitlines()
+        first = "\n".join(lines[1:4] or lines)
         raise CheckpointError(
             f"{path} does not fit a {config.model.arch} of {classes} classes:\n{first}"
         ) from error
@@ -154,7 +155,7 @@ def _settings(content: Content, given: RunConfig, path: Path) -> RunConfig:
 def _classes_of(weights: dict[str, Tensor], path: Path) -> tuple[str, ...]:
     """Names for the outputs of a network whose file has none."""
     last = next(reversed(weights.values()), torch.tensor(0))
-    if not last.ndim:
+    if not last.numel() or not last.ndim:
         raise CheckpointError(f"{path} does not end with the layer whose outputs are the classes")
     if len(last) == len(imagenet_classes()):
         return imagenet_classes()
