@@ -41,8 +41,3 @@ def test_the_largest_difference_is_told(model, images):
 )
 def test_another_network_does_not_agree(model, images, change):
     assert not compare(model, lambda images: change(model(images)), images).holds
-
-
-def test_a_constant_network_is_no_proof_of_itself_alone(model, images):
-    swapped = compare(model, lambda images: model(images)[:, [1, 0, 2, 3]], images)
-    assert not swapped.holds
