@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torchvision.models._api import register_model
 
+from events import read_events
 from imgnet_mini import cli, lockstep
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.commands import setup
@@ -268,8 +268,7 @@ def outcome(folder: Path, name: str) -> dict[str, object]:
     for content in (state, best):
         content.pop("config")
     rows = (folder / "out" / name / "train_log.csv").read_text("utf-8").splitlines()
-    events = EventAccumulator(str(folder / "runs" / name))
-    events.Reload()
+    events = read_events(folder / "runs" / name)
     return {
         "state": state,
         "best": best,
@@ -279,12 +278,11 @@ def outcome(folder: Path, name: str) -> dict[str, object]:
             for line in (folder / "out" / name / "logs.md").read_text("utf-8").splitlines()
         ],
         "events": {
-            tag: [
-                (event.step, 0.0 if tag.endswith("imgs_per_sec") else event.value)
-                for event in events.Scalars(tag)
-            ]
-            for tag in events.Tags()["scalars"]
+            tag: [(step, 0.0 if tag.endswith("imgs_per_sec") else value) for step, value in values]
+            for tag, values in events.scalars.items()
         },
+        "pictures": events.pictures,
+        "hparams": events.hparams,
     }
 
 

@@ -2,7 +2,7 @@ from importlib.resources import files
 
 from torchvision.models import ResNet50_Weights
 
-from imgnet_mini.data.classes import display_names
+from imgnet_mini.data.classes import display_names, human_names, imagenet_classes
 
 IDS = files("imgnet_mini.data").joinpath("imagenet_wnids.txt").read_text("utf-8").split()
 
@@ -28,6 +28,14 @@ def test_well_known_ids_have_their_names():
         "n15075141": "toilet tissue",
     }
     assert display_names(known) == [f"{name} ({word})" for name, word in known.items()]
+
+
+def test_a_human_name_comes_without_its_id():
+    assert human_names(["n01440764", "cat"]) == ["tench", "cat"]
+
+
+def test_imagenets_classes_are_in_the_order_of_torchvisions_outputs():
+    assert list(imagenet_classes()) == IDS
 
 
 def test_other_names_stay_as_they_are_and_in_place():

@@ -17,6 +17,8 @@ PANELS = {
     "train": {"Run", "Data", "Model", "Optimizer", "Schedule", "Runtime"},
     "resume": {"Run", "Data", "Model", "Optimizer", "Schedule", "Runtime"},
     "evaluate": {"Run", "Data", "Model", "Runtime"},
+    "predict": {"Run", "Data", "Model", "Runtime"},
+    "export": {"Run", "Data", "Model"},
     "report": {"Run", "Data", "Runtime"},
     "readme": {"Run"},
     "demo": set(),
@@ -83,14 +85,14 @@ def test_help_shows_defaults_bounds_and_choices(cli, command, shown):
         assert words in text
 
 
-@pytest.mark.parametrize("command", ["resume", "evaluate", "report"])
+@pytest.mark.parametrize("command", ["resume", "evaluate", "predict", "export", "report"])
 def test_commands_on_an_existing_run_show_no_default_of_its_settings(cli, command):
     cli(command, "--help")
     assert "[default: 64]" not in cli.out
     assert "[default: auto]" not in cli.out
 
 
-@pytest.mark.parametrize("command", ["evaluate", "report"])
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export", "report"])
 @pytest.mark.parametrize("flag", ["--seed", "--min-crop", "--flip", "--compile", "--epochs"])
 def test_what_matters_to_training_only_is_no_option_of_the_others(cli, command, flag):
     assert cli(command, flag, 1) == 2
@@ -110,6 +112,10 @@ def test_what_matters_to_training_only_is_no_option_of_the_others(cli, command, 
         ["find-lr", "--num-iter", 1],
         ["find-lr", "--start-lr", 1, "--end-lr", 0.1],
         ["evaluate", "--batch-size", 0],
+        ["predict"],
+        ["export", "--format", "pickle"],
+        ["predict", ".", "--top-k", 0],
+        ["predict", ".", "--json", "--csv"],
         ["readme", "--nonsense"],
         ["demo", "--epochs", 3],
     ],
@@ -137,6 +143,8 @@ def test_a_file_with_an_unknown_key_is_named_with_the_key(cli, tmp_path):
         (errors.CheckpointError("why"), 6, "Error"),
         (errors.DivergedError("why"), 7, "Error"),
         (errors.StaleError("why"), 1, "Error"),
+        (errors.FailedImagesError("why"), 1, "Error"),
+        (errors.ExportError("why"), 1, "Error"),
         (errors.StoppedError("why", signal.SIGINT), 130, "Stopped"),
         (errors.StoppedError("why", signal.SIGTERM), 143, "Stopped"),
     ],

@@ -1,6 +1,15 @@
 import pytest
 
-from imgnet_mini.console import one_line, printable, say, show_error, show_stop, show_table
+from imgnet_mini.console import (
+    hand_over,
+    one_line,
+    printable,
+    say,
+    show_error,
+    show_stop,
+    show_table,
+    warn,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +35,29 @@ def test_lines_are_printed_as_they_are(capsys):
 )
 def test_nothing_reaches_the_terminal_that_could_steer_it(text, shown, capsys):
     assert printable(text) == shown
-    for show in (say, show_error, show_stop, lambda text: show_table(text, ["x"], [[text]])):
+    for show in (say, warn, show_error, show_stop, lambda text: show_table(text, ["x"], [[text]])):
         show(text)
         out, err = capsys.readouterr()
         for line in shown.splitlines():
             assert line in out + err
+
+
+def test_warnings_leave_standard_output_alone(capsys):
+    warn("Note: [x]", "second")
+    assert capsys.readouterr() == ("", "Note: [x]\nsecond\n")
+
+
+def test_what_is_handed_over_is_there_byte_by_byte_in_a_pipe(capfdbinary):
+    say("first")
+    hand_over('"\x1b[2J\r",\udcff,ü\n')
+    out, _ = capfdbinary.readouterr()
+    assert out == b'first\n"\x1b[2J\r",\xff,\xc3\xbc\n'
+
+
+def test_what_is_handed_over_does_not_steer_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    hand_over("a\x1b[2J,b\nc,d\n")
+    assert capsys.readouterr().out == "a\\x1b[2J,b\nc,d\n"
 
 
 def test_a_name_is_shown_on_one_line():

@@ -1,10 +1,14 @@
+import io
 import struct
 from contextlib import closing
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import api_pb2, metadata
 
-from imgnet_mini.history import History
+from events import read_events as read_all
+from imgnet_mini.history import METRICS, History
 from imgnet_mini.records import EpochRecord, read_csv, to_csv, to_markdown
 from imgnet_mini.run_paths import RunPaths
 
@@ -187,6 +191,91 @@ def test_a_watching_tensorboard_sees_each_value_once_after_a_resume(paths):
     watching.Reload()
     seen = [(event.step, event.value) for event in watching.Scalars("train/loss_step")]
     assert seen == [(step, step) for step in range(2 * STEPS)]
+
+
+def png(number):
+    file = io.BytesIO()
+    Image.new("RGBA", (30, 20), (number, 0, 0, 255)).save(file, "png")
+    return file.getvalue()
+
+
+def log_everything(history, epoch, *, epochs, shift=0):
+    """As a run does: settings where it is taken up, pictures before the epoch's numbers."""
+    history.add_settings({"max_lr": 0.1 + shift, "arch": "resnet50"}, f"[a]\nx = {epoch}\n")
+    for number in range(epoch, epochs):
+        history.add_picture("val/samples", png(number + shift), number)
+        if number + 1 == epochs:
+            history.add_picture("val/confusion_matrix", png(99), number)
+            history.add_end(42.0, number)
+        log_epoch(history, number)
+
+
+def test_settings_pictures_and_the_end_are_there_for_tensorboard(paths):
+    with closing(History(paths, [], step=0)) as history:
+        log_everything(history, 0, epochs=3)
+    shown = read_all(paths.event_dir)
+    assert shown.kinds == {"scalars", "images", "tensors"}
+    assert shown.pictures == {
+        "val/samples": [(epoch, png(epoch)) for epoch in range(3)],
+        "val/confusion_matrix": [(2, png(99))],
+    }
+    assert shown.texts == {"settings/text_summary": [(0, "```toml\n[a]\nx = 0\n```")]}
+    assert shown.scalars["val/best_top1"] == [(2, 42.0)]
+    ((_, experiment),) = shown.hparams[metadata.EXPERIMENT_TAG]
+    assert {info.name for info in experiment.hparam_infos} == {"max_lr", "arch"}
+    assert [info.name.tag for info in experiment.metric_infos] == list(METRICS)
+    assert set(METRICS) <= shown.scalars.keys()
+    ((_, start),) = shown.hparams[metadata.SESSION_START_INFO_TAG]
+    assert start.hparams["max_lr"].number_value == 0.1
+    assert start.hparams["arch"].string_value == "resnet50"
+    ((_, end),) = shown.hparams[metadata.SESSION_END_INFO_TAG]
+    assert end.status == api_pb2.STATUS_SUCCESS
+
+
+def test_a_picture_has_its_size(paths):
+    with closing(History(paths, [], step=0)) as history:
+        history.add_picture("val/samples", png(1), 0)
+    (image,) = EventAccumulator(str(paths.event_dir)).Reload().Images("val/samples")
+    assert (image.width, image.height) == (30, 20)
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_resumed_history_shows_each_picture_and_the_newest_settings_once(paths, done):
+    with closing(History(paths, [], step=0)) as history:
+        log_everything(history, 0, epochs=3, shift=1)
+    kept = [record for epoch in range(done) for record in records(epoch)]
+    with closing(History(paths, kept, step=done * STEPS)) as history:
+        log_everything(history, done, epochs=3)
+    shown = read_all(paths.event_dir)
+    assert shown.pictures == {
+        "val/samples": [(epoch, png(epoch + (epoch < done))) for epoch in range(3)],
+        "val/confusion_matrix": [(2, png(99))],
+    }
+    assert shown.texts == {"settings/text_summary": [(0, f"```toml\n[a]\nx = {done}\n```")]}
+    assert {tag: len(events) for tag, events in shown.hparams.items()} == {
+        metadata.EXPERIMENT_TAG: 1,
+        metadata.SESSION_START_INFO_TAG: 1,
+        metadata.SESSION_END_INFO_TAG: 1,
+    }
+    ((_, start),) = shown.hparams[metadata.SESSION_START_INFO_TAG]
+    assert start.hparams["max_lr"].number_value == 0.1
+
+
+def test_a_run_that_goes_on_after_its_end_has_not_ended(paths):
+    with closing(History(paths, [], step=0)) as history:
+        log_everything(history, 0, epochs=2)
+    with closing(History(paths, [*records(0), *records(1)], step=2 * STEPS)) as history:
+        history.add_settings({"epochs": 4}, "")
+    shown = read_all(paths.event_dir)
+    assert metadata.SESSION_END_INFO_TAG not in shown.hparams
+    assert [step for step, _ in shown.pictures["val/confusion_matrix"]] == [1]
+
+
+def test_a_text_holds_nothing_that_is_no_text(paths):
+    with closing(History(paths, [], step=0)) as history:
+        history.add_settings({}, 'x = "\udcff\x1b[2J```"\n')
+    ((_, text),) = read_all(paths.event_dir).texts["settings/text_summary"]
+    assert text == '```toml\nx = "\\udcff\\x1b[2J```"\n```'
 
 
 def test_losses_and_rates_belong_together(paths):

@@ -1,11 +1,13 @@
 """No name of a class, an image or a folder does anything but stand there, wherever it is shown."""
 
 import csv
+import importlib
 import io
 import json
 import re
 import shutil
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +17,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import draw_image, without_colours
+from events import read_events
 from imgnet_mini import cli as command_line
 from imgnet_mini.csv_file import read_table
 from imgnet_mini.predictions import load_predictions
@@ -60,6 +62,8 @@ TRAIN = (
 COMMANDS = {
     "train": TRAIN,
     "evaluate": ("evaluate",),
+    "predict": ("predict", f"{ROOT}/val"),
+    "export": ("export", "--format", "state-dict"),
     "report": ("report",),
     "compare": ("compare", "a", "b"),
     "README.md": ("readme",),
@@ -139,14 +143,26 @@ def plant(root):
     return sorted(names)
 
 
+@pytest.fixture(scope="module")
+def predicted(published):
+    """What `predict` hands to other programs, byte by byte."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(published.folder)
+        words = ["predict", f"{ROOT}/val", "--name", "a"]
+        return {form: written([*words, form]) for form in ("--json", "--csv")}
+
+
 def said(words):
+    return without_colours(written(words).decode())
+
+
+def written(words):
     stream = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
     with redirect_stdout(stream), redirect_stderr(stream), pytest.raises(SystemExit) as end:
         command_line.main(words)
     stream.flush()
-    text = without_colours(stream.buffer.getvalue().decode())
-    assert not end.value.code, text
-    return text
+    assert not end.value.code, stream.buffer.getvalue()
+    return stream.buffer.getvalue()
 
 
 @pytest.fixture(params=SHOWN, ids=map(ascii, SHOWN.values()))
@@ -304,12 +320,32 @@ def test_a_name_comes_back_from_the_tables(published, name):
     assert accuracy[index + 1][:3] == [name, name, "1"]
 
 
-def test_the_events_hold_numbers_under_fixed_tags_only(published):
-    tags = EventAccumulator(str(published.paths.event_dir)).Reload().Tags()
+def test_the_events_hold_nothing_but_what_stands_under_fixed_tags(published):
+    shown = read_events(published.paths.event_dir)
     scalars = {f"{phase}/{name}" for phase in ("train", "val") for name in ("loss", "top1", "top5")}
     scalars |= {"train/imgs_per_sec", "val/imgs_per_sec", "train/loss_step", "train/lr"}
-    assert set(tags.pop("scalars")) == scalars
-    assert not any(tags.values())
+    assert shown.scalars.keys() == scalars | {"val/best_top1"}
+    assert shown.pictures.keys() == {"val/samples", "val/confusion_matrix"}
+    assert shown.texts.keys() == {"settings/text_summary"}
+    assert shown.kinds == {"scalars", "images", "tensors"}
+
+
+def test_the_text_in_tensorboard_is_one_block_of_code(published):
+    ((_, text),) = read_events(published.paths.event_dir).texts["settings/text_summary"]
+    assert is_printable(text)
+    assert ROOT.replace("\x1b", r"\u001b") in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what TensorBoard brings along
+        html = importlib.import_module("tensorboard.plugin_util").markdown_to_safe_html(text)
+    assert set(re.findall(r"<(\w+)", html)) == {"pre", "code"}
+    assert html.count("<pre>") == 1
+
+
+def test_a_setting_in_tensorboard_is_no_name_from_a_disk(published):
+    hparams = read_events(published.paths.event_dir).hparams
+    ((_, start),) = hparams["_hparams_/session_start_info"]
+    texts = {value.string_value for value in start.hparams.values()}
+    assert texts <= {"", "shufflenet_v2_x0_5", "fp32", "bf16", "true", "false"}
 
 
 def test_a_picture_shows_a_name_as_text(published, name):
@@ -318,6 +354,26 @@ def test_a_picture_shows_a_name_as_text(published, name):
     for label in labels:
         assert not label.get_parse_math()
         assert label.get_text().isprintable()
+
+
+def test_predictions_for_other_programs_hold_each_name_as_it_is(published, predicted, name):
+    assert is_printable(predicted["--json"].decode("ascii"))
+    image = f"{ROOT}/val/{name}/{name}0.png"
+    (said_of_it,) = [
+        one["predictions"]
+        for one in json.loads(predicted["--json"])["images"]
+        if one["image"] == image
+    ]
+    table = published.folder / "table"
+    table.write_bytes(predicted["--csv"])
+    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.reader(file))
+    assert {len(row) for row in rows} == {16}
+    assert not [cell for row in rows for cell in row if cell.startswith(FORMULA)]
+    first = {row[0]: row[1] for row in read_table(table)}
+    assert first[image] == said_of_it[0]["class"]
+    assert {said["class"] for said in said_of_it} <= set(published.names)
+    table.unlink()
 
 
 def test_the_report_in_text_and_json_holds_every_class_once(published, name):

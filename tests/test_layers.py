@@ -11,7 +11,7 @@ LAYERS = [  # top first; modules on one row never import one another
     {"__main__"},
     {"cli"},
     {"options", "commands"},
-    {"throughput"},
+    {"throughput", "exporting"},
     {"engine"},
     {"evaluation"},
     {"data", "model", "optim", "checkpoint", "history", "progress", "finder", "reporting"},

@@ -3,7 +3,7 @@ import torch
 import torchvision
 
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.model import build_model
+from imgnet_mini.model import build_model, build_with_weights
 from imgnet_mini.sections import ModelConfig
 
 CPU = torch.device("cpu")
@@ -74,6 +74,37 @@ def test_no_network_has_several_outputs_in_training(arch):
 @pytest.mark.parametrize("img_size", [64, 96])
 def test_a_transformer_takes_the_image_size(img_size):
     assert output_shape("vit_b_32", img_size) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    ["resnet18", "regnet_y_400mf", "swin_t", "vit_b_32", "googlenet", "densenet121"],
+)
+def test_a_network_made_of_its_weights_says_what_it_said_before(arch):
+    network = build(arch, classes=4, img_size=96).eval()
+    model = ModelConfig(arch=arch)
+    again = build_with_weights(model, network.state_dict(), classes=4, img_size=96)
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.equal(again(images), network(images))
+    assert not again.training
+
+
+def test_weights_of_less_precision_are_used_in_float32():
+    network = build().eval()
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    model = ModelConfig(arch="shufflenet_v2_x0_5")
+    again = build_with_weights(model, half, classes=5, img_size=64)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
+def test_weights_of_another_network_are_refused():
+    weights = build("shufflenet_v2_x0_5").state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch for fc"):
+        build_with_weights(ModelConfig(arch="shufflenet_v2_x0_5"), weights, classes=6, img_size=64)
 
 
 def output_shape(arch, img_size):

@@ -1,7 +1,7 @@
 import numpy as np
 
 from imgnet_mini.predictions import Predictions
-from imgnet_mini.reporting.classification import count_confusions
+from imgnet_mini.reporting.confusion import count_confusions
 from imgnet_mini.reporting.page.choice import (
     confident_hits,
     confident_mistakes,

@@ -12,9 +12,9 @@ from imgnet_mini.reporting.classification import (
     ClassScore,
     ConfusedPair,
     classify,
-    count_confusions,
     write_classification_report,
 )
+from imgnet_mini.reporting.confusion import count_confusions
 
 
 def predictions(targets: ArrayLike, predicted: ArrayLike, size: int) -> Predictions:

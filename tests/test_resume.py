@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from checkpoints import damage
+from events import read_events
 from imgnet_mini.config import RunConfig
 from imgnet_mini.records import read_csv
 from imgnet_mini.run_lock import locked_run
@@ -99,14 +100,18 @@ def test_stopped_and_resumed_equals_never_stopped(run_small, cli, stop_after, ar
     }
     assert lines["parts"] == lines["whole"]
     assert Path("out/parts/logs.md").read_text().count("[Train]") == 3
-    events = {name: EventAccumulator(f"runs/{name}") for name in ("whole", "parts")}
-    for accumulator in events.values():
-        accumulator.Reload()
-    for tag in events["whole"].Tags()["scalars"]:
+    events = {name: read_events(f"runs/{name}") for name in ("whole", "parts")}
+    assert events["parts"].scalars.keys() == events["whole"].scalars.keys()
+    for tag, values in events["whole"].scalars.items():
         if not tag.endswith("imgs_per_sec"):
-            assert [(e.step, e.value) for e in events["parts"].Scalars(tag)] == [
-                (e.step, e.value) for e in events["whole"].Scalars(tag)
-            ]
+            assert events["parts"].scalars[tag] == values
+    assert events["parts"].pictures == events["whole"].pictures
+    assert [step for step, _ in events["whole"].pictures["val/samples"]] == [0, 1, 2]
+    assert [step for step, _ in events["whole"].pictures["val/confusion_matrix"]] == [2]
+    assert events["parts"].hparams == events["whole"].hparams
+    assert [len(values) for values in events["parts"].hparams.values()] == [1, 1, 1]
+    (text,) = events["parts"].texts.values()
+    assert len(text) == 1
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ COMMANDS = {
     "evaluate": ["evaluate"],
     "evaluate last": ["evaluate", "--checkpoint", "last"],
     "evaluate a file": ["evaluate", "--checkpoint", "other.pth"],
+    "predict": ["predict", "data/val"],
+    "predict by a file": ["predict", "data/val", "--checkpoint", "other.pth", "--arch", "resnet18"],
+    "export": ["export"],
     "report": ["report"],
     "readme": ["readme"],
 }

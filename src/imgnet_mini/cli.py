@@ -25,6 +25,9 @@ TRAINING_ONLY = (
 WITH_RANKS = ("find-lr", "train", "resume", "evaluate")
 """Commands that torchrun may start."""
 
+IMAGES = ("data_root", "pack_dir", "workers", "loader", "skip_bad", "allow_missing_val_classes")
+"""Settings that say which images a run has, and how they are read."""
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -245,6 +248,86 @@ def evaluate(
 
     with joined(given.runtime) as ranks:
         evaluate.run(given, checkpoint=checkpoint, tta=tta, ranks=ranks)
+
+
+@app.command(rich_help_panel="Use it")
+@config_options(
+    *("run", "data", "model", "runtime"), leave_out=(*TRAINING_ONLY, *IMAGES), show_defaults=False
+)
+def predict(
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE_OR_FOLDER",
+            help="Image files, and folders that are searched for images.",
+            show_default=False,
+        ),
+    ],
+    *,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="best|last|PATH", help="Which weights; also a plain state dict.")
+    ] = "best",
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=1, help="Classes to name of each image.", show_default="5, or all"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    given: RunConfig,
+) -> None:
+    """Say what images show: the likeliest classes, with their probabilities.
+
+    Needs the checkpoint and nothing else. Exits with 1 where an image could not be read.
+    """
+    from imgnet_mini.commands import predict
+
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    predict.run(
+        given,
+        places,
+        checkpoint=checkpoint,
+        top_k=top_k,
+        form="json" if as_json else "csv" if as_csv else "text",
+    )
+
+
+@app.command(rich_help_panel="Use it")
+@config_options(
+    *("run", "data", "model"),
+    leave_out=(*TRAINING_ONLY, *(name for name in IMAGES if name != "data_root"), "batch_size"),
+    show_defaults=False,
+)
+def export(
+    *,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="best|last|PATH", help="Which weights; also a plain state dict.")
+    ] = "best",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="pt2|torchscript|onnx|safetensors|state-dict",
+            help="Kind of file.",
+            show_default="by the ending of --output, or pt2",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write.", show_default="in exports/<name>/"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
+    given: RunConfig,
+) -> None:
+    """Write the network as a file that other programs run, and check that it says the same.
+
+    Classes and normalisation go inside, where the format has a place, and beside as FILE.json.
+    """
+    from imgnet_mini.commands import export
+
+    export.run(given, checkpoint=checkpoint, form=form, output=output, overwrite=overwrite)
 
 
 @app.command(rich_help_panel="Workflow")

@@ -1,5 +1,7 @@
 """The two streams a user reads: results on standard output, errors on standard error."""
 
+import os
+import sys
 from typing import Literal
 
 from rich.console import Console
@@ -10,9 +12,29 @@ from rich.text import Text
 
 def say(*lines: str) -> None:
     """Print lines as they are: no markup is read in them and none is wrapped."""
-    console = Console(highlight=False)
-    for line in lines:
-        console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
+    _print(Console(highlight=False), lines)
+
+
+def warn(*lines: str) -> None:
+    """The same on standard error, which leaves standard output to the results."""
+    _print(Console(stderr=True, highlight=False), lines)
+
+
+def hand_over(text: str) -> None:
+    """Write text for another program to standard output, names in it byte by byte.
+
+    On a terminal it is shown as by `say`.
+    """
+    if sys.stdout.isatty():
+        say(text.removesuffix("\n"))
+        return
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:  # such as that of `| head`, which has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        raise SystemExit(1) from error
 
 
 def in_bytes(count: int) -> str:
@@ -64,3 +86,8 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     r"""The same for a name in a list, a table or a picture: a new line becomes `\n` too."""
     return printable(text).replace("\n", r"\n")
+
+
+def _print(console: Console, lines: tuple[str, ...]) -> None:
+    for line in lines:
+        console.print(printable(line), markup=False, emoji=False, soft_wrap=True)

@@ -13,13 +13,17 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file; an apostrophe goes before a text that a spreadsheet would compute.
+    """Write a CSV file of `table_text`.
 
     Raises:
         WriteError: the file cannot be written.
     """
-    lines = [",".join(map(_cell, row)) for row in (header, *rows)]
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, table_text(header, rows))
+
+
+def table_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The text of a table; an apostrophe goes before what a spreadsheet would compute."""
+    return "".join(f"{','.join(map(_cell, row))}\n" for row in (header, *rows))
 
 
 def read_table(path: Path) -> Iterator[list[str]]:

@@ -17,7 +17,7 @@ from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.distributed.ranks import ALONE, Ranks, inner_step
 from imgnet_mini.errors import CheckpointError, DivergedError
-from imgnet_mini.evaluation import Metrics, count_hits, evaluate, top_classes
+from imgnet_mini.evaluation import Answers, Metrics, count_hits, evaluate, top_classes
 from imgnet_mini.history import History
 from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.optim import load_schedule, load_under_new_plan
@@ -156,14 +156,14 @@ class Trainer:
         state.seconds = seconds_before + time.perf_counter() - began
         return self._epoch_metrics(images_per_step)
 
-    def evaluate(self, loader: Loader, stop: StopRequest) -> Metrics:
+    def evaluate(self, loader: Loader, stop: StopRequest) -> tuple[Metrics, Answers]:
         """Validate the network in the precision it is trained in.
 
         Raises:
             DivergedError: the loss is not finite.
         """
         self._ranks.take_buffers(self.model)
-        metrics, _ = evaluate(
+        metrics, answers = evaluate(
             self.model,
             loader,
             self._precision,
@@ -177,7 +177,7 @@ class Trainer:
                 f"the validation loss became {metrics.loss} after epoch {self.state.epoch}: "
                 f"{self._advice()}"
             )
-        return metrics
+        return metrics, answers
 
     @property
     def rate(self) -> float:

@@ -67,3 +67,15 @@ class StaleError(ImgnetMiniError):
     """A written file no longer shows what the runs hold (`--check`)."""
 
     exit_code = 1
+
+
+class ExportError(ImgnetMiniError):
+    """An exported file does not say what the network says."""
+
+    exit_code = 1
+
+
+class FailedImagesError(ImgnetMiniError):
+    """Some of the images that were named could not be read; all others are done."""
+
+    exit_code = 1

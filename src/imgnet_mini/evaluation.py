@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.precision import Precision
+from imgnet_mini.predictions import Predictions
 from imgnet_mini.progress import show_bar
 from imgnet_mini.signals import StopRequest
 
@@ -107,6 +109,17 @@ def _count(table: Tensor, seconds: float) -> tuple[Metrics, Answers]:
         imgs_per_sec=images / seconds,
     )
     return metrics, Answers(top, probabilities.float())
+
+
+def to_predictions(answers: Answers, images: ImageFolder) -> Predictions:
+    """The same with the names of these images, which were evaluated in their order."""
+    return Predictions(
+        images=[images.relative(index) for index in range(len(images))],
+        classes=images.classes,
+        targets=images.targets,
+        top=answers.top.numpy(),
+        probabilities=answers.probabilities.double().numpy(),
+    )
 
 
 def top_classes(logits: Tensor) -> Tensor:

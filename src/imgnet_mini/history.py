@@ -1,20 +1,38 @@
 """train_log.csv, logs.md and TensorBoard, from one stream of epoch records."""
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.metadata import (
+    EXPERIMENT_TAG,
+    SESSION_END_INFO_TAG,
+    SESSION_START_INFO_TAG,
+)
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from imgnet_mini.atomic_file import explaining_writes, replacing, write_text
+from imgnet_mini.console import printable
 from imgnet_mini.records import EpochRecord, to_csv, to_markdown
 from imgnet_mini.run_paths import RunPaths
 
 STEP_TAGS = ("train/loss_step", "train/lr")
 """Tags counted in optimizer steps; all others are counted in epochs."""
+
+METRICS = ("val/top1", "val/top5", "val/loss", "train/loss", "val/best_top1")
+"""Tags whose last values stand beside the hyper-parameters."""
+
+_LOGGED_ANEW = (
+    *(EXPERIMENT_TAG, SESSION_START_INFO_TAG, SESSION_END_INFO_TAG),
+    "settings/text_summary",
+)
+"""Tags of what `add_settings` logs, and of the end of a run that goes on."""
 
 
 class History:
@@ -57,6 +75,41 @@ class History:
                 self.records.append(record)
         self.flush()
 
+    def add_settings(self, settings: Mapping[str, float | str], text: str) -> None:
+        """Log what the run is made of, once it is taken up: its hyper-parameters, and their file.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        experiment, start, _ = hparams(dict(settings), dict.fromkeys(METRICS, 0))
+        with explaining_writes(self._paths.event_dir):
+            self._events._get_file_writer().add_summary(experiment, 0)
+            self._events._get_file_writer().add_summary(start, 0)
+            self._events.add_text("settings", f"```toml\n{printable(text)}```", 0)
+
+    def add_picture(self, tag: str, png: bytes, epoch: int) -> None:
+        """Log a picture under an epoch.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        with explaining_writes(self._paths.event_dir):
+            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+            self._events._get_file_writer().add_summary(summary, epoch)
+
+    def add_end(self, best_top1: float, epoch: int) -> None:
+        """Log that the run is done, after its last epoch.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        _, _, end = hparams({}, {})
+        with explaining_writes(self._paths.event_dir):
+            self._events.add_scalar("val/best_top1", best_top1, epoch)
+            self._events._get_file_writer().add_summary(end, epoch)
+
     def write(self) -> None:
         """Write the text files.
 
@@ -81,21 +134,12 @@ class History:
 
 
 class SilentHistory(History):
-    """What a rank has in place of a history that another one writes."""
+    """What a rank hands to the engine in place of the history, which another one writes."""
 
     def __init__(self) -> None:
         self.records = []
 
     def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
-        """Do nothing."""
-
-    def add_epoch(self, train: EpochRecord, val: EpochRecord) -> None:
-        """Do nothing."""
-
-    def write(self) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -136,11 +180,12 @@ def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
 
 
 def _events_before(files: list[Path], *, step: int, epoch: int) -> list[Event]:
-    """The events of before a step and an epoch, each once."""
+    """The events of before a step and an epoch, each once; the settings are logged anew."""
     kept: dict[tuple[str, int], Event] = {}
     for path in files:
         for event in LegacyEventFileLoader(str(path)).Load():
             for value in event.summary.value:  # a header has none
-                if event.step < (step if value.tag in STEP_TAGS else epoch):
+                limit = step if value.tag in STEP_TAGS else epoch
+                if event.step < limit and value.tag not in _LOGGED_ANEW:
                     kept[value.tag, event.step] = event
     return list(kept.values())

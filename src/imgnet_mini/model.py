@@ -5,7 +5,7 @@ import hashlib
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import ModelConfig
@@ -21,6 +21,32 @@ def build_model(
     Raises:
         ConfigError: torchvision has no such classification network, or not for this image size.
     """
+    torch.manual_seed(seed)
+    network = _make(model, classes=classes, img_size=img_size)
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def build_with_weights(
+    model: ModelConfig, weights: dict[str, Tensor], *, classes: int, img_size: int
+) -> nn.Module:
+    """The network with these weights, in float32, to be used: in evaluation mode, channels last.
+
+    Only memory that the weights take already is taken, whatever is said of them.
+
+    Raises:
+        ConfigError: see `build_model`.
+        RuntimeError: they are not those of such a network.
+    """
+    try:
+        with torch.device("meta"):
+            network = _make(model, classes=classes, img_size=img_size)
+    except NotImplementedError:  # RegNets look at numbers while they are built
+        network = _make(model, classes=classes, img_size=img_size)
+    network.load_state_dict(weights, assign=True)
+    return network.float().to(memory_format=torch.channels_last).eval()
+
+
+def _make(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if model.arch not in known:
         nearest = difflib.get_close_matches(model.arch, known, n=3)
@@ -31,12 +57,13 @@ def build_model(
         options |= {"aux_logits": False, "init_weights": True}
     if model.arch.startswith("vit_"):
         options["image_size"] = img_size
-    torch.manual_seed(seed)
     try:
         network: nn.Module = torchvision.models.get_model(model.arch, **options)
+    except NotImplementedError:  # of torch's meta device
+        raise
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--arch {model.arch} with --img-size {img_size}: {error}") from error
-    return network.to(device).to(memory_format=torch.channels_last)
+    return network
 
 
 def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:

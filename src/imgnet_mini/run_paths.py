@@ -103,6 +103,11 @@ class RunPaths:
         return self.output_dir / "reports" / self.name
 
     @property
+    def export_dir(self) -> Path:
+        """`exports/<name>`."""
+        return self.output_dir / "exports" / self.name
+
+    @property
     def metrics(self) -> Path:
         """What `evaluate` measured."""
         return self.report_dir / "metrics.json"

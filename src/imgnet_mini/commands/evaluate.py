@@ -12,12 +12,8 @@ from torch import nn
 from imgnet_mini.atomic_file import write_text
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.reader import Content, file_sha256
-from imgnet_mini.commands.setup import (
-    explaining_device_errors,
-    find_images_once,
-    paths_of,
-    run_options,
-)
+from imgnet_mini.commands.setup import explaining_device_errors, find_images_once, paths_of
+from imgnet_mini.commands.trained import checkpoint_path, epoch_of, load_network, other_arch
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
 from imgnet_mini.data.choice import Images
@@ -27,8 +23,7 @@ from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import CheckpointError, StoppedError
-from imgnet_mini.evaluation import Metrics, evaluate
-from imgnet_mini.model import build_model
+from imgnet_mini.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.precision import Precision
 from imgnet_mini.predictions import Predictions
 from imgnet_mini.run_paths import RunPaths
@@ -60,7 +55,7 @@ def run(
     device = choose_device(config.runtime, ranks)
     images = find_images_once(config, ranks, training=False)
     say(*images.notes)
-    model = load_network(config, content, path, images.train, device)
+    model = _load_network(config, content, path, images.train, device)
     metrics, predictions = _measure(config, model, images, device, tta=tta, ranks=ranks)
     if not ranks.is_first:
         return
@@ -69,7 +64,7 @@ def run(
         **asdict(metrics),
         "checkpoint": path.name,
         "checkpoint_sha256": file_sha256(path),
-        "epoch": _epoch(content),
+        "epoch": epoch_of(content),
         "arch": config.model.arch,
         "img_size": config.data.img_size,
         "resize": eval_resize(config.data.img_size),
@@ -122,14 +117,7 @@ def _measure(
             raise StoppedError(
                 f"evaluation stopped by {error}; nothing was written", error.signal_number
             ) from error
-    predictions = Predictions(
-        images=[images.val.relative(index) for index in range(len(images.val))],
-        classes=images.val.classes,
-        targets=images.val.targets,
-        top=answers.top.numpy(),
-        probabilities=answers.probabilities.double().numpy(),
-    )
-    return metrics, predictions
+    return metrics, to_predictions(answers, images.val)
 
 
 def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
@@ -147,22 +135,7 @@ def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
     )
 
 
-def checkpoint_path(checkpoint: str, paths: RunPaths, config: RunConfig) -> Path:
-    """The file that `best`, `last` or a path stands for.
-
-    Raises:
-        CheckpointError: it does not exist.
-    """
-    path = {"best": paths.best, "last": paths.checkpoint}.get(checkpoint, Path(checkpoint))
-    if not path.is_file():
-        raise CheckpointError(
-            f"there is no checkpoint {path}; train one with imgnet-mini train"
-            f"{run_options(config.run)}, or name one with --checkpoint best|last|PATH"
-        )
-    return path
-
-
-def load_network(
+def _load_network(
     config: RunConfig,
     content: dict[str, Any],
     path: Path,
@@ -174,39 +147,13 @@ def load_network(
     Raises:
         CheckpointError: the architecture or the classes differ.
     """
-    weights = content.get("model", content)
     arch = content.get("config", {}).get("model", {}).get("arch", config.model.arch)
     if arch != config.model.arch:
-        raise CheckpointError(
-            f"{path} holds a {arch}, not a {config.model.arch}: use --arch {arch}"
-        )
+        raise other_arch(path, arch, config.model.arch)
     classes = content.get("classes", list(images.classes))
     if classes != list(images.classes):
         raise CheckpointError(
             f"{path} was trained on {len(classes)} classes, and {images.root} has "
             f"{len(images.classes)}, or others: name its images with --data-root"
         )
-    model = build_model(
-        config.model,
-        classes=len(images.classes),
-        img_size=config.data.img_size,
-        seed=config.runtime.seed,
-        device=device,
-    )
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = "\n".join(str(error).splitlines()[1:4])
-        raise CheckpointError(
-            f"{path} does not fit a {config.model.arch} of {len(images.classes)} classes:\n{first}"
-        ) from error
-    return model
-
-
-def _epoch(content: dict[str, Any]) -> int | None:
-    """The epoch after which the weights were saved; unknown for a plain state dict."""
-    if "state" in content:
-        finished = int(content["state"]["epoch"])
-        return finished - 1 if finished else None
-    epoch = content.get("epoch")
-    return epoch if isinstance(epoch, int) else None
+    return load_network(config, content, path, classes=len(images.classes), device=device)

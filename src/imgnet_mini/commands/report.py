@@ -21,10 +21,9 @@ from imgnet_mini.predictions import Predictions, load_predictions
 from imgnet_mini.records import read_csv
 from imgnet_mini.reporting.classification import (
     classify,
-    count_confusions,
     write_classification_report,
 )
-from imgnet_mini.reporting.confusion import draw_confusion, write_confusion_csv
+from imgnet_mini.reporting.confusion import count_confusions, draw_confusion, write_confusion_csv
 from imgnet_mini.reporting.curves import draw_curves
 from imgnet_mini.reporting.diagram import draw_network
 from imgnet_mini.reporting.page.report_page import build_report_page

@@ -160,7 +160,8 @@ def paths_of(run: RunSection) -> RunPaths:
         ConfigError: one of them is a link that leads out of the output folder.
     """
     paths = RunPaths(run.output_dir, run.name)
-    for folder in (paths.checkpoint_dir, paths.log_dir, paths.event_dir, paths.report_dir):
+    folders = (paths.checkpoint_dir, paths.log_dir, paths.event_dir, paths.report_dir)
+    for folder in (*folders, paths.export_dir):
         check_inside(folder)
     return paths
 

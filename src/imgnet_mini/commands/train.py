@@ -158,8 +158,8 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                     save=run.save,
                     save_seconds=60 * run.config.checkpoint.save_minutes,
                 )
-                validated = run.trainer.evaluate(val_loader, stop)
-                run.finish_epoch(trained, validated)
+                validated, answers = run.trainer.evaluate(val_loader, stop)
+                run.finish_epoch(trained, validated, answers)
         except StopRequestedError as error:
             run.save()
             ranks.wait()  # else torchrun, seeing one end, would end the one that still writes

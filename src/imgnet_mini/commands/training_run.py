@@ -11,12 +11,13 @@ from imgnet_mini.atomic_file import free_bytes, write_text
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.store import CheckpointStore, bytes_of
 from imgnet_mini.commands.setup import Setup, describe_environment, run_options
+from imgnet_mini.commands.training_pictures import TrainingPictures, is_shown
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import in_bytes, say
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import DivergedError, ImgnetMiniError, StoppedError
-from imgnet_mini.evaluation import Metrics
+from imgnet_mini.evaluation import Answers, Metrics
 from imgnet_mini.history import History
 from imgnet_mini.records import EpochRecord, Phase
 from imgnet_mini.reporting.summary import summarise_model
@@ -28,6 +29,12 @@ RECORDED = (
     *("device", "threads", "ranks", "precision"),
 )
 """What of the environment decides the bits of a result, besides the settings."""
+
+_WITHOUT_EFFECT = {
+    *("workers", "loader", "pack_on_device", "skip_bad", "allow_missing_val_classes"),
+    *("device", "compile", "amp"),
+}
+"""Settings that hardly change what a run comes to; of `amp`, the precision tells more."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class TrainingRun:
             write_text(self.paths.environment, environment)
             summary = summarise_model(self.setup.model, self.config.data.img_size)
             write_text(self.paths.model_summary, summary)
+        precision = {"precision": self.setup.precision.name}
+        self.history.add_settings(_hyper_parameters(self.config) | precision, self.config.to_toml())
         self.history.write()
 
     def save(self) -> None:
@@ -66,14 +75,19 @@ class TrainingRun:
             self.history.flush()
             self.store.save(content)
 
-    def finish_epoch(self, trained: Metrics, validated: Metrics) -> None:
-        """Log an epoch and save; a run that is killed on the way makes the epoch again."""
-        state = self.trainer.state
+    def finish_epoch(self, trained: Metrics, validated: Metrics, answers: Answers) -> None:
+        """Log an epoch and save; a run that is killed on the way makes the epoch again.
+
+        answers: what was said of each validation image.
+        """
+        state, writes = self.trainer.state, self.setup.ranks.is_first
         records = (_record(state, "train", trained), _record(state, "val", validated))
-        self.history.add_epoch(*records)
+        if writes:
+            self._show(answers, best_top1=max(state.best_top1, validated.top1))
+            self.history.add_epoch(*records)
         is_best = state.finish_epoch(validated.top1)
         content = self._content()
-        if not self.setup.ranks.is_first:
+        if not writes:
             return
         if is_best:
             best = {"model": content["model"], "epoch": state.best_epoch}
@@ -100,6 +114,23 @@ class TrainingRun:
                     f"  imgnet-mini resume{run_options(self.config.run)}{plan}"
                 )
             raise
+
+    def _show(self, answers: Answers, *, best_top1: float) -> None:
+        """Bring to TensorBoard what there is to see after this epoch, before it is saved."""
+        epoch, epochs = self.trainer.state.epoch, self.config.schedule.epochs
+        if is_shown(epoch, epochs):
+            samples = self._pictures.draw_samples(answers)
+            if samples is not None:
+                self.history.add_picture("val/samples", samples, epoch)
+        if epoch + 1 == epochs:
+            confusions = self._pictures.draw_confusions(answers)
+            if confusions is not None:
+                self.history.add_picture("val/confusion_matrix", confusions, epoch)
+            self.history.add_end(best_top1, epoch)
+
+    @cached_property
+    def _pictures(self) -> TrainingPictures:
+        return TrainingPictures(self.setup.images.val)
 
     def _content(self) -> Content:
         trained = self.trainer.state_dict()
@@ -130,6 +161,15 @@ class TrainingRun:
                 f"Note: checkpoints will take up to {in_bytes(needed)}, and "
                 f"{self.paths.checkpoint_dir} has {in_bytes(free)} free"
             )
+
+
+def _hyper_parameters(config: RunConfig) -> dict[str, float | str]:
+    """The settings in which two runs may differ, by name; TensorBoard takes a bool for a number."""
+    settings: dict[str, float | str] = {}
+    for section in ("data", "model", "optimizer", "schedule", "runtime"):
+        for name, value in getattr(config, section).model_dump(exclude=_WITHOUT_EFFECT).items():
+            settings[name] = str(value).lower() if isinstance(value, bool) else value
+    return settings
 
 
 def _record(state: TrainState, phase: Phase, metrics: Metrics) -> EpochRecord:

@@ -17,6 +17,11 @@ def human_names(classes: Iterable[str]) -> list[str]:
     return [known.get(name, name) for name in classes]
 
 
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1,000 ids, in the order of the outputs of torchvision's own weights."""
+    return tuple(_imagenet_names())
+
+
 @cache
 def _imagenet_names() -> dict[str, str]:
     """The sorted ids meet torchvision's category names, which are in the same order."""

@@ -119,7 +119,7 @@ def find_images_and_folders(root: Path) -> tuple[ImageFolder, dict[str, int]]:
     try:
         folders[""] = root.stat().st_mtime_ns
         classes = sorted(_class_names(root, ignored))
-        files = [sorted(_walk(root, f"{name}/", ignored, folders)) for name in classes]
+        files = [sorted(walk_images(root, f"{name}/", ignored, folders)) for name in classes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
     images = ImageFolder(
@@ -267,8 +267,13 @@ def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
                 yield entry.name
 
 
-def _walk(root: Path, prefix: str, ignored: Counter[str], folders: dict[str, int]) -> Iterator[str]:
-    """Image files below a class folder; links to folders are not followed: they may loop."""
+def walk_images(
+    root: Path, prefix: str, ignored: Counter[str], folders: dict[str, int]
+) -> Iterator[str]:
+    """Image files below `root / prefix`, from the prefix on; no link to a folder, which may loop.
+
+    ignored, folders: what is passed over is counted, and the time of each folder noted.
+    """
     folder = root / prefix
     folders[prefix] = folder.stat().st_mtime_ns
     with os.scandir(folder) as entries:
@@ -276,7 +281,7 @@ def _walk(root: Path, prefix: str, ignored: Counter[str], folders: dict[str, int
             if entry.name.startswith("."):
                 ignored[_HIDDEN] += 1
             elif entry.is_dir(follow_symlinks=False):
-                yield from _walk(root, f"{prefix}{entry.name}/", ignored, folders)
+                yield from walk_images(root, f"{prefix}{entry.name}/", ignored, folders)
             # A link to nothing is named by the check to come; a pipe would be waited for.
             elif entry.name.lower().endswith(EXTENSIONS) and (
                 entry.is_symlink() or entry.is_file()

@@ -13,6 +13,7 @@ from imgnet_mini.atomic_file import write_text
 from imgnet_mini.console import one_line
 from imgnet_mini.csv_file import write_table
 from imgnet_mini.predictions import Predictions
+from imgnet_mini.reporting.confusion import count_confusions
 
 EXTREMES = 10
 """Classes listed as best, and as worst."""
@@ -124,13 +125,6 @@ def classify(predictions: Predictions, names: Sequence[str]) -> Classification:
             for true, predicted in confused_pairs(counts, CONFUSED_PAIRS)
         ),
     )
-
-
-def count_confusions(predictions: Predictions) -> NDArray[np.int64]:
-    """(C, C): row, the true class; column, the likeliest one."""
-    size = len(predictions.classes)
-    cells = predictions.targets * size + predictions.top[:, 0]
-    return np.bincount(cells, minlength=size * size).reshape(size, size)
 
 
 def confused_pairs(counts: NDArray[np.int64], limit: int) -> list[tuple[int, int]]:

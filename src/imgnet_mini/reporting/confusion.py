@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from imgnet_mini.csv_file import write_table
+from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.style import (
     FAINT,
     POINTS_PER_INCH,
@@ -35,6 +36,13 @@ _COLORS = ListedColormap(colormaps["magma_r"](np.linspace(0.2, 0.95, 256)))
 _SHARE = Normalize(0, 1)
 
 
+def count_confusions(predictions: Predictions) -> NDArray[np.int64]:
+    """(C, C): row, the true class; column, the likeliest one."""
+    size = len(predictions.classes)
+    cells = predictions.targets * size + predictions.top[:, 0]
+    return np.bincount(cells, minlength=size * size).reshape(size, size)
+
+
 def write_confusion_csv(
     counts: NDArray[np.int64], classes: Sequence[str], report_dir: Path
 ) -> None:
@@ -50,12 +58,18 @@ def write_confusion_csv(
 
 
 def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], report_dir: Path) -> None:
-    """Write `confusion_matrix.png`; colour is the share of the true class's images.
-
-    counts: (C, C), a row per true class; names: C display names.
+    """Write `confusion_matrix.png`.
 
     Raises:
         WriteError: the file cannot be written.
+    """
+    save_png(confusion_figure(counts, names), report_dir / "confusion_matrix.png")
+
+
+def confusion_figure(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
+    """Colour is the share of the true class's images.
+
+    counts: (C, C), a row per true class; names: C display names.
     """
     size = len(names)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -68,7 +82,7 @@ def draw_confusion(counts: NDArray[np.int64], names: Sequence[str], report_dir: 
     if size <= NUMBERED_CLASSES:
         _write_counts(axes, counts, shares)
     _add_color_bar(figure, side)
-    save_png(figure, report_dir / "confusion_matrix.png")
+    return figure
 
 
 def _draw_cells(axes: Axes, shares: NDArray[np.float64], cell: float) -> None:

@@ -1,5 +1,6 @@
 """How every picture of the report looks, and how its file is written."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,8 +49,24 @@ def save_png(figure: Figure, path: Path) -> None:
     Raises:
         WriteError: the file cannot be written.
     """
-    with replacing(path) as file, _missing_glyphs_allowed():
+    with replacing(path) as file:
+        file.write(to_png(figure))
+
+
+def to_png(figure: Figure) -> bytes:
+    """The bytes of such a file."""
+    file = io.BytesIO()
+    with _missing_glyphs_allowed():
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=_MARGIN)
+    return file.getvalue()
+
+
+def to_png_quickly(figure: Figure) -> bytes:
+    """The same in half the time: not cut, so that it is drawn once, and less compressed."""
+    file = io.BytesIO()
+    with _missing_glyphs_allowed():
+        figure.savefig(file, format="png", pil_kwargs={"compress_level": 1})
+    return file.getvalue()
 
 
 def fit(name: str, width: float, size: float) -> str:
