@@ -45,9 +45,12 @@ class Ranks:
 
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {
-        "RANK": f"{rank}", "LOCAL_RANK": f"{rank}",
-        "WORLD_SIZE": f"{size}", "LOCAL_WORLD_SIZE": f"{size}",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}",
+        "RANK": f"{rank}",
+        "LOCAL_RANK": f"{rank}",
+        "WORLD_SIZE": f"{size}",
+        "LOCAL_WORLD_SIZE": f"{size}",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": f"{port}",
     }
 
 

@@ -9,6 +9,7 @@ import typer
 
 import imgnet_mini
 from conftest import without_colours
+from imgnet_mini import __main__ as own_process
 from imgnet_mini import cli as command_line
 from imgnet_mini import errors
 
@@ -184,7 +185,7 @@ def test_the_module_is_the_same_command_line():
 
 def test_the_installed_script_is_main():
     (script,) = entry_points(group="console_scripts", name="imgnet-mini")
-    assert script.load() is command_line.main
+    assert script.load() is own_process.main
 
 
 def test_help_of_all_commands_needs_neither_torch_nor_numpy():

@@ -33,13 +33,16 @@ app = typer.Typer(
 )
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; the package's own errors end as a message and an exit code."""
+def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
+    """Run the command line; the package's own errors end as a message and an exit code.
+
+    is_process: whether the process ends with it.
+    """
     # Torch's large tensors then live in large pages of memory, which the system hands out faster.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     speaks = os.environ.get("RANK", "0") == "0"
     try:
-        with stopping_at_once(), nullcontext() if speaks else _silence():
+        with stopping_at_once(for_good=is_process), nullcontext() if speaks else _silence():
             app(args, prog_name="imgnet-mini")
     except StopNowError as error:
         if speaks:
