@@ -9,6 +9,7 @@ import torch
 
 from imgnet_mini.atomic_file import replacing, sweep, write_text
 from imgnet_mini.errors import DataError, WriteError
+from imgnet_mini.signals import StopNowError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
 
@@ -116,6 +117,22 @@ class FullFile:
 def test_a_full_disk_that_torch_reports_is_a_write_error(target):
     with pytest.raises(WriteError, match=os.strerror(errno.ENOSPC)), replacing(target):
         torch.save({"x": torch.ones(3)}, FullFile())
+    assert_as_it_was(target)
+
+
+@pytest.mark.parametrize("error", [StopNowError(2), KeyboardInterrupt()], ids=repr)
+def test_an_interruption_that_torch_reports_stays_an_interruption(target, error):
+    writes = iter(range(100))
+
+    class Interrupted(FullFile):
+        def write(self, content):
+            if next(writes) == 1:  # torch passes on what the first one raises
+                raise error
+            return len(content)
+
+    with pytest.raises(type(error)) as raised, replacing(target):
+        torch.save({"x": torch.ones(3)}, Interrupted())
+    assert raised.value is error
     assert_as_it_was(target)
 
 

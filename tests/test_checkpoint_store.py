@@ -3,15 +3,17 @@ import json
 import os
 import random
 import re
+import signal
 
 import pytest
 import torch
 
 from checkpoints import KINDS, best_at, content_at, damage, store_at
 from imgnet_mini.checkpoint.load import read_run, read_weights
-from imgnet_mini.checkpoint.store import CheckpointStore, bytes_of
+from imgnet_mini.checkpoint.store import CheckpointStore, _Digesting, bytes_of
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.signals import StopNowError, StopRequest
 
 
 @pytest.fixture
@@ -229,6 +231,27 @@ def test_a_full_disk_says_what_was_needed_and_keeps_what_was_there(paths, monkey
         store.save(content_at(20))
     assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
     assert store.newest.step == 10
+
+
+def test_a_second_ctrl_c_inside_a_write_ends_it_at_once_and_keeps_what_was_there(
+    paths, monkeypatch
+):
+    store = store_at(paths.output_dir, 10)
+    before = {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()}
+    write, writes = _Digesting.write, iter(range(1000))
+
+    def signalled(self, data):
+        if next(writes) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return write(self, data)
+
+    monkeypatch.setattr(_Digesting, "write", signalled)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        stop._received_at -= 60
+        with pytest.raises(StopNowError, match="SIGINT"):
+            store.save(content_at(20))
+    assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
 
 
 def test_the_size_of_a_content_is_that_of_its_tensors(paths):

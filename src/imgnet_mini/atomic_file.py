@@ -73,9 +73,11 @@ def explaining_writes(path: Path, needs: int | None = None) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        reason = _system_error(error)
-        if reason is None:
-            raise
+        reason = _cause(error)
+        if not isinstance(reason, OSError):
+            if isinstance(reason, Exception):
+                raise
+            raise reason from None  # what interrupted torch is not torch's error
         why = reason.strerror or str(reason)
         if reason.errno in (errno.ENOSPC, errno.EDQUOT):
             why += _space(path, needs)
@@ -113,14 +115,15 @@ def _space(path: Path, needs: int | None) -> str:
     return ""
 
 
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The operating system's error that is this one or lies behind it.
+def _cause(error: BaseException) -> BaseException:
+    """What lies behind an error that torch reports: a full disk, or an interruption.
 
-    torch reports a full disk as a RuntimeError and keeps the cause in its context.
+    It raises a RuntimeError, and keeps the cause in its context.
     """
-    while isinstance(error, RuntimeError):
-        error = error.__cause__ or error.__context__
-    return error if isinstance(error, OSError) else None
+    cause: BaseException | None = error
+    while isinstance(cause, RuntimeError):
+        cause = cause.__cause__ or cause.__context__
+    return error if cause is None else cause
 
 
 def _umask() -> int:
