@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import SMALL
 from imgnet_mini import engine, lockstep
 from imgnet_mini.checkpoint.store import CheckpointStore
+from imgnet_mini.commands.training_run import TrainingRun
 from imgnet_mini.config import RunConfig
 from imgnet_mini.records import read_csv
 
@@ -187,6 +188,22 @@ def test_auto_without_a_suggestion_names_the_command_that_makes_one(run_small, c
 def test_reports_makes_the_report_at_the_end(run_small, cli):
     assert run_small("train", "--name", "a", "--epochs", 1, "--reports") == 0, cli.err
     assert Path("reports/a/confusion_matrix.png").exists()
+
+
+def test_a_signal_in_the_last_save_stops_before_the_reports(run_small, cli, monkeypatch):
+    finish_epoch = TrainingRun.finish_epoch
+
+    def signalled(self, *metrics):
+        finish_epoch(self, *metrics)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "finish_epoch", signalled)
+    assert run_small("train", "--name", "a", "--epochs", 1, "--reports") == 143
+    assert cli.says("stopped by SIGTERM after the last epoch: everything is saved")
+    assert cli.says("imgnet-mini report --name a")
+    assert not Path("reports/a/metrics.json").exists()
+    assert cli("resume", "--name", "a") == 0
+    assert "a is finished" in cli.out
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(run_small, cli):

@@ -1,5 +1,6 @@
 """Train a network from scratch, or continue a run. The one place that puts the parts together."""
 
+import signal
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
@@ -135,18 +136,18 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
     new_plan: whether nothing is saved yet of the schedule.
 
     Raises:
-        StoppedError: a signal ended the run; its state is saved.
+        StoppedError: a signal ended the run, or came at its end; its state is saved.
         DivergedError: a loss or a weight is not finite; the newest checkpoint is from before.
     """
     state, data, ranks = run.trainer.state, run.config.data, run.setup.ranks
     val_images = build_eval_loader(data, run.setup.images, device=run.setup.device, ranks=ranks)
     with (
+        StopRequest(with_ranks=ranks.size > 1) as stop,  # outermost: workers end under it too
+        run.saying_what_is_safe(),
+        explaining_device_errors(data.batch_size),
         closing(run.setup.train_loader) as train_loader,
         closing(val_images) as val_loader,
         closing(run.history),
-        run.saying_what_is_safe(),
-        explaining_device_errors(data.batch_size),
-        StopRequest(with_ranks=ranks.size > 1) as stop,
     ):
         run.begin(new_plan=new_plan)
         try:
@@ -175,6 +176,18 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         f"Final weights sha256 {weights_sha256(run.setup.model)}",
         f"Next: imgnet-mini report{run_options(run.config.run)}",
     )
+    _stop_at_the_end(run, stop)
+
+
+def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:
+    """Let a signal that has come since the last step keep what would follow from its work."""
+    received = run.setup.ranks.from_first(lambda: stop.received)
+    if received is not None:
+        raise StoppedError(
+            f"stopped by {signal.Signals(received).name} after the last epoch: everything is "
+            f"saved. Reports are made by\n  imgnet-mini report{run_options(run.config.run)}",
+            received,
+        )
 
 
 def _remove_run(paths: RunPaths) -> None:
