@@ -17,7 +17,7 @@ from imgnet_mini.run_paths import RunPaths
 KINDS = ("flip", "truncate", "zero", "append", "empty")
 
 
-def content_at(step: int, *, size: int = 8) -> dict[str, object]:
+def content_at(step: int, *, size: int = 8, best_epoch: int = -1) -> dict[str, object]:
     """The state of a run of one layer after so many of its 100 steps, 10 to an epoch."""
     torch.manual_seed(step)
     config = RunConfig()
@@ -30,6 +30,7 @@ def content_at(step: int, *, size: int = 8) -> dict[str, object]:
         model, build_loss(config.optimizer), optimizer, scheduler, Precision("cpu", None)
     )
     trainer.state.step, trainer.state.epoch, trainer.state.batch = step, step // 10, step % 10
+    trainer.state.best_epoch = best_epoch
     return trainer.state_dict() | {
         "config": config.model_dump(mode="json"),
         "classes": ["a", "b", "c"],

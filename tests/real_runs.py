@@ -267,6 +267,7 @@ def outcome(folder: Path, name: str) -> dict[str, object]:
     best = _plain(torch.load(checkpoints / "best.pth", weights_only=True))
     for content in (state, best):
         content.pop("config")
+        content.pop("best", None)  # the digest of a file that holds timings
     rows = (folder / "out" / name / "train_log.csv").read_text("utf-8").splitlines()
     events = EventAccumulator(str(folder / "runs" / name))
     events.Reload()

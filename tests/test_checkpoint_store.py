@@ -89,7 +89,7 @@ def test_a_damaged_file_that_is_asked_for_by_name_is_refused(paths, kind):
     damage(paths.best, kind, random.Random(kind))
     with pytest.raises(CheckpointError, match=r"best\.pth is damaged"):
         read_weights(paths.best)
-    assert not store.has_best()
+    assert not store.has_best(2)
 
 
 def test_two_states_that_were_swapped_are_noticed(paths):
@@ -161,7 +161,8 @@ def test_without_a_manifest_the_checksums_inside_have_to_do(paths):
     store = reopened(paths)
     taken = store.take_up()
     assert (step_of(taken), taken.notes) == (20, [])
-    assert store.has_best()
+    assert store.has_best(2)
+    assert not store.has_best(1)
     assert len(json.loads(paths.manifest.read_text())["saved"]) == 3
     paths.manifest.unlink()
     data = bytearray(paths.checkpoint.read_bytes())
@@ -252,6 +253,18 @@ def test_a_second_ctrl_c_inside_a_write_ends_it_at_once_and_keeps_what_was_there
         with pytest.raises(StopNowError, match="SIGINT"):
             store.save(content_at(20))
     assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
+
+
+def test_the_best_weights_of_another_state_are_not_taken_for_its_own(paths):
+    store = store_at(paths.output_dir, 10)
+    store.save_best(best_at(20), step=20)
+    store.save(content_at(20, best_epoch=1))
+    store.save_best(best_at(30), step=30)
+    store.save(content_at(30, best_epoch=2))
+    for path, has_best in ((paths.checkpoint, True), (paths.checkpoint_at(20), False)):
+        store = reopened(paths)
+        state = store.take_up_from(path).content["state"]
+        assert store.has_best(state["best_epoch"]) == has_best
 
 
 def test_the_size_of_a_content_is_that_of_its_tensors(paths):

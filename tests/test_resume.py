@@ -1,3 +1,4 @@
+import hashlib
 import random
 import re
 import time
@@ -222,6 +223,35 @@ def test_without_its_best_weights_a_run_says_so_and_finds_new_ones(
     assert cli("resume", "--name", "a") == 0, cli.err
     assert "checkpoints/a/best.pth is missing or damaged" in cli.out
     assert content("a", "best")["epoch"] == content("a")["state"]["best_epoch"] >= 1
+
+
+def test_the_state_of_another_run_does_not_come_with_this_ones_best_weights(
+    run_small, stop_after, cli
+):
+    assert run_small("train", "--name", "a", "--seed", 1) == 0
+    stop_after(9)
+    assert run_small("train", "--name", "b", "--max-lr", 1e-9) == 130
+    stop_after(10**9)
+    other = "checkpoints/a/checkpoint-8.pth"
+    assert cli("resume", "--name", "b", "--checkpoint", other) == 0, cli.err
+    assert "checkpoints/b/best.pth is missing or damaged, or not what this state had" in cli.out
+    best = Path("checkpoints/b/best.pth").read_bytes()
+    assert content("b")["best"] == hashlib.sha256(best).hexdigest()
+    assert content("b", "best")["epoch"] == content("b")["state"]["best_epoch"] == 2
+
+
+def test_a_finished_state_of_another_run_leaves_this_one_as_it_is(run_small, stop_after, cli):
+    assert run_small("train", "--name", "a") == 0
+    stop_after(9)
+    assert run_small("train", "--name", "b") == 130
+    stop_after(10**9)
+    before = Path("out/b/train_log.csv").read_bytes()
+    other = "checkpoints/a/checkpoint.pth"
+    assert cli("resume", "--name", "b", "--checkpoint", other) == 6
+    assert cli.says(f"{other} is of a finished run, and not the newest state of b")
+    assert Path("out/b/train_log.csv").read_bytes() == before
+    assert cli("resume", "--name", "a", "--checkpoint", other) == 0, cli.err
+    assert "a is finished" in cli.out
 
 
 def test_a_run_that_another_process_is_at_is_refused(run_small, stop_after, cli):

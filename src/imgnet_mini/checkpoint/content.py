@@ -98,6 +98,8 @@ class _Run(_Weights):
     """In place of `images`, of version 0.1.0."""
     skipped: dict[Text, Text] = {}
     pack: Digest | None = None
+    best: Digest | None = None
+    """Of best.pth."""
 
 
 T = TypeVar("T", bound=_Weights)

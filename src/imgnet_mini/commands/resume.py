@@ -109,11 +109,12 @@ def _go_on(
     if ranks.is_first:
         records = [EpochRecord(**record) for record in content["records"]]
         _announce(config, paths, taken, trainer, setup, replan=replan)
-        if trainer.state.best_epoch >= 0 and not store.has_best():
+        best_epoch = trainer.state.best_epoch
+        if best_epoch >= 0 and not store.has_best(best_epoch):
             trainer.state.best_top1, trainer.state.best_epoch = -1.0, -1
             say(
-                f"Note: {paths.best} is missing or damaged; it will be the best of the epochs to "
-                "come"
+                f"Note: {paths.best} is missing or damaged, or not what this state had saved after "
+                f"epoch {best_epoch:03d}; it will be the best of the epochs to come"
             )
         history = History(paths, records, step=trainer.state.step)
     train(TrainingRun(config, paths, setup, trainer, history, store), new_plan=replan)
@@ -141,7 +142,16 @@ def _announce(
 
 
 def _finish(config: RunConfig, paths: RunPaths, taken: TakenUp) -> None:
-    """All epochs are done; a process that was killed may have left the log behind them."""
+    """All epochs are done; a process that was killed may have left the log behind them.
+
+    Raises:
+        CheckpointError: they are those of another run, or the run has gone on since.
+    """
+    if not taken.is_newest:
+        raise CheckpointError(
+            f"{taken.path} is of a finished run, and not the newest state of {paths.name}: there "
+            "is nothing to go on with. Leave --checkpoint out, or name more --epochs with --replan"
+        )
     records = [EpochRecord(**record) for record in taken.content["records"]]
     write_logs(paths, records)
     epochs = config.schedule.epochs
