@@ -10,6 +10,8 @@ import torch
 
 from checkpoints import KINDS, best_at, content_at, damage, store_at
 from imgnet_mini.checkpoint.load import read_run, read_weights
+from imgnet_mini.checkpoint.manifest import Manifest
+from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.checkpoint.store import CheckpointStore, _Digesting, bytes_of
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.run_paths import RunPaths
@@ -265,6 +267,25 @@ def test_the_best_weights_of_another_state_are_not_taken_for_its_own(paths):
         store = reopened(paths)
         state = store.take_up_from(path).content["state"]
         assert store.has_best(state["best_epoch"]) == has_best
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_whole(paths, monkeypatch):
+    """A run saves between the look at the file and the look at the list, and before the loading."""
+    store = store_at(paths.output_dir, 10)
+    store.save_best(best_at(10), step=10)
+    read = Manifest.read
+
+    def saving_meanwhile(path):
+        store.save_best(best_at(20), step=20)
+        manifest = read(path)
+        store.save_best(best_at(30), step=30)
+        return manifest
+
+    digest = file_sha256(paths.best)
+    monkeypatch.setattr(Manifest, "read", saving_meanwhile)
+    weights = read_weights(paths.best)
+    assert weights.content["epoch"] == 1
+    assert weights.sha256 == digest != file_sha256(paths.best)
 
 
 def test_the_size_of_a_content_is_that_of_its_tensors(paths):

@@ -202,8 +202,8 @@ class CheckpointStore:
         """A manifest of the files that load, for which their own checksums have to speak."""
         manifest = EMPTY
         with suppress(CheckpointError):
-            epoch = read_weights(self._paths.best).get("epoch", 0)
-            entry = _entry(file_sha256(self._paths.best), "best", 0, epoch)
+            best = read_weights(self._paths.best)
+            entry = _entry(best.sha256, "best", 0, best.content.get("epoch", 0))
             manifest = manifest.write_with(entry, self._paths.manifest)
         for path in (*reversed(self._paths.earlier_checkpoints()), self._paths.checkpoint):
             with suppress(CheckpointError):

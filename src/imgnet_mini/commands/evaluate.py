@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from imgnet_mini.atomic_file import write_text
-from imgnet_mini.checkpoint.load import read_weights
-from imgnet_mini.checkpoint.reader import Content, file_sha256
+from imgnet_mini.checkpoint.load import Weights, read_weights
 from imgnet_mini.commands.setup import (
     explaining_device_errors,
     find_images_once,
@@ -55,7 +54,8 @@ def run(
         CheckpointError: it is missing, damaged, or does not fit the network or the classes.
         DataError: the images cannot be used.
     """
-    config, path, content = ranks.from_first(lambda: _take_up(given, checkpoint))
+    config, path, weights = ranks.from_first(lambda: _take_up(given, checkpoint))
+    content = weights.content
     paths = paths_of(config.run)
     device = choose_device(config.runtime, ranks)
     images = find_images_once(config, ranks, training=False)
@@ -68,7 +68,7 @@ def run(
     summary: dict[str, Any] = {
         **asdict(metrics),
         "checkpoint": path.name,
-        "checkpoint_sha256": file_sha256(path),
+        "checkpoint_sha256": weights.sha256,
         "epoch": _epoch(content),
         "arch": config.model.arch,
         "img_size": config.data.img_size,
@@ -84,7 +84,7 @@ def run(
     say(f"Wrote {paths.metrics} and {paths.predictions}")
 
 
-def _take_up(given: RunConfig, checkpoint: str) -> tuple[RunConfig, Path, Content]:
+def _take_up(given: RunConfig, checkpoint: str) -> tuple[RunConfig, Path, Weights]:
     """The settings, and what is to be evaluated."""
     config = saved_settings(given)
     if "loader" not in given.given().get("data", {}):
