@@ -314,13 +314,20 @@ def test_a_corrupt_image_is_named_before_training(run_small, cli):
 
 
 def test_an_image_that_breaks_in_the_middle_of_training_is_named(run_small, cli):
-    image = Path("data/train/class_01/002.JPEG")
-    content = bytearray(image.read_bytes())
-    content[2:-2] = bytes(len(content) - 4)  # both ends are whole
-    image.write_bytes(content)
+    image = Path("data/train/class_01/003.png")
+    whole = image.read_bytes()
+    image.write_bytes(whole[:1000] + bytes(100) + whole[1100:])  # both ends are whole
     assert run_small("train", "--name", "a", "--workers", 1) == 4
-    assert cli.says("data/train/class_01/002.JPEG")
+    assert cli.says("data/train/class_01/003.png")
+    assert cli.says("Safe: step 0")
     assert not cli.says("Traceback")
+    for words in ("restore the file as it was", "imgnet-mini resume --name a"):
+        assert cli.says(words)
+    for words in ("start anew with --skip-bad", "another --name for it, or --overwrite"):
+        assert cli.says(words)
+    assert run_small("train", "--name", "b", "--skip-bad", "--epochs", 2) == 0, cli.err
+    image.write_bytes(whole)
+    assert cli("resume", "--name", "a") == 0, cli.err
 
 
 def test_an_output_folder_that_cannot_be_written_is_named_before_training(run_small, cli):

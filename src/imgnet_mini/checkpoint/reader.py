@@ -5,8 +5,9 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import torch
 
@@ -92,7 +93,7 @@ def file_sha256(path: Path) -> str:
 def sha256_of(file: BinaryIO) -> str:
     """Hex digest of an open file from its start on."""
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.file_digest(cast(BytesIO, file), "sha256").hexdigest()
 
 
 def _inspect(file: BinaryIO) -> None:
