@@ -361,6 +361,51 @@ def test_what_decides_the_bits_and_has_changed_is_named(run_small, stop_after, c
     assert "the same images will follow, but not the same bits" in cli.out
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("scheduler", "last_epoch"), 2, "scheduler.last_epoch: 2, after 5 steps"),
+        (("scheduler", "total_steps"), 16, "scheduler.total_steps: 16, and by the settings"),
+        (("optimizer", "param_groups", 0, "lr"), 0.5, "param_groups.0.lr: 0.5, and by the sett"),
+        (("optimizer", "param_groups", 0, "momentum"), 0.1, "param_groups.0.momentum: 0.1"),
+        (("optimizer", "state"), {}, "optimizer.state: it is that of other parameters"),
+        (("config", "schedule", "max_lr"), "auto", "config.schedule.max_lr: 'auto' is no number"),
+        (("config", "schedule", "max_lr"), 0.3, "param_groups.0.lr: "),
+        (("state", "batch"), 77, "state.batch: 77, and an epoch has 4 steps"),
+        (("state", "epoch"), 0, "records: they are not those of 0 epochs"),
+        (("records",), [], "records: they are not those of 1 epochs"),
+        (("environment", "mood"), "good", None),
+        (("scheduler", "_schedule_phases"), 5, None),
+        (("scheduler", "_anneal_func_type"), "?", None),
+        (("optimizer", "param_groups", 0, "nesterov"), "?", None),
+        (("optimizer", "param_groups", 0, "dampening"), None, None),
+        (("config", "run", "output_dir"), "/elsewhere", None),
+    ],
+    ids=str,
+)
+def test_what_contradicts_itself_is_refused_and_what_is_of_no_use_is_not_used(
+    run_small, stop_after, cli, place, value, says
+):
+    stop_after(7)
+    assert run_small("train", "--name", "a") == 130
+    saved = content("a")
+    *way, last = place
+    part = saved
+    for key in way:
+        part = part[key]
+    part[last] = value
+    torch.save(saved, "checkpoints/a/checkpoint.pth")
+    forget_manifest("a")
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == (6 if says else 0), cli.err
+    if says:
+        assert cli.says(says)
+    else:
+        assert "Traceback" not in cli.err
+        assert content("a")["state"]["step"] == 12
+        assert "/elsewhere" not in cli.out
+
+
 def forget_manifest(name):
     """As in a run of 0.1.0, or a checkpoint that was copied alone."""
     folder = Path("checkpoints", name)

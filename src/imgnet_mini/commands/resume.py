@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from imgnet_mini.atomic_file import sweep
+from imgnet_mini.checkpoint.content import check_place
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.store import CheckpointStore, TakenUp
 from imgnet_mini.commands.changes import (
@@ -102,6 +103,7 @@ def _go_on(
     setup = set_up(config, skipped=content.get("skipped"), ranks=ranks)
     if ranks.is_first:
         _refuse_other_images(content, setup, config.run.pack)
+    check_place(content, taken.path, steps=len(setup.train_loader))
     trainer = build_trainer(config, setup)
     trainer.load_state_dict(content, replan=replan)
     store.keep = config.checkpoint.keep
