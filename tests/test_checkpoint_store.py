@@ -288,6 +288,18 @@ def test_weights_that_are_replaced_while_they_are_read_are_whole(paths, monkeypa
     assert weights.sha256 == digest != file_sha256(paths.best)
 
 
+def test_a_copy_that_has_mixed_up_the_times_changes_no_order(paths):
+    store_at(paths.output_dir, 0, 10, 20, 30, 40, keep=0)
+    for path in paths.earlier_checkpoints():
+        os.utime(path, (1, 1) if path.name == "checkpoint-30.pth" else (9, 9))
+    paths.checkpoint.unlink()
+    store = reopened(paths, keep=3)
+    assert step_of(store.take_up()) == 30
+    store.save(content_at(40))
+    assert names(paths) >= {"checkpoint-30.pth", "checkpoint-20.pth", "checkpoint.pth"}
+    assert len(names(paths)) == 4
+
+
 def test_the_size_of_a_content_is_that_of_its_tensors(paths):
     content = content_at(10, size=100_000)
     store_at(paths.output_dir).save(content)

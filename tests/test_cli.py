@@ -160,6 +160,18 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         command_line.main([])
 
 
+def test_a_file_that_nobody_has_explained_is_named_without_a_traceback(cli, monkeypatch):
+    monkeypatch.setattr(command_line, "app", failing_app(PermissionError(13, "No way", "x/y")))
+    assert cli() == 5
+    assert cli.says("cannot use x/y: No way")
+
+
+def test_an_error_of_the_system_without_a_file_is_a_bug(monkeypatch):
+    monkeypatch.setattr(command_line, "app", failing_app(OSError(22, "Invalid")))
+    with pytest.raises(OSError, match="Invalid"):
+        command_line.main([])
+
+
 def failing_app(error):
     app = typer.Typer(pretty_exceptions_enable=False)
 

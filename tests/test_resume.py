@@ -225,6 +225,20 @@ def test_without_its_best_weights_a_run_says_so_and_finds_new_ones(
     assert content("a", "best")["epoch"] == content("a")["state"]["best_epoch"] >= 1
 
 
+def test_a_run_that_was_moved_names_its_new_place(run_small, stop_after, cli):
+    old, new = Path("old").absolute(), Path("new").absolute()
+    stop_after(3)
+    assert run_small("train", "--name", "a", "--output-dir", old) == 130
+    old.rename(new)
+    stop_after(1)
+    assert cli("resume", "--name", "a", "--output-dir", new) == 130
+    assert cli.says(f"imgnet-mini resume --name a --output-dir {new}")
+    stop_after(10**9)
+    assert cli("resume", "--name", "a", "--output-dir", new) == 0, cli.err
+    assert f"imgnet-mini report --name a --output-dir {new}" in cli.out
+    assert str(old) not in cli.out
+
+
 def test_the_state_of_another_run_does_not_come_with_this_ones_best_weights(
     run_small, stop_after, cli
 ):

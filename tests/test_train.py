@@ -164,6 +164,19 @@ def test_resume_flag_starts_where_there_is_nothing_and_continues_where_there_is(
     assert "finished" in cli.out
 
 
+def test_where_only_the_best_weights_are_left_each_command_names_the_way_out(run_small, cli):
+    assert run_small("train", "--name", "a") == 0
+    for path in Path("checkpoints/a").glob("checkpoint*.pth"):
+        path.unlink()
+    assert cli("resume", "--name", "a") == 6
+    assert cli.says("imgnet-mini train --name a --overwrite")
+    for more in ([], ["--resume"]):
+        assert run_small("train", "--name", "a", *more) == 2
+        assert cli.says("a run named a has left checkpoints/a/best.pth, and no checkpoint")
+        assert cli.says("train --overwrite, or choose another --name")
+    assert run_small("train", "--name", "a", "--overwrite", "--epochs", 1) == 0, cli.err
+
+
 def test_resume_and_overwrite_exclude_each_other(run_small, cli):
     assert run_small("train", "--resume", "--overwrite") == 2
     assert cli.says("--resume and --overwrite")
@@ -230,6 +243,22 @@ def test_out_of_memory_names_the_batch_size_to_try(run_small, cli, monkeypatch):
     monkeypatch.setattr(engine.Trainer, "train_step", no_memory)
     assert run_small("train", "--name", "a") == 2
     assert cli.says("--batch-size 3")
+
+
+@pytest.mark.parametrize("command", ["train", "find-lr", "evaluate"])
+def test_out_of_memory_while_the_network_is_built_names_it_too(
+    run_small, cli, monkeypatch, command
+):
+    if command == "evaluate":
+        assert run_small("train", "--name", "a") == 0
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", no_memory)
+    small = SMALL[:-2] if command == "find-lr" else SMALL if command == "train" else ()
+    assert cli(command, *small, "--name", "a") == 2
+    assert cli.says("out of memory at --batch-size 6: try --batch-size 3")
 
 
 @pytest.mark.parametrize("where", ["weight", "running_mean", "momentum"])

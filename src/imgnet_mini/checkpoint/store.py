@@ -68,7 +68,7 @@ class CheckpointStore:
         self.newest = self._write(path, content, "run", state["step"], state["epoch"])
         if self.keep:
             with suppress(OSError):  # one too many does no harm; the next save tries again
-                for path in self._paths.earlier_checkpoints()[self.keep - 1 :]:
+                for path in self._earlier()[self.keep - 1 :]:
                     path.unlink()
 
     def save_best(self, content: Content, *, step: int) -> None:
@@ -87,7 +87,7 @@ class CheckpointStore:
         """
         notes = self._read_manifest()
         problems: list[str] = []
-        for path in (self._paths.checkpoint, *self._paths.earlier_checkpoints()):
+        for path in (self._paths.checkpoint, *self._earlier()):
             try:
                 entry = self._check(path)
             except CheckpointError as error:
@@ -165,9 +165,20 @@ class CheckpointStore:
         except OSError:  # no links on this disk; should all end here, it is found by its new name
             self._paths.checkpoint.replace(earlier)
 
+    def _earlier(self) -> list[Path]:
+        """The earlier states, the latest saved first, whatever a copy has made of their times."""
+        places = {
+            self._paths.checkpoint_at(entry.step): place
+            for place, entry in enumerate(self._manifest.saved)
+            if entry.kind == "run"
+        }
+        return sorted(
+            self._paths.earlier_checkpoints(), key=lambda path: places.get(path, -1), reverse=True
+        )
+
     def _set_aside(self) -> None:
         path = self._paths.checkpoint
-        with suppress(FileNotFoundError), explaining_writes(path):
+        with explaining_writes(path), suppress(FileNotFoundError):
             path.replace(self._paths.damaged)
 
     def _check(self, path: Path) -> Entry:

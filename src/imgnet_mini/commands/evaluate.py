@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from imgnet_mini.atomic_file import write_text
+from imgnet_mini.atomic_file import refuse_unwritable, write_text
 from imgnet_mini.checkpoint.load import Weights, read_weights
 from imgnet_mini.commands.setup import (
     explaining_device_errors,
     find_images_once,
     paths_of,
     run_options,
+    sweep_reports,
 )
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
@@ -60,7 +61,8 @@ def run(
     device = choose_device(config.runtime, ranks)
     images = find_images_once(config, ranks, training=False)
     say(*images.notes)
-    model = load_network(config, content, path, images.train, device)
+    with explaining_device_errors(config.data.batch_size):
+        model = load_network(config, content, path, images.train, device)
     metrics, predictions = _measure(config, model, images, device, tta=tta, ranks=ranks)
     if not ranks.is_first:
         return
@@ -90,7 +92,10 @@ def _take_up(given: RunConfig, checkpoint: str) -> tuple[RunConfig, Path, Weight
     if "loader" not in given.given().get("data", {}):
         # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
         config = config.override({"data": {"loader": "auto"}})
-    path = checkpoint_path(checkpoint, paths_of(config.run), config)
+    paths = paths_of(config.run)
+    path = checkpoint_path(checkpoint, paths, config)
+    refuse_unwritable(paths.report_dir)
+    sweep_reports(paths)
     return config, path, read_weights(path)
 
 
@@ -104,9 +109,9 @@ def _measure(
     ranks: Ranks,
 ) -> tuple[Metrics, Predictions]:
     with (
-        closing(build_eval_loader(config.data, images, device=device, ranks=ranks)) as loader,
-        explaining_device_errors(config.data.batch_size),
         StopRequest(with_ranks=ranks.size > 1) as stop,
+        explaining_device_errors(config.data.batch_size),
+        closing(build_eval_loader(config.data, images, device=device, ranks=ranks)) as loader,
     ):
         try:
             metrics, answers = evaluate(

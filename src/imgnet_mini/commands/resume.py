@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from imgnet_mini.atomic_file import sweep
 from imgnet_mini.checkpoint.content import check_place
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.store import CheckpointStore, TakenUp
@@ -19,6 +18,7 @@ from imgnet_mini.commands.setup import (
     paths_of,
     run_options,
     set_up,
+    sweep_run,
 )
 from imgnet_mini.commands.train import build_trainer, train, writing
 from imgnet_mini.commands.training_run import TrainingRun
@@ -67,9 +67,10 @@ def run(
     """
     paths = paths_of(given.run)
     if ranks.is_first and not has_checkpoint(given):
+        restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
         raise CheckpointError(
             f"there is nothing to resume: {paths.checkpoint} does not exist. Start the run with\n"
-            f"  imgnet-mini train{run_options(given.run)}"
+            f"  imgnet-mini train{run_options(given.run)}{restart}"
         )
     with writing(paths, ranks):
         store = CheckpointStore(paths, keep=given.checkpoint.keep)
@@ -84,7 +85,7 @@ def run(
 
 
 def _take_up(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> TakenUp:
-    unfinished = sweep(*paths.written_folders())
+    unfinished = sweep_run(paths)
     if unfinished:
         say(f"Removed {unfinished} unfinished file(s) of a process that was killed")
     return store.take_up() if checkpoint is None else store.take_up_from(checkpoint)

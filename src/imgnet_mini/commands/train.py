@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 
-from imgnet_mini.atomic_file import explaining_writes, sweep
+from imgnet_mini.atomic_file import explaining_writes
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.commands.setup import (
     Setup,
@@ -14,6 +14,7 @@ from imgnet_mini.commands.setup import (
     paths_of,
     run_options,
     set_up,
+    sweep_run,
 )
 from imgnet_mini.commands.training_run import TrainingRun
 from imgnet_mini.config import RunConfig
@@ -76,6 +77,11 @@ def _refuse_existing(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> N
     existing = [path for path in states if path.exists()]
     if existing and not overwrite:
         options = run_options(given.run)
+        if not paths.checkpoint.exists() and not paths.earlier_checkpoints():
+            raise ConfigError(
+                f"a run named {given.run.name} has left {existing[0]}, and no checkpoint to go on "
+                "from: replace what is left with train --overwrite, or choose another --name"
+            )
         raise ConfigError(
             f"a run named {given.run.name} exists ({existing[0]}). Continue it with\n"
             f"  imgnet-mini resume{options}\n"
@@ -111,7 +117,8 @@ def build_trainer(config: RunConfig, setup: Setup) -> Trainer:
         ConfigError: the run is too short for its schedule.
     """
     max_lr = float(config.schedule.max_lr or 0.0)
-    optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
+    with explaining_device_errors(config.data.batch_size):
+        optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
     scheduler = build_scheduler(
         config.schedule,
         optimizer,
@@ -197,7 +204,7 @@ def _remove_run(paths: RunPaths) -> None:
     with explaining_writes(paths.checkpoint_dir):
         for path in written:
             path.unlink(missing_ok=True)
-        sweep(*paths.written_folders())
+        sweep_run(paths)
 
 
 def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
