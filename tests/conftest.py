@@ -1,15 +1,18 @@
 """What several test files share: the command line in this process, images, clean endings."""
 
 import colorsys
+import contextlib
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Before torch is imported, here or in a child: tiny networks gain nothing from threads that
 # wait for each other, and lose much where the tests are not alone on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does
 
 import numpy as np
 import pytest
@@ -53,10 +56,18 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(autouse=True)
-def _own_folder_and_no_process_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    yield
+def _own_folder_and_nothing_left(tmp_path: Path):
+    """No process, no handler of a signal, no variable of the environment outlives its test."""
+    before = surroundings()
+    with contextlib.chdir(tmp_path):
+        yield
     assert multiprocessing.active_children() == []
+    assert surroundings() == before
+
+
+def surroundings() -> tuple[list[object], dict[str, str]]:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return handlers, {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
 
 
 @pytest.fixture
