@@ -173,6 +173,15 @@ def test_without_a_manifest_the_checksums_inside_have_to_do(paths):
     assert step_of(reopened(paths).take_up()) == 10
 
 
+@pytest.mark.parametrize("epoch", [None, torch.ones(3)], ids=["none", "tensor"])
+def test_best_weights_of_another_tool_enter_a_manifest_that_is_made_anew(paths, epoch):
+    store_at(paths.output_dir, 10)
+    paths.manifest.unlink()
+    weights = {"epoch": epoch} if epoch is not None else best_at(10) | {"epoch": None}
+    torch.save(weights, paths.best)
+    assert step_of(reopened(paths).take_up()) == 10
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"format": 2}', '{"format": 1, "saved": [{"sha256": "x"}]}', "\0"]
 )

@@ -39,6 +39,12 @@ def test_a_run_goes_on_though_its_output_is_full(data, cli):
     assert Path("reports/a/metrics.json").exists()
 
 
+def test_a_pack_is_made_though_the_output_is_full(data):
+    done = with_full_output("prepare", "--data-root", "data", "--img-size", "32")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("data/pack/manifest.json").exists()
+
+
 def test_a_run_goes_on_though_its_reader_has_left(data, cli):
     process = subprocess.Popen([*MODULE, *TRAIN], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()  # as `head -1` does

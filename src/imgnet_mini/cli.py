@@ -115,7 +115,8 @@ def prepare(*, given: RunConfig) -> None:
     """
     from imgnet_mini.commands import prepare
 
-    prepare.run(given)
+    with going_on_unheard():
+        prepare.run(given)
 
 
 @app.command(rich_help_panel="Workflow")

@@ -214,7 +214,8 @@ class CheckpointStore:
         manifest = EMPTY
         with suppress(CheckpointError):
             best = read_weights(self._paths.best)
-            entry = _entry(best.sha256, "best", 0, best.content.get("epoch", 0))
+            epoch = best.content.get("epoch")  # a plain state dict may have a tensor of that name
+            entry = _entry(best.sha256, "best", 0, epoch if isinstance(epoch, int) else 0)
             manifest = manifest.write_with(entry, self._paths.manifest)
         for path in (*reversed(self._paths.earlier_checkpoints()), self._paths.checkpoint):
             with suppress(CheckpointError):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -215,7 +216,7 @@ def explaining_device_errors(batch_size: int) -> Iterator[None]:
     except RuntimeError as error:
         if "DefaultCPUAllocator" in str(error):
             raise ConfigError(advice) from error
-        if "DataLoader worker" in str(error):  # raised wherever the news of it came
+        if re.search("DataLoader worker .*(killed|exited)", str(error)):  # wherever that was heard
             raise WriteError(
                 "a worker process was killed, by the system perhaps, where memory ran out: use "
                 "fewer --workers, or a smaller --batch-size"
