@@ -67,7 +67,11 @@ def _own_folder_and_nothing_left(tmp_path: Path):
 
 def surroundings() -> tuple[list[object], dict[str, str]]:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    return handlers, {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    return handlers, {k: v for k, v in os.environ.items() if not k.startswith(SET_BY_LIBRARIES)}
+
+
+SET_BY_LIBRARIES = ("PYTEST_", "KMP_", "TORCHINDUCTOR_")
+"""Some when they are first imported."""
 
 
 @pytest.fixture
