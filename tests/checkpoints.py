@@ -2,6 +2,7 @@
 
 import os
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,14 +11,15 @@ from torch import nn
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config import RunConfig
 from imgnet_mini.engine import Trainer
-from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
+from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler, take_place
 from imgnet_mini.precision import Precision
+from imgnet_mini.records import EpochRecord
 from imgnet_mini.run_paths import RunPaths
 
 KINDS = ("flip", "truncate", "zero", "append", "empty")
 
 
-def content_at(step: int, *, size: int = 8) -> dict[str, object]:
+def content_at(step: int, *, size: int = 8, best_epoch: int = -1) -> dict[str, object]:
     """The state of a run of one layer after so many of its 100 steps, 10 to an epoch."""
     torch.manual_seed(step)
     config = RunConfig()
@@ -30,6 +32,10 @@ def content_at(step: int, *, size: int = 8) -> dict[str, object]:
         model, build_loss(config.optimizer), optimizer, scheduler, Precision("cpu", None)
     )
     trainer.state.step, trainer.state.epoch, trainer.state.batch = step, step // 10, step % 10
+    trainer.state.best_epoch = best_epoch
+    if best_epoch >= 0:
+        trainer.state.best_top1 = 50.0
+    take_place(scheduler, step=step)
     return trainer.state_dict() | {
         "config": config.model_dump(mode="json"),
         "classes": ["a", "b", "c"],
@@ -37,7 +43,11 @@ def content_at(step: int, *, size: int = 8) -> dict[str, object]:
         "skipped": {},
         "pack": None,
         "environment": {"threads": 1},
-        "records": [],
+        "records": [
+            asdict(EpochRecord(epoch, phase, 1.0, 50.0, 100.0, 0.1, 100.0))
+            for epoch in range(step // 10)
+            for phase in ("train", "val")
+        ],
     }
 
 

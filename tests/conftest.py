@@ -2,10 +2,12 @@
 
 import atexit
 import colorsys
+import contextlib
 import multiprocessing
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What is kept from one start to the next is not the user's here.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="imgnet-mini-tests-")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does
 
 import numpy as np
 import pytest
@@ -60,10 +63,22 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(autouse=True)
-def _own_folder_and_no_process_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    yield
+def _own_folder_and_nothing_left(tmp_path: Path):
+    """No process, no handler of a signal, no variable of the environment outlives its test."""
+    before = surroundings()
+    with contextlib.chdir(tmp_path):
+        yield
     assert multiprocessing.active_children() == []
+    assert surroundings() == before
+
+
+def surroundings() -> tuple[list[object], dict[str, str]]:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return handlers, {k: v for k, v in os.environ.items() if not k.startswith(SET_BY_LIBRARIES)}
+
+
+SET_BY_LIBRARIES = ("PYTEST_", "KMP_", "TORCHINDUCTOR_")
+"""Some when they are first imported."""
 
 
 @pytest.fixture

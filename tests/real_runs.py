@@ -33,7 +33,10 @@ FORKED.set_forkserver_preload(
     [
         "__main__",
         "tensorboard.backend.event_processing.event_accumulator",
-        *(f"imgnet_mini.commands.{name}" for name in ("evaluate", "find_lr", "prepare", "resume")),
+        *(
+            f"imgnet_mini.commands.{name}"
+            for name in ("evaluate", "find_lr", "prepare", "report", "resume")
+        ),
     ]
 )
 
@@ -50,6 +53,7 @@ class RealRun:
     slow_saves: seconds that each save takes longer, but for the first.
     read_seconds: how often it brings its losses to the host, which is when it may save.
     environment: variables to set in the process.
+    user: whom it belongs to; root, as tests may be, can do everything.
     """
 
     folder: Path
@@ -58,6 +62,7 @@ class RealRun:
     slow_saves: float = 0.0
     read_seconds: float = 1.0
     environment: dict[str, str] = field(default_factory=dict)
+    user: int = os.getuid() if os.name == "posix" else 0
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,7 +177,7 @@ class _Order:
         self.args = [str(arg) for arg in real.args]
         self.counters, self.signal_at = real.counters, real.signal_at
         self.slow_saves, self.read_seconds = real.slow_saves, real.read_seconds
-        self.environment = real.environment
+        self.environment, self.user = real.environment, real.user
 
 
 def _run(order: _Order) -> None:
@@ -183,6 +188,10 @@ def _run(order: _Order) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
+    if order.user != os.getuid():
+        os.setgroups([])
+        os.setgid(order.user)
+        os.setuid(order.user)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as at home, not as here
     lockstep._SECONDS = order.read_seconds
@@ -267,6 +276,7 @@ def outcome(folder: Path, name: str) -> dict[str, object]:
     best = _plain(torch.load(checkpoints / "best.pth", weights_only=True))
     for content in (state, best):
         content.pop("config")
+        content.pop("best", None)  # the digest of a file that holds timings
     rows = (folder / "out" / name / "train_log.csv").read_text("utf-8").splitlines()
     events = read_events(folder / "runs" / name)
     return {

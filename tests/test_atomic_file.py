@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from imgnet_mini.atomic_file import replacing, sweep, write_text
+from imgnet_mini.atomic_file import (
+    explaining_writes,
+    refuse_unwritable,
+    replacing,
+    sweep,
+    write_text,
+)
 from imgnet_mini.errors import DataError, WriteError
+from imgnet_mini.signals import StopNowError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
 
@@ -119,6 +126,22 @@ def test_a_full_disk_that_torch_reports_is_a_write_error(target):
     assert_as_it_was(target)
 
 
+@pytest.mark.parametrize("error", [StopNowError(2), KeyboardInterrupt()], ids=repr)
+def test_an_interruption_that_torch_reports_stays_an_interruption(target, error):
+    writes = iter(range(100))
+
+    class Interrupted(FullFile):
+        def write(self, content):
+            if next(writes) == 1:  # torch passes on what the first one raises
+                raise error
+            return len(content)
+
+    with pytest.raises(type(error)) as raised, replacing(target):
+        torch.save({"x": torch.ones(3)}, Interrupted())
+    assert raised.value is error
+    assert_as_it_was(target)
+
+
 def test_an_error_of_reading_is_not_called_one_of_writing(target):
     def read():
         try:
@@ -162,6 +185,36 @@ def test_a_name_too_long_for_the_disk_is_a_write_error(tmp_path):
     with pytest.raises(WriteError):
         write_text(tmp_path / ("x" * 300), "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_that_the_system_names_is_the_culprit(tmp_path):
+    other, folder = tmp_path / "other" / "x", tmp_path / "folder"
+    with (
+        pytest.raises(WriteError, match=f"^cannot write {other}: No such file"),
+        explaining_writes(folder),
+    ):
+        other.write_text("x")
+
+
+def test_a_sweep_leaves_what_may_be_in_use_and_folders(tmp_path):
+    for name in (".old.tmp", ".new.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    os.utime(tmp_path / ".old.tmp", (0, 0))
+    (tmp_path / ".folder.tmp").mkdir()
+    assert sweep(tmp_path, older_than=3600) == 1
+    assert sweep(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [".folder.tmp"]
+
+
+@pytest.mark.parametrize("place", ["", "a/b"])
+def test_a_folder_that_can_be_written_is_left_as_it_is(tmp_path, place):
+    refuse_unwritable(tmp_path / place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_below_a_file_cannot_be_written(target):
+    with pytest.raises(WriteError, match=f"cannot write {target}/a/b: Not a directory"):
+        refuse_unwritable(target / "a" / "b")
 
 
 @posix

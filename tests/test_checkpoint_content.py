@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from checkpoints import best_at, content_at
-from imgnet_mini.checkpoint.content import check_run, check_weights
+from imgnet_mini.checkpoint.content import check_place, check_run, check_weights
 from imgnet_mini.checkpoint.load import FORMAT, read_run
 from imgnet_mini.errors import CheckpointError
 
@@ -23,12 +23,29 @@ WRONG = [
     (("optimizer", "param_groups", 0, "lr"), "0.1"),
     (("optimizer", "param_groups", 0, "max_lr"), NAN),
     (("scheduler",), None),
+    (("scheduler",), {"total_steps": 100}),
+    (("scheduler", "total_steps"), "100"),
+    (("scheduler", "total_steps"), 0),
+    (("scheduler", "last_epoch"), 500),
+    (("scheduler", "last_epoch"), 2),
+    (("scheduler", "last_epoch"), "10"),
+    (("optimizer", "state", 0), {"exp_avg": torch.ones(3, 8)}),
+    (("optimizer", "param_groups", 0, "weight_decay"), [0.1]),
+    (("optimizer", "param_groups", 0, "momentum"), None),
     (("scaler",), 5),
+    (("scaler",), {"scale": "65536"}),
+    (("scaler",), {"scales": 65536.0}),
     (("state", "step"), -1),
     (("state", "step"), "12"),
     (("state", "epoch"), 1.5),
     (("state", "loss_sum"), INF),
     (("state", "best_top1"), 101.0),
+    (("state", "best_top1"), 50.0),
+    (("state", "best_epoch"), 7),
+    (("state", "best_epoch"), 0),
+    (("state", "epoch"), 2),
+    (("state", "epoch"), 10**12),
+    (("state", "mood"), 1),
     (("rng",), {"gpu": torch.ones(1)}),
     (("rng", "cpu"), b"123"),
     (("config",), "resnet50"),
@@ -42,6 +59,10 @@ WRONG = [
     (("records",), [RECORD | {"loss": NAN}]),
     (("records",), [RECORD | {"phase": "test"}]),
     (("records",), [{"epoch": 0}]),
+    (("records",), []),
+    (("records",), [RECORD, RECORD | {"phase": "val", "mood": 1}]),
+    (("records",), [RECORD, RECORD]),
+    (("records",), [RECORD | {"epoch": 5}, RECORD | {"epoch": 5, "phase": "val"}]),
 ]
 
 
@@ -66,8 +87,28 @@ def test_a_wrong_field_is_refused_by_its_name(tmp_path, place, value):
     with pytest.raises(CheckpointError) as error:
         check_run(content, tmp_path / "x.pth")
     assert "x.pth cannot be used: " in str(error.value)
-    names = {"not finite"} if isinstance(value, torch.Tensor) and value.isnan().any() else set()
-    assert names or str(place[0]) in str(error.value)
+    names = {str(place[0])}
+    if isinstance(value, torch.Tensor) and value.isnan().any():
+        names = {"not finite"}
+    elif place == ("state", "epoch"):
+        names.add("records")  # which contradict it
+    assert any(name in str(error.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ({"epoch": 0, "step": 77, "batch": 77}, "state.batch: 77, and an epoch has 10 steps"),
+        ({"epoch": 1, "step": 900, "batch": 3}, "state.step: 900, after 1 epochs of 10 steps"),
+        ({"epoch": 2, "step": 13, "batch": 3}, "state.step: 13, after 2 epochs of 10 steps"),
+    ],
+)
+def test_a_place_that_is_none_is_refused(tmp_path, place, message):
+    content = content_at(13)
+    check_place(content, tmp_path, steps=10)
+    content["state"] |= place
+    with pytest.raises(CheckpointError, match=message):
+        check_place(content, tmp_path, steps=10)
 
 
 @pytest.mark.parametrize("missing", ["model", "optimizer", "state", "rng", "classes", "images"])

@@ -1,7 +1,9 @@
 import hashlib
+import os
 import random
 import zipfile
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,3 +166,14 @@ def test_tensors_that_share_their_numbers_and_views_of_a_part_load(tmp_path):
     torch.save(saved, tmp_path / "x.pth")
     loaded = load_tensors(tmp_path / "x.pth")
     assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has neither")
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_what_has_no_end_is_refused_before_it_is_read(tmp_path, kind):
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "pipe"
+    if kind == "pipe":
+        os.mkfifo(path)
+    for read in (load_tensors, file_sha256):
+        with pytest.raises(CheckpointError, match=f"cannot read {path}: it is not a file"):
+            read(path)

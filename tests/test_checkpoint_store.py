@@ -3,15 +3,19 @@ import json
 import os
 import random
 import re
+import signal
 
 import pytest
 import torch
 
 from checkpoints import KINDS, best_at, content_at, damage, store_at
 from imgnet_mini.checkpoint.load import read_run, read_weights
-from imgnet_mini.checkpoint.store import CheckpointStore, bytes_of
+from imgnet_mini.checkpoint.manifest import Manifest
+from imgnet_mini.checkpoint.reader import file_sha256
+from imgnet_mini.checkpoint.store import CheckpointStore, _Digesting, bytes_of
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.signals import StopNowError, StopRequest
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ def test_a_damaged_file_that_is_asked_for_by_name_is_refused(paths, kind):
     damage(paths.best, kind, random.Random(kind))
     with pytest.raises(CheckpointError, match=r"best\.pth is damaged"):
         read_weights(paths.best)
-    assert not store.has_best()
+    assert not store.has_best(2)
 
 
 def test_two_states_that_were_swapped_are_noticed(paths):
@@ -159,12 +163,22 @@ def test_without_a_manifest_the_checksums_inside_have_to_do(paths):
     store = reopened(paths)
     taken = store.take_up()
     assert (step_of(taken), taken.notes) == (20, [])
-    assert store.has_best()
+    assert store.has_best(2)
+    assert not store.has_best(1)
     assert len(json.loads(paths.manifest.read_text())["saved"]) == 3
     paths.manifest.unlink()
     data = bytearray(paths.checkpoint.read_bytes())
     data[len(data) // 2] ^= 1
     paths.checkpoint.write_bytes(data)
+    assert step_of(reopened(paths).take_up()) == 10
+
+
+@pytest.mark.parametrize("epoch", [None, torch.ones(3)], ids=["none", "tensor"])
+def test_best_weights_of_another_tool_enter_a_manifest_that_is_made_anew(paths, epoch):
+    store_at(paths.output_dir, 10)
+    paths.manifest.unlink()
+    weights = {"epoch": epoch} if epoch is not None else best_at(10) | {"epoch": None}
+    torch.save(weights, paths.best)
     assert step_of(reopened(paths).take_up()) == 10
 
 
@@ -229,6 +243,70 @@ def test_a_full_disk_says_what_was_needed_and_keeps_what_was_there(paths, monkey
         store.save(content_at(20))
     assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
     assert store.newest.step == 10
+
+
+def test_a_second_ctrl_c_inside_a_write_ends_it_at_once_and_keeps_what_was_there(
+    paths, monkeypatch
+):
+    store = store_at(paths.output_dir, 10)
+    before = {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()}
+    write, writes = _Digesting.write, iter(range(1000))
+
+    def signalled(self, data):
+        if next(writes) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return write(self, data)
+
+    monkeypatch.setattr(_Digesting, "write", signalled)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        stop._received_at -= 60
+        with pytest.raises(StopNowError, match="SIGINT"):
+            store.save(content_at(20))
+    assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
+
+
+def test_the_best_weights_of_another_state_are_not_taken_for_its_own(paths):
+    store = store_at(paths.output_dir, 10)
+    store.save_best(best_at(20), step=20)
+    store.save(content_at(20, best_epoch=1))
+    store.save_best(best_at(30), step=30)
+    store.save(content_at(30, best_epoch=2))
+    for path, has_best in ((paths.checkpoint, True), (paths.checkpoint_at(20), False)):
+        store = reopened(paths)
+        state = store.take_up_from(path).content["state"]
+        assert store.has_best(state["best_epoch"]) == has_best
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_whole(paths, monkeypatch):
+    """A run saves between the look at the file and the look at the list, and before the loading."""
+    store = store_at(paths.output_dir, 10)
+    store.save_best(best_at(10), step=10)
+    read = Manifest.read
+
+    def saving_meanwhile(path):
+        store.save_best(best_at(20), step=20)
+        manifest = read(path)
+        store.save_best(best_at(30), step=30)
+        return manifest
+
+    digest = file_sha256(paths.best)
+    monkeypatch.setattr(Manifest, "read", saving_meanwhile)
+    weights = read_weights(paths.best)
+    assert weights.content["epoch"] == 1
+    assert weights.sha256 == digest != file_sha256(paths.best)
+
+
+def test_a_copy_that_has_mixed_up_the_times_changes_no_order(paths):
+    store_at(paths.output_dir, 0, 10, 20, 30, 40, keep=0)
+    for path in paths.earlier_checkpoints():
+        os.utime(path, (1, 1) if path.name == "checkpoint-30.pth" else (9, 9))
+    paths.checkpoint.unlink()
+    store = reopened(paths, keep=3)
+    assert step_of(store.take_up()) == 30
+    store.save(content_at(40))
+    assert names(paths) >= {"checkpoint-30.pth", "checkpoint-20.pth", "checkpoint.pth"}
+    assert len(names(paths)) == 4
 
 
 def test_the_size_of_a_content_is_that_of_its_tensors(paths):

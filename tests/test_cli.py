@@ -9,6 +9,7 @@ import typer
 
 import imgnet_mini
 from conftest import without_colours
+from imgnet_mini import __main__ as own_process
 from imgnet_mini import cli as command_line
 from imgnet_mini import errors
 
@@ -167,6 +168,18 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         command_line.main([])
 
 
+def test_a_file_that_nobody_has_explained_is_named_without_a_traceback(cli, monkeypatch):
+    monkeypatch.setattr(command_line, "app", failing_app(PermissionError(13, "No way", "x/y")))
+    assert cli() == 5
+    assert cli.says("cannot use x/y: No way")
+
+
+def test_an_error_of_the_system_without_a_file_is_a_bug(monkeypatch):
+    monkeypatch.setattr(command_line, "app", failing_app(OSError(22, "Invalid")))
+    with pytest.raises(OSError, match="Invalid"):
+        command_line.main([])
+
+
 def failing_app(error):
     app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -192,7 +205,7 @@ def test_the_module_is_the_same_command_line():
 
 def test_the_installed_script_is_main():
     (script,) = entry_points(group="console_scripts", name="imgnet-mini")
-    assert script.load() is command_line.main
+    assert script.load() is own_process.main
 
 
 def test_help_of_all_commands_needs_neither_torch_nor_numpy():

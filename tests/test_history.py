@@ -180,6 +180,18 @@ def test_other_files_in_the_folder_are_left_alone(paths):
     assert other.read_text("utf-8") == "mine"
 
 
+def test_a_planted_link_is_removed_and_what_it_leads_to_is_not(paths, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    paths.event_dir.mkdir(parents=True)
+    for name, target in (("1", precious), ("2", tmp_path / "absent")):
+        (paths.event_dir / f"events.out.tfevents.{name}").symlink_to(target)
+    History(paths, [], step=0).close()
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "absent").exists()
+    assert not any(path.is_symlink() for path in paths.event_dir.iterdir())
+
+
 def test_a_watching_tensorboard_sees_each_value_once_after_a_resume(paths):
     with closing(History(paths, [], step=0)) as history:
         log_epoch(history, 0)

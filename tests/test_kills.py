@@ -140,6 +140,20 @@ def test_after_sigkill_no_worker_lives_on_and_the_run_is_free_at_once(images, wh
     assert differences(outcome(tmp_path, "a"), whole[0]) == []
 
 
+def test_a_worker_that_the_system_kills_ends_the_run_with_advice(images, tmp_path):
+    real = RealRun(tmp_path, ["train", *options(images, "--workers", 2, "--epochs", 500)])
+    real.wait_for(lambda: real.checks > 8)
+    (worker, *_) = [pid for pid in real.processes_left(seconds=0) if pid != real.process.pid]
+    os.kill(worker, signal.SIGKILL)
+    assert real.wait() == 5
+    text = " ".join(real.log.read_text("utf-8").replace("│", " ").split())
+    for words in ("a worker process was killed", "fewer --workers", "Safe: step"):
+        assert words in text
+    assert "imgnet-mini resume --name a" in text
+    assert "Traceback" not in text
+    assert real.processes_left(seconds=8) == []
+
+
 def test_killed_before_its_first_epoch_ends_a_run_can_be_resumed(images, whole, tmp_path):
     real = RealRun(tmp_path, ["train", *options(images)])
     real.wait_for(lambda: real.checks > 1)

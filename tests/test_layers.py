@@ -21,7 +21,7 @@ LAYERS = [  # top first; modules on one row never import one another
     {"config", "csv_file"},
     {"sections", "atomic_file"},
     {"console", "launch"},
-    {"errors", "__init__"},
+    {"errors", "at_once", "__init__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 PACKAGE = Path(imgnet_mini.__file__).parent

@@ -1,8 +1,11 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 
 from imgnet_mini.data.pack.format import index_dtype
-from imgnet_mini.data.pack.growing_array import GrowingArray
+from imgnet_mini.data.pack.growing_array import GrowingArray, holds_rows
 
 SOURCES = [
     pytest.param(np.arange(60, dtype=np.uint8).reshape(5, 2, 2, 3), id="pixels"),
@@ -109,3 +112,24 @@ def test_flushed_rows_are_on_the_disk(path):
     array.flush()
     assert path.read_bytes().endswith(np.arange(5, dtype="<i8").tobytes())
     array.close()
+
+
+def test_a_planted_link_is_replaced_and_what_it_leads_to_is_not(path, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    path.symlink_to(precious)
+    array = grown(path, np.arange(5, dtype="<i8"))
+    array.finish()
+    array.close()
+    assert precious.read_bytes() == b"mine"
+    assert np.array_equal(np.load(path), np.arange(5))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such flag")
+def test_no_row_is_kept_behind_a_link(path, tmp_path):
+    source = np.arange(5, dtype="<i8")
+    grown(tmp_path / "elsewhere.npy", source).close()
+    path.symlink_to(tmp_path / "elsewhere.npy")
+    assert not holds_rows(path, source.dtype, (), 3)
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        GrowingArray(path, source.dtype, (), keep=3)

@@ -1,3 +1,4 @@
+import hashlib
 import random
 import re
 import time
@@ -229,6 +230,49 @@ def test_without_its_best_weights_a_run_says_so_and_finds_new_ones(
     assert content("a", "best")["epoch"] == content("a")["state"]["best_epoch"] >= 1
 
 
+def test_a_run_that_was_moved_names_its_new_place(run_small, stop_after, cli):
+    old, new = Path("old").absolute(), Path("new").absolute()
+    stop_after(3)
+    assert run_small("train", "--name", "a", "--output-dir", old) == 130
+    old.rename(new)
+    stop_after(1)
+    assert cli("resume", "--name", "a", "--output-dir", new) == 130
+    assert cli.says(f"imgnet-mini resume --name a --output-dir {new}")
+    stop_after(10**9)
+    assert cli("resume", "--name", "a", "--output-dir", new) == 0, cli.err
+    assert f"imgnet-mini report --name a --output-dir {new}" in cli.out
+    assert str(old) not in cli.out
+
+
+def test_the_state_of_another_run_does_not_come_with_this_ones_best_weights(
+    run_small, stop_after, cli
+):
+    assert run_small("train", "--name", "a", "--seed", 1) == 0
+    stop_after(9)
+    assert run_small("train", "--name", "b", "--max-lr", 1e-9) == 130
+    stop_after(10**9)
+    other = "checkpoints/a/checkpoint-8.pth"
+    assert cli("resume", "--name", "b", "--checkpoint", other) == 0, cli.err
+    assert "checkpoints/b/best.pth is missing or damaged, or not what this state had" in cli.out
+    best = Path("checkpoints/b/best.pth").read_bytes()
+    assert content("b")["best"] == hashlib.sha256(best).hexdigest()
+    assert content("b", "best")["epoch"] == content("b")["state"]["best_epoch"] == 2
+
+
+def test_a_finished_state_of_another_run_leaves_this_one_as_it_is(run_small, stop_after, cli):
+    assert run_small("train", "--name", "a") == 0
+    stop_after(9)
+    assert run_small("train", "--name", "b") == 130
+    stop_after(10**9)
+    before = Path("out/b/train_log.csv").read_bytes()
+    other = "checkpoints/a/checkpoint.pth"
+    assert cli("resume", "--name", "b", "--checkpoint", other) == 6
+    assert cli.says(f"{other} is of a finished run, and not the newest state of b")
+    assert Path("out/b/train_log.csv").read_bytes() == before
+    assert cli("resume", "--name", "a", "--checkpoint", other) == 0, cli.err
+    assert "a is finished" in cli.out
+
+
 def test_a_run_that_another_process_is_at_is_refused(run_small, stop_after, cli):
     stop_after(3)
     assert run_small("train", "--name", "a") == 130
@@ -334,6 +378,51 @@ def test_what_decides_the_bits_and_has_changed_is_named(run_small, stop_after, c
     assert cli("resume", "--name", "a") == 0, cli.err
     assert f"Note: {key} {value} -> " in cli.out
     assert "the same images will follow, but not the same bits" in cli.out
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("scheduler", "last_epoch"), 2, "scheduler.last_epoch: 2, after 5 steps"),
+        (("scheduler", "total_steps"), 16, "scheduler.total_steps: 16, and by the settings"),
+        (("optimizer", "param_groups", 0, "lr"), 0.5, "param_groups.0.lr: 0.5, and by the sett"),
+        (("optimizer", "param_groups", 0, "momentum"), 0.1, "param_groups.0.momentum: 0.1"),
+        (("optimizer", "state"), {}, "optimizer.state: it is that of other parameters"),
+        (("config", "schedule", "max_lr"), "auto", "config.schedule.max_lr: 'auto' is no number"),
+        (("config", "schedule", "max_lr"), 0.3, "param_groups.0.lr: "),
+        (("state", "batch"), 77, "state.batch: 77, and an epoch has 4 steps"),
+        (("state", "epoch"), 0, "records: they are not those of 0 epochs"),
+        (("records",), [], "records: they are not those of 1 epochs"),
+        (("environment", "mood"), "good", None),
+        (("scheduler", "_schedule_phases"), 5, None),
+        (("scheduler", "_anneal_func_type"), "?", None),
+        (("optimizer", "param_groups", 0, "nesterov"), "?", None),
+        (("optimizer", "param_groups", 0, "dampening"), None, None),
+        (("config", "run", "output_dir"), "/elsewhere", None),
+    ],
+    ids=str,
+)
+def test_what_contradicts_itself_is_refused_and_what_is_of_no_use_is_not_used(
+    run_small, stop_after, cli, place, value, says
+):
+    stop_after(7)
+    assert run_small("train", "--name", "a") == 130
+    saved = content("a")
+    *way, last = place
+    part = saved
+    for key in way:
+        part = part[key]
+    part[last] = value
+    torch.save(saved, "checkpoints/a/checkpoint.pth")
+    forget_manifest("a")
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == (6 if says else 0), cli.err
+    if says:
+        assert cli.says(says)
+    else:
+        assert "Traceback" not in cli.err
+        assert content("a")["state"]["step"] == 12
+        assert "/elsewhere" not in cli.out
 
 
 def forget_manifest(name):

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import SMALL
 from imgnet_mini import engine, lockstep
 from imgnet_mini.checkpoint.store import CheckpointStore
+from imgnet_mini.commands.training_run import TrainingRun
 from imgnet_mini.config import RunConfig
 from imgnet_mini.records import read_csv
 
@@ -163,6 +164,19 @@ def test_resume_flag_starts_where_there_is_nothing_and_continues_where_there_is(
     assert "finished" in cli.out
 
 
+def test_where_only_the_best_weights_are_left_each_command_names_the_way_out(run_small, cli):
+    assert run_small("train", "--name", "a") == 0
+    for path in Path("checkpoints/a").glob("checkpoint*.pth"):
+        path.unlink()
+    assert cli("resume", "--name", "a") == 6
+    assert cli.says("imgnet-mini train --name a --overwrite")
+    for more in ([], ["--resume"]):
+        assert run_small("train", "--name", "a", *more) == 2
+        assert cli.says("a run named a has left checkpoints/a/best.pth, and no checkpoint")
+        assert cli.says("train --overwrite, or choose another --name")
+    assert run_small("train", "--name", "a", "--overwrite", "--epochs", 1) == 0, cli.err
+
+
 def test_resume_and_overwrite_exclude_each_other(run_small, cli):
     assert run_small("train", "--resume", "--overwrite") == 2
     assert cli.says("--resume and --overwrite")
@@ -189,6 +203,22 @@ def test_reports_makes_the_report_at_the_end(run_small, cli):
     assert Path("reports/a/confusion_matrix.png").exists()
 
 
+def test_a_signal_in_the_last_save_stops_before_the_reports(run_small, cli, monkeypatch):
+    finish_epoch = TrainingRun.finish_epoch
+
+    def signalled(self, *metrics):
+        finish_epoch(self, *metrics)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "finish_epoch", signalled)
+    assert run_small("train", "--name", "a", "--epochs", 1, "--reports") == 143
+    assert cli.says("stopped by SIGTERM after the last epoch: everything is saved")
+    assert cli.says("imgnet-mini report --name a")
+    assert not Path("reports/a/metrics.json").exists()
+    assert cli("resume", "--name", "a") == 0
+    assert "a is finished" in cli.out
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(run_small, cli):
     assert run_small("train", "--name", "a", "--max-lr", 1e30) == 7
     assert cli.says("--max-lr")
@@ -213,6 +243,22 @@ def test_out_of_memory_names_the_batch_size_to_try(run_small, cli, monkeypatch):
     monkeypatch.setattr(engine.Trainer, "train_step", no_memory)
     assert run_small("train", "--name", "a") == 2
     assert cli.says("--batch-size 3")
+
+
+@pytest.mark.parametrize("command", ["train", "find-lr", "evaluate"])
+def test_out_of_memory_while_the_network_is_built_names_it_too(
+    run_small, cli, monkeypatch, command
+):
+    if command == "evaluate":
+        assert run_small("train", "--name", "a") == 0
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", no_memory)
+    small = SMALL[:-2] if command == "find-lr" else SMALL if command == "train" else ()
+    assert cli(command, *small, "--name", "a") == 2
+    assert cli.says("out of memory at --batch-size 6: try --batch-size 3")
 
 
 @pytest.mark.parametrize("where", ["weight", "running_mean", "momentum"])
@@ -297,13 +343,20 @@ def test_a_corrupt_image_is_named_before_training(run_small, cli):
 
 
 def test_an_image_that_breaks_in_the_middle_of_training_is_named(run_small, cli):
-    image = Path("data/train/class_01/002.JPEG")
-    content = bytearray(image.read_bytes())
-    content[2:-2] = bytes(len(content) - 4)  # both ends are whole
-    image.write_bytes(content)
+    image = Path("data/train/class_01/003.png")
+    whole = image.read_bytes()
+    image.write_bytes(whole[:1000] + bytes(100) + whole[1100:])  # both ends are whole
     assert run_small("train", "--name", "a", "--workers", 1) == 4
-    assert cli.says("data/train/class_01/002.JPEG")
+    assert cli.says("data/train/class_01/003.png")
+    assert cli.says("Safe: step 0")
     assert not cli.says("Traceback")
+    for words in ("restore the file as it was", "imgnet-mini resume --name a"):
+        assert cli.says(words)
+    for words in ("start anew with --skip-bad", "another --name for it, or --overwrite"):
+        assert cli.says(words)
+    assert run_small("train", "--name", "b", "--skip-bad", "--epochs", 2) == 0, cli.err
+    image.write_bytes(whole)
+    assert cli("resume", "--name", "a") == 0, cli.err
 
 
 def test_an_output_folder_that_cannot_be_written_is_named_before_training(run_small, cli):

@@ -1,6 +1,18 @@
-"""`python -m imgnet_mini`, the same command line."""
+"""The process of the command line: `imgnet-mini`, or `python -m imgnet_mini`."""
 
-from imgnet_mini.cli import main
+import signal
+
+from imgnet_mini.at_once import end_at_once
+
+
+def main() -> None:
+    """Run the command line; from here on a signal ends it with a line and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end_at_once)
+    from imgnet_mini.cli import main as run  # takes a second, in which signals come too
+
+    run(is_process=True)
+
 
 if __name__ == "__main__":  # a spawned data worker imports this file again
     main()

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,13 +74,15 @@ def explaining_writes(path: Path, needs: int | None = None) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        reason = _system_error(error)
-        if reason is None:
-            raise
+        reason = _cause(error)
+        if not isinstance(reason, OSError):
+            if isinstance(reason, Exception):
+                raise
+            raise reason from None  # what interrupted torch is not torch's error
         why = reason.strerror or str(reason)
         if reason.errno in (errno.ENOSPC, errno.EDQUOT):
             why += _space(path, needs)
-        raise WriteError(f"cannot write {path}: {why}") from error
+        raise WriteError(f"cannot write {_culprit(reason, path)}: {why}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -92,18 +95,47 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode("utf-8", "surrogateescape"))  # as in file names
 
 
-def sweep(*folders: Path) -> int:
-    """Remove the temporary files that killed processes have left; return how many there were."""
-    left = [path for folder in folders for path in folder.glob(f".*{TEMPORARY_SUFFIX}")]
+def sweep(*folders: Path, older_than: float = 0) -> int:
+    """Remove the temporary files that killed processes have left; return how many there were.
+
+    older_than: seconds since the last write to one, where a process may be at work.
+    """
+    latest = time.time() - older_than
+    left = [
+        path
+        for folder in folders
+        for path in folder.glob(f".*{TEMPORARY_SUFFIX}")
+        if path.is_symlink() or (path.is_file() and path.stat().st_mtime <= latest)
+    ]
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Call before work whose result is to be written into a folder, which may not be there yet.
+
+    Raises:
+        WriteError: nothing could be written there.
+    """
+    with explaining_writes(folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=there, suffix=TEMPORARY_SUFFIX).close()
 
 
 def free_bytes(path: Path) -> int:
     """What is free on the disk that holds a path, or would."""
     there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     return shutil.disk_usage(there).free
+
+
+def _culprit(error: OSError, path: Path) -> Path:
+    """What could not be written: the file that the system names, unless it stands for `path`."""
+    if not isinstance(error.filename, str):
+        return path
+    named = Path(error.filename)
+    stands_for_it = named.name.endswith(TEMPORARY_SUFFIX) or path.is_relative_to(named)
+    return path if stands_for_it else named
 
 
 def _space(path: Path, needs: int | None) -> str:
@@ -113,14 +145,15 @@ def _space(path: Path, needs: int | None) -> str:
     return ""
 
 
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The operating system's error that is this one or lies behind it.
+def _cause(error: BaseException) -> BaseException:
+    """What lies behind an error that torch reports: a full disk, or an interruption.
 
-    torch reports a full disk as a RuntimeError and keeps the cause in its context.
+    It raises a RuntimeError, and keeps the cause in its context.
     """
-    while isinstance(error, RuntimeError):
-        error = error.__cause__ or error.__context__
-    return error if isinstance(error, OSError) else None
+    cause: BaseException | None = error
+    while isinstance(cause, RuntimeError):
+        cause = cause.__cause__ or cause.__context__
+    return error if cause is None else cause
 
 
 def _umask() -> int:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +10,9 @@ import typer
 
 from imgnet_mini import __version__
 from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say, show_error, show_stop
-from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError
-from imgnet_mini.launch import Launch
+from imgnet_mini.console import going_on_unheard, say, show_error, show_stop
+from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
+from imgnet_mini.launch import Launch, speaks
 from imgnet_mini.options import config_options
 from imgnet_mini.signals import StopNowError, stopping_at_once
 
@@ -36,26 +36,39 @@ app = typer.Typer(
 )
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; the package's own errors end as a message and an exit code."""
+def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
+    """Run the command line; the package's own errors end as a message and an exit code.
+
+    is_process: whether the process ends with it.
+    """
     # Torch's large tensors then live in large pages of memory, which the system hands out faster.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    speaks = os.environ.get("RANK", "0") == "0"
     try:
-        with stopping_at_once(), nullcontext() if speaks else _silence():
+        with stopping_at_once(for_good=is_process), _naming_files() if speaks() else _silence():
             app(args, prog_name="imgnet-mini")
     except StopNowError as error:
-        if speaks:
+        if speaks():
             show_stop(f"stopped at once by {error}; what had been saved is whole")
         raise SystemExit(128 + error.signal_number) from error
     except StoppedError as error:
-        if speaks:
+        if speaks():
             show_stop(str(error))
         raise SystemExit(error.exit_code) from error
     except ImgnetMiniError as error:
-        if speaks or isinstance(error, RankError):
+        if speaks() or isinstance(error, RankError):
             show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
         raise SystemExit(error.exit_code) from error
+
+
+@contextmanager
+def _naming_files() -> Iterator[None]:
+    """The last resort for a file or folder that cannot be used, and that nobody has explained."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise WriteError(f"cannot use {error.filename}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -104,7 +117,8 @@ def prepare(*, given: RunConfig) -> None:
     """
     from imgnet_mini.commands import prepare
 
-    prepare.run(given)
+    with going_on_unheard():
+        prepare.run(given)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -166,7 +180,7 @@ def train(
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
-    with joined(given.runtime) as ranks:
+    with going_on_unheard(), joined(given.runtime) as ranks:
         if resume and ranks.from_first(lambda: resume_command.has_checkpoint(given)):
             resume_command.run(given, other_ranks=allow_world_size_change, ranks=ranks)
         else:
@@ -174,7 +188,8 @@ def train(
     if reports and ranks.is_first:
         from imgnet_mini.commands import report  # scikit-learn takes seconds to import
 
-        report.run(given)
+        with going_on_unheard():
+            report.run(given)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -209,7 +224,7 @@ def resume(
     from imgnet_mini.commands import resume
     from imgnet_mini.distributed.joining import joined
 
-    with joined(given.runtime) as ranks:
+    with going_on_unheard(), joined(given.runtime) as ranks:
         resume.run(
             given,
             checkpoint=checkpoint,

@@ -2,39 +2,98 @@
 
 import os
 import sys
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import IO, Literal
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from imgnet_mini.errors import WriteError
+
+
+class _Stream(Console):
+    """A stream that is cut off ends no process, as rich would have it."""
+
+    def on_broken_pipe(self) -> None:
+        """Let it be an error like another."""
+        raise  # noqa: PLE0704 - rich calls this where it has caught one
+
+
+_must_be_heard: ContextVar[bool] = ContextVar("must_be_heard", default=True)
+
+
+@contextmanager
+def going_on_unheard() -> Iterator[None]:
+    """Let what is done in the block go on though standard output cannot be written any more."""
+    before = _must_be_heard.set(False)
+    try:
+        yield
+    finally:
+        _must_be_heard.reset(before)
+
 
 def say(*lines: str) -> None:
-    """Print lines as they are: no markup is read in them and none is wrapped."""
-    _print(Console(highlight=False), lines)
+    """Print lines as they are: no markup is read in them and none is wrapped.
+
+    Raises:
+        WriteError: standard output cannot be written.
+    """
+    _print(*map(printable, lines), markup=False, emoji=False, soft_wrap=True)
 
 
 def warn(*lines: str) -> None:
     """The same on standard error, which leaves standard output to the results."""
-    _print(Console(stderr=True, highlight=False), lines)
+    console = Console(stderr=True, highlight=False)
+    with suppress(OSError):
+        for line in lines:
+            console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
 
 
 def hand_over(text: str) -> None:
     """Write text for another program to standard output, names in it byte by byte.
 
     On a terminal it is shown as by `say`.
+
+    Raises:
+        WriteError: standard output cannot be written.
     """
     if sys.stdout.isatty():
         say(text.removesuffix("\n"))
         return
-    try:
+    with _explaining_output():
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         sys.stdout.buffer.flush()
-    except BrokenPipeError as error:  # such as that of `| head`, which has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
-        raise SystemExit(1) from error
+
+
+def _print(*parts: RenderableType, **style: bool) -> None:
+    console = _Stream(highlight=False)
+    with _explaining_output():
+        for part in parts:
+            console.print(part, **style)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _explaining_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _cut_off(sys.stdout)
+        if _must_be_heard.get():
+            why = error.strerror or error
+            raise WriteError(f"cannot write to standard output: {why}") from error
+
+
+def _cut_off(stream: IO[str]) -> None:
+    """Let what is said from now on, and what Python has kept of it, go nowhere in silence."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def in_bytes(count: int) -> str:
@@ -54,7 +113,7 @@ def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
         table.add_column(Text(printable(name)), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    Console(highlight=False).print(table)
+    _print(table)
 
 
 def show_error(message: str) -> None:
@@ -69,7 +128,10 @@ def show_stop(message: str) -> None:
 
 def _show_panel(title: str, style: str, message: str) -> None:
     panel = Panel(Text(printable(message)), title=title, title_align="left", border_style=style)
-    Console(stderr=True).print(panel)
+    try:
+        _Stream(stderr=True).print(panel)
+    except OSError:  # the exit code has to do
+        _cut_off(sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -86,8 +148,3 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     r"""The same for a name in a list, a table or a picture: a new line becomes `\n` too."""
     return printable(text).replace("\n", r"\n")
-
-
-def _print(console: Console, lines: tuple[str, ...]) -> None:
-    for line in lines:
-        console.print(printable(line), markup=False, emoji=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.evaluation import Answers, Metrics, count_hits, evaluate, top_classes
 from imgnet_mini.history import History
 from imgnet_mini.lockstep import Lockstep
-from imgnet_mini.optim import load_schedule, load_under_new_plan
+from imgnet_mini.optim import load_optimizer, refuse_other_settings, take_place
 from imgnet_mini.precision import Precision
 from imgnet_mini.progress import show_bar
 from imgnet_mini.signals import StopRequest, StopRequestedError
@@ -219,15 +219,10 @@ class Trainer:
     def _load(self, content: dict[str, Any], *, replan: bool) -> None:
         self.model.load_state_dict(content["model"])
         saved, step = content["optimizer"], content["state"]["step"]
-        if replan:
-            load_under_new_plan(self._optimizer, self._scheduler, saved, step=step)
-        else:
-            self._optimizer.load_state_dict(saved)
-            load_schedule(self._scheduler, content["scheduler"])
-        for parameter, state in self._optimizer.state.items():
-            momentum = state["momentum_buffer"]
-            if momentum is not None and momentum.shape != parameter.shape:
-                raise ValueError(f"a momentum of shape {tuple(momentum.shape)}")
+        load_optimizer(self._optimizer, saved, step=step)
+        take_place(self._scheduler, step=step)
+        if not replan:
+            refuse_other_settings(self._optimizer, self._scheduler, saved, content["scheduler"])
         if content["scaler"] and self._scaler.is_enabled():  # empty where nothing was scaled
             self._scaler.load_state_dict(content["scaler"])
         self.state = TrainState(**content["state"])

@@ -163,7 +163,11 @@ def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
     has a new name and starts with a mark that makes a TensorBoard that is watching forget
     what it has read.
     """
-    old_files = sorted(event_dir.glob("events.out.tfevents.*"))
+    found = sorted(event_dir.glob("events.out.tfevents.*"))
+    for path in found:
+        if path.is_symlink():  # what it leads to is not ours to empty
+            path.unlink()
+    old_files = [path for path in found if path.is_file()]
     if not old_files:
         return
     header = Event(file_version="brain.Event:2")

@@ -1,4 +1,4 @@
-"""What torchrun says of this process; the only reader of RANK and its like."""
+"""What torchrun says of this process; but for `at_once`, the only reader of RANK and its like."""
 
 import os
 from collections.abc import Mapping
@@ -50,6 +50,11 @@ class Launch:
     def is_first(self) -> bool:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
+
+
+def speaks() -> bool:
+    """Whether this process prints: alone, or as the first of several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def processes_of_this_machine() -> int:

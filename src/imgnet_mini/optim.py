@@ -1,5 +1,6 @@
 """The loss, SGD, and the one-cycle learning rate."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import OptimizerConfig, ScheduleConfig
 
-RATES = ("initial_lr", "max_lr", "min_lr")
-"""Where OneCycleLR keeps the corners of its curve, in each group of the optimizer."""
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+"""The rate, and where OneCycleLR keeps the corners of its curve, in a group of the optimizer."""
 
 
 def linear_rule(batch_size: int) -> float:
@@ -68,30 +69,49 @@ def build_scheduler(
     )
 
 
-def load_schedule(scheduler: OneCycleLR, saved: dict[str, Any]) -> None:
-    """Load what a schedule has saved, by another version of torch perhaps.
+def load_optimizer(optimizer: SGD, saved: dict[str, Any], *, step: int) -> None:
+    """Load the momentum that an optimizer has saved, and nothing else: its numbers are settings.
 
     Raises:
-        ValueError: it is not that of a schedule of this length.
+        ValueError: it is that of other parameters.
     """
-    own = vars(scheduler)
-    known = {name: value for name, value in saved.items() if name in own}
-    wrong = [name for name, value in known.items() if type(value) is not type(own[name])]
-    if wrong or known.get("total_steps") != scheduler.total_steps or "last_epoch" not in known:
-        raise ValueError(f"a schedule of {saved.get('total_steps')} steps {wrong}".rstrip(" []"))
-    scheduler.load_state_dict(known)
+    own = optimizer.state_dict()
+    group = own["param_groups"][0]
+    if step and group["momentum"] and saved["state"].keys() != set(group["params"]):
+        raise ValueError("optimizer.state: it is that of other parameters")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
+    for parameter, state in optimizer.state.items():
+        momentum = state["momentum_buffer"]
+        if momentum is not None and momentum.shape != parameter.shape:
+            raise ValueError(f"optimizer.state: a momentum of shape {tuple(momentum.shape)}")
 
 
-def load_under_new_plan(
-    optimizer: SGD, scheduler: OneCycleLR, saved: dict[str, Any], *, step: int
+def take_place(scheduler: OneCycleLR, *, step: int) -> None:
+    """Bring a fresh schedule to where it is after so many steps; it does not go beyond its end."""
+    last = min(step, scheduler.total_steps - 1)
+    if last:
+        scheduler.load_state_dict({"last_epoch": last - 1, "_step_count": 2})
+        scheduler.step()
+        scheduler.load_state_dict({"_step_count": last + 1})
+
+
+def refuse_other_settings(
+    optimizer: SGD, scheduler: OneCycleLR, saved: dict[str, Any], saved_schedule: dict[str, Any]
 ) -> None:
-    """Load what an optimizer has saved, but not its rates: those of a fresh schedule follow.
+    """Compare what was saved with an optimizer and a schedule that stand at the same step.
 
-    step: where the run stands; the rate is then that of a run with this schedule from its start.
+    Raises:
+        ValueError: a number is another one; names it.
     """
-    rates = [{name: group[name] for name in RATES} for group in optimizer.param_groups]
-    optimizer.load_state_dict(saved)
-    for group, fresh in zip(optimizer.param_groups, rates, strict=True):
-        group.update(fresh)
-    scheduler.load_state_dict({"last_epoch": step - 1, "_step_count": max(2, step)})
-    scheduler.step()
+    total = saved_schedule["total_steps"]
+    if total != scheduler.total_steps:
+        raise ValueError(
+            f"scheduler.total_steps: {total}, and by the settings it is {scheduler.total_steps}"
+        )
+    (before,), (now,) = saved["param_groups"], optimizer.param_groups
+    for name in (*RATES, "momentum", "weight_decay"):
+        if not math.isclose(before[name], now[name], rel_tol=1e-6):  # versions of torch may round
+            raise ValueError(
+                f"optimizer.param_groups.0.{name}: {before[name]:g}, and by the settings it is "
+                f"{now[name]:g}"
+            )

@@ -34,9 +34,12 @@ class RunPaths:
 
     def earlier_checkpoints(self) -> list[Path]:
         """All that is kept of earlier states, the latest written first."""
-        pattern = re.compile(r"checkpoint-\d+\.pth")
-        found = [p for p in self.checkpoint_dir.glob("*.pth") if pattern.fullmatch(p.name)]
-        return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        found = {
+            path: int(match[1])
+            for path in self.checkpoint_dir.glob("*.pth")
+            if (match := re.fullmatch(r"checkpoint-(\d+)\.pth", path.name)) and path.is_file()
+        }
+        return sorted(found, key=lambda path: (path.stat().st_mtime_ns, found[path]), reverse=True)
 
     @property
     def best(self) -> Path:

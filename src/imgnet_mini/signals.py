@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
+from imgnet_mini.at_once import end_at_once
+
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """Those that end a command."""
 
@@ -69,17 +71,19 @@ class StopRequest:
         if self.received is not None:
             raise StopRequestedError(self.received)
 
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
+    def _remember(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = number, now
         elif now - self._received_at > (RANK_ECHO_SECONDS if self._with_ranks else ECHO_SECONDS):
-            raise StopNowError(number)
+            _stop_now(number, frame)
 
 
 @contextmanager
-def stopping_at_once() -> Iterator[None]:
+def stopping_at_once(*, for_good: bool = False) -> Iterator[None]:
     """Outside the block of a `StopRequest`, let a signal end the command wherever it is.
+
+    for_good: whether the process ends with the block; signals that come later are then ignored.
 
     Raises:
         StopNowError: a signal has come.
@@ -89,8 +93,18 @@ def stopping_at_once() -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if for_good else handler)
 
 
-def _stop_now(number: int, _frame: FrameType | None) -> None:
+def _stop_now(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):
+        end_at_once(number)
     raise StopNowError(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,5 +1,6 @@
 """What a checkpoint has to hold, field by field."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,6 +13,7 @@ from pydantic import (
     FiniteFloat,
     InstanceOf,
     NonNegativeInt,
+    PositiveInt,
     ValidationError,
 )
 from torch import Tensor
@@ -31,7 +33,13 @@ class _Checked(BaseModel):
     model_config = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="ignore")
 
 
-class _State(_Checked):
+class _Known(_Checked):
+    """What is taken over as it is, so that nothing else may be in it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _State(_Known):
     epoch: NonNegativeInt
     step: NonNegativeInt
     batch: NonNegativeInt
@@ -44,7 +52,7 @@ class _State(_Checked):
     best_epoch: Annotated[int, Field(ge=-1)]
 
 
-class _Record(_Checked):
+class _Record(_Known):
     epoch: NonNegativeInt
     phase: Literal["train", "val"]
     loss: FiniteFloat
@@ -65,8 +73,16 @@ class _Group(_Checked):
 
 
 class _Optimizer(_Checked):
-    state: dict[int, dict[str, Tensor | None]]
-    param_groups: Annotated[list[_Group], Len(1, 1000)]
+    state: dict[NonNegativeInt, dict[Literal["momentum_buffer"], Tensor | None]]
+    param_groups: Annotated[list[_Group], Len(1, 1)]
+
+
+class _Schedule(_Checked):
+    total_steps: PositiveInt
+    last_epoch: NonNegativeInt
+
+
+Scaling = Literal["scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"]
 
 
 class _Weights(_Checked):
@@ -83,8 +99,8 @@ class _Run(_Weights):
     """What `resume` needs."""
 
     optimizer: _Optimizer
-    scheduler: dict[str, Any]
-    scaler: dict[str, Any]
+    scheduler: _Schedule
+    scaler: dict[Scaling, NonNegativeFiniteFloat]
     state: _State
     rng: dict[Literal["cpu", "cuda"], Tensor]
     rng_of_others: list[dict[Literal["cpu", "cuda"], Tensor]] = []
@@ -98,6 +114,8 @@ class _Run(_Weights):
     """In place of `images`, of version 0.1.0."""
     skipped: dict[Text, Text] = {}
     pack: Digest | None = None
+    best: Digest | None = None
+    """Of best.pth."""
 
 
 T = TypeVar("T", bound=_Weights)
@@ -107,14 +125,47 @@ def check_run(content: Content, path: Path) -> Content:
     """The content of a checkpoint that can be resumed.
 
     Raises:
-        CheckpointError: a field is missing or wrong; names it.
+        CheckpointError: a field is missing, wrong, or contradicts another one; names it.
     """
     run = _check(_Run, content, path)
     if run.images is None and run.train_fingerprint is None:
         raise CheckpointError(f"{path}: images: Field required")
+    for contradiction in _contradictions(run):
+        raise CheckpointError(f"{path} cannot be used: {contradiction}")
     momenta = [m for state in run.optimizer.state.values() for m in state.values()]
     _refuse_infinite([m for m in momenta if m is not None], path, "momentum")
     return content
+
+
+def check_place(content: Content, path: Path, *, steps: int) -> None:
+    """See to it that a checkpoint knows where it is, in epochs of so many steps.
+
+    Raises:
+        CheckpointError: its numbers contradict one another; names one.
+    """
+    epoch, step, batch = (content["state"][name] for name in ("epoch", "step", "batch"))
+    if batch > steps:
+        raise CheckpointError(
+            f"{path} cannot be used: state.batch: {batch}, and an epoch has {steps} steps"
+        )
+    if step != epoch * steps + batch:
+        raise CheckpointError(
+            f"{path} cannot be used: state.step: {step}, after {epoch} epochs of {steps} steps and "
+            f"{batch} more"
+        )
+
+
+def _contradictions(run: _Run) -> Iterator[str]:
+    state, schedule = run.state, run.scheduler
+    done = [(record.epoch, record.phase) for record in run.records]
+    if len(done) != 2 * state.epoch or done != [
+        (epoch, phase) for epoch in range(state.epoch) for phase in ("train", "val")
+    ]:
+        yield f"records: they are not those of {state.epoch} epochs"
+    if state.best_epoch >= state.epoch or (state.best_epoch < 0) != (state.best_top1 < 0):
+        yield f"state.best_epoch: {state.best_epoch}, with {state.epoch} epochs done"
+    if schedule.last_epoch != min(state.step, schedule.total_steps - 1):
+        yield f"scheduler.last_epoch: {schedule.last_epoch}, after {state.step} steps"
 
 
 def check_weights(content: Content, path: Path) -> Content:

@@ -3,8 +3,11 @@
 import hashlib
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import torch
 
@@ -27,24 +30,49 @@ _ENTRIES: Final = {
 """What torch.save writes besides data/<number>; a TorchScript archive has more, code among it."""
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read, and no device or pipe, of which there would be no end.
+
+    Raises:
+        CheckpointError: it cannot be read, there or in the block.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"cannot read {path}: it is not a file")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def load_tensors(path: Path) -> Content:
     """Read any file that torch.save made of a dictionary of tensors and plain data.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds anything else.
+    """
+    with opened(path) as file:
+        return load_opened(file, path)
+
+
+def load_opened(file: BinaryIO, path: Path) -> Content:
+    """The same for a file that is open already, so that nothing takes its place meanwhile.
 
     torch does not look at the checksums in the file, nor at what is claimed of the sizes, so both
     are looked at here first, before any memory is spent on them.
 
     Raises:
-        CheckpointError: it is missing, damaged, or holds anything else.
+        CheckpointError: it is damaged, or holds anything else.
     """
     try:
-        with path.open("rb") as file:
-            _inspect(file)
-            file.seek(0)
-            content: Content = torch.load(file, map_location="cpu", weights_only=True)
+        _inspect(file)
+        file.seek(0)
+        content: Content = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except OSError:
+        raise
     except Exception as error:  # zipfile, pickle and torch have a dozen kinds for hostile bytes
         # What torch proposes is to load it all the same.
         why = "" if "weights_only" in str(error) else f" ({error})"
@@ -58,11 +86,14 @@ def file_sha256(path: Path) -> str:
     Raises:
         CheckpointError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    with opened(path) as file:
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Hex digest of an open file from its start on."""
+    file.seek(0)
+    return hashlib.file_digest(cast(BytesIO, file), "sha256").hexdigest()
 
 
 def _inspect(file: BinaryIO) -> None:

@@ -28,11 +28,15 @@ from imgnet_mini.run_paths import RunPaths
 
 
 class TakenUp(NamedTuple):
-    """A state to go on from, the file it was in, and what to know of how it was found."""
+    """A state to go on from, the file it was in, and what to know of how it was found.
+
+    is_newest: whether nothing of this run is known that was saved later.
+    """
 
     content: Content
     path: Path
     notes: list[str]
+    is_newest: bool
 
 
 class CheckpointStore:
@@ -48,6 +52,8 @@ class CheckpointStore:
         self._has_manifest = True
         self.newest: Entry | None = None
         """What checkpoint.pth is known to hold."""
+        self._best: str | None = None
+        """The digest of the best weights, where the state knows it; one of 0.1.0 does not."""
 
     def save(self, content: Content) -> None:
         """Save the state of the run; what checkpoint.pth held stays under the name of its step.
@@ -56,11 +62,13 @@ class CheckpointStore:
             WriteError: it cannot be written; the earlier ones are as they were.
         """
         state = content["state"]
+        best = self._best if state["best_epoch"] >= 0 else None
+        content = content | {"best": best}
         path = self._paths.checkpoint
         self.newest = self._write(path, content, "run", state["step"], state["epoch"])
         if self.keep:
             with suppress(OSError):  # one too many does no harm; the next save tries again
-                for path in self._paths.earlier_checkpoints()[self.keep - 1 :]:
+                for path in self._earlier()[self.keep - 1 :]:
                     path.unlink()
 
     def save_best(self, content: Content, *, step: int) -> None:
@@ -69,7 +77,7 @@ class CheckpointStore:
         Raises:
             WriteError: they cannot be written; the earlier ones are as they were.
         """
-        self._write(self._paths.best, content, "best", step, content["epoch"])
+        self._best = self._write(self._paths.best, content, "best", step, content["epoch"]).sha256
 
     def take_up(self) -> TakenUp:
         """The newest state that is as it was saved; a damaged checkpoint.pth is set aside.
@@ -79,7 +87,7 @@ class CheckpointStore:
         """
         notes = self._read_manifest()
         problems: list[str] = []
-        for path in (self._paths.checkpoint, *self._paths.earlier_checkpoints()):
+        for path in (self._paths.checkpoint, *self._earlier()):
             try:
                 entry = self._check(path)
             except CheckpointError as error:
@@ -95,7 +103,7 @@ class CheckpointStore:
                 problems = [
                     f"the save of step {listed.step} is not in its place; using step {entry.step}"
                 ]
-            return TakenUp(read_run(path), path, notes + problems)
+            return self._taken(path, notes + problems, is_newest=True)
         raise CheckpointError("\n".join(["no checkpoint of this run is whole:", *problems]))
 
     def take_up_from(self, path: Path) -> TakenUp:
@@ -109,14 +117,27 @@ class CheckpointStore:
             self._check(self._paths.checkpoint_dir / path.name)
         with suppress(CheckpointError):
             self.newest = self._check(self._paths.checkpoint)
-        return TakenUp(read_run(path), path, notes)
+        listed = self._manifest.newest("run")
+        is_newest = listed is not None and listed.sha256 == file_sha256(path)
+        return self._taken(path, notes, is_newest=is_newest)
 
-    def has_best(self) -> bool:
-        """Whether best.pth is there as it was saved."""
+    def has_best(self, epoch: int) -> bool:
+        """Whether best.pth is there as it was saved: the best of the state that was taken up.
+
+        epoch: the one after which that was.
+        """
         with suppress(CheckpointError):
-            entry = self._manifest.find(file_sha256(self._paths.best))
-            return entry is not None and entry.kind == "best"
+            digest = file_sha256(self._paths.best)
+            if self._best is not None:
+                return digest == self._best
+            entry = self._manifest.find(digest)
+            return entry is not None and (entry.kind, entry.epoch) == ("best", epoch)
         return False
+
+    def _taken(self, path: Path, notes: list[str], *, is_newest: bool) -> TakenUp:
+        content = read_run(path)
+        self._best = content.get("best")
+        return TakenUp(content, path, notes, is_newest)
 
     def _write(self, path: Path, content: Content, kind: Kind, step: int, epoch: int) -> Entry:
         with (
@@ -144,9 +165,20 @@ class CheckpointStore:
         except OSError:  # no links on this disk; should all end here, it is found by its new name
             self._paths.checkpoint.replace(earlier)
 
+    def _earlier(self) -> list[Path]:
+        """The earlier states, the latest saved first, whatever a copy has made of their times."""
+        places = {
+            self._paths.checkpoint_at(entry.step): place
+            for place, entry in enumerate(self._manifest.saved)
+            if entry.kind == "run"
+        }
+        return sorted(
+            self._paths.earlier_checkpoints(), key=lambda path: places.get(path, -1), reverse=True
+        )
+
     def _set_aside(self) -> None:
         path = self._paths.checkpoint
-        with suppress(FileNotFoundError), explaining_writes(path):
+        with explaining_writes(path), suppress(FileNotFoundError):
             path.replace(self._paths.damaged)
 
     def _check(self, path: Path) -> Entry:
@@ -181,8 +213,9 @@ class CheckpointStore:
         """A manifest of the files that load, for which their own checksums have to speak."""
         manifest = EMPTY
         with suppress(CheckpointError):
-            epoch = read_weights(self._paths.best).get("epoch", 0)
-            entry = _entry(file_sha256(self._paths.best), "best", 0, epoch)
+            best = read_weights(self._paths.best)
+            epoch = best.content.get("epoch")  # a plain state dict may have a tensor of that name
+            entry = _entry(best.sha256, "best", 0, epoch if isinstance(epoch, int) else 0)
             manifest = manifest.write_with(entry, self._paths.manifest)
         for path in (*reversed(self._paths.earlier_checkpoints()), self._paths.checkpoint):
             with suppress(CheckpointError):

@@ -40,6 +40,11 @@ def continued(
         raise CheckpointError(
             f"the checkpoint's settings are not of this version: {error}"
         ) from error
+    if not isinstance(saved.schedule.max_lr, float):  # a run saves it resolved
+        raise CheckpointError(
+            f"the checkpoint cannot be used: config.schedule.max_lr: {saved.schedule.max_lr!r} is "
+            "no number"
+        )
     changes = {
         section: {name: value for name, value in values.items() if value != "auto"}
         for section, values in given.given().items()
@@ -47,6 +52,8 @@ def continued(
     }
     _refuse_other_settings(saved, changes, replan=replan, other_ranks=other_ranks)
     plan = saved.override(changes)
+    place = {"name": given.run.name, "output_dir": given.run.output_dir}  # not where it says it is
+    plan = plan.override({"run": place})
     if replan:
         _refuse_useless_plan(content, saved, plan)
     return plan
@@ -124,7 +131,11 @@ def describe_new_plan(content: Content, config: RunConfig, rate: float) -> list[
 def differences(content: Content, now: dict[str, Any]) -> list[str]:
     """A line on what has changed of machine and versions since the run was saved, if anything."""
     before = RANKLESS | content["environment"]
-    changed = [f"{key} {value} -> {now[key]}" for key, value in before.items() if value != now[key]]
+    changed = [
+        f"{key} {value} -> {now[key]}"
+        for key, value in before.items()
+        if key in now and value != now[key]
+    ]
     if not changed:
         return []
     return [f"Note: {', '.join(changed)}: the same images will follow, but not the same bits"]

@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from imgnet_mini.atomic_file import write_text
-from imgnet_mini.checkpoint.load import read_weights
-from imgnet_mini.checkpoint.reader import Content, file_sha256
-from imgnet_mini.commands.setup import explaining_device_errors, find_images_once, paths_of
+from imgnet_mini.atomic_file import refuse_unwritable, write_text
+from imgnet_mini.checkpoint.load import Weights, read_weights
+from imgnet_mini.commands.setup import (
+    explaining_device_errors,
+    find_images_once,
+    paths_of,
+    sweep_reports,
+)
 from imgnet_mini.commands.trained import checkpoint_path, epoch_of, load_network, other_arch
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
@@ -50,12 +54,14 @@ def run(
         CheckpointError: it is missing, damaged, or does not fit the network or the classes.
         DataError: the images cannot be used.
     """
-    config, path, content = ranks.from_first(lambda: _take_up(given, checkpoint))
+    config, path, weights = ranks.from_first(lambda: _take_up(given, checkpoint))
+    content = weights.content
     paths = paths_of(config.run)
     device = choose_device(config.runtime, ranks)
     images = find_images_once(config, ranks, training=False)
     say(*images.notes)
-    model = _load_network(config, content, path, images.train, device)
+    with explaining_device_errors(config.data.batch_size):
+        model = _load_network(config, content, path, images.train, device)
     metrics, predictions = _measure(config, model, images, device, tta=tta, ranks=ranks)
     if not ranks.is_first:
         return
@@ -63,7 +69,7 @@ def run(
     summary: dict[str, Any] = {
         **asdict(metrics),
         "checkpoint": path.name,
-        "checkpoint_sha256": file_sha256(path),
+        "checkpoint_sha256": weights.sha256,
         "epoch": epoch_of(content),
         "arch": config.model.arch,
         "img_size": config.data.img_size,
@@ -79,13 +85,16 @@ def run(
     say(f"Wrote {paths.metrics} and {paths.predictions}")
 
 
-def _take_up(given: RunConfig, checkpoint: str) -> tuple[RunConfig, Path, Content]:
+def _take_up(given: RunConfig, checkpoint: str) -> tuple[RunConfig, Path, Weights]:
     """The settings, and what is to be evaluated."""
     config = saved_settings(given)
     if "loader" not in given.given().get("data", {}):
         # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
         config = config.override({"data": {"loader": "auto"}})
-    path = checkpoint_path(checkpoint, paths_of(config.run), config)
+    paths = paths_of(config.run)
+    path = checkpoint_path(checkpoint, paths, config)
+    refuse_unwritable(paths.report_dir)
+    sweep_reports(paths)
     return config, path, read_weights(path)
 
 
@@ -99,9 +108,9 @@ def _measure(
     ranks: Ranks,
 ) -> tuple[Metrics, Predictions]:
     with (
-        closing(build_eval_loader(config.data, images, device=device, ranks=ranks)) as loader,
-        explaining_device_errors(config.data.batch_size),
         StopRequest(with_ranks=ranks.size > 1) as stop,
+        explaining_device_errors(config.data.batch_size),
+        closing(build_eval_loader(config.data, images, device=device, ranks=ranks)) as loader,
     ):
         try:
             metrics, answers = evaluate(

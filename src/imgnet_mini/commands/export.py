@@ -15,7 +15,6 @@ from imgnet_mini.atomic_file import (
     settle,
     write_text,
 )
-from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.checkpoint.store import bytes_of
 from imgnet_mini.commands.evaluate import saved_settings
 from imgnet_mini.commands.setup import paths_of
@@ -66,7 +65,7 @@ def run(
     images, whence = _images(given, trained.img_size)
     description = describe(trained.arch, trained.img_size, trained.classes) | {
         "checkpoint": trained.path.name,
-        "checkpoint_sha256": file_sha256(trained.path),
+        "checkpoint_sha256": trained.sha256,
         "epoch": trained.epoch,
     }
     agreement = _write(kind, trained, images, description, path)

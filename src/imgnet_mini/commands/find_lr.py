@@ -5,6 +5,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
+from imgnet_mini.atomic_file import refuse_unwritable
 from imgnet_mini.commands.setup import Setup, explaining_device_errors, options_of, set_up
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
@@ -32,6 +33,7 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
         DivergedError: the loss was not finite from the start on.
     """
     paths = RunPaths(given.run.output_dir, given.run.name)
+    ranks.from_first(lambda: refuse_unwritable(paths.finder_dir))
     setup = set_up(given, ranks=ranks)
     say(
         *setup.images.notes,
@@ -70,9 +72,9 @@ def _measure(config: RunConfig, setup: Setup) -> Curve:
     precision = setup.precision
     autocast = {"device_type": precision.device_type, "dtype": precision.dtype}
     with (
-        closing(setup.train_loader) as loader,
-        explaining_device_errors(config.data.batch_size),
         StopRequest(with_ranks=setup.ranks.size > 1) as stop,
+        explaining_device_errors(config.data.batch_size),
+        closing(setup.train_loader) as loader,
         show_bar("find-lr", steps) as bar,
     ):
         lockstep = Lockstep(setup.ranks, stop, most=1)

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands.setup import explaining_device_errors
 from imgnet_mini.commands.trained import Trained, load_trained
 from imgnet_mini.config import RunConfig
@@ -135,7 +134,7 @@ def _document(
     names = human_names(trained.classes)
     return {
         "checkpoint": str(trained.path),
-        "checkpoint_sha256": file_sha256(trained.path),
+        "checkpoint_sha256": trained.sha256,
         "epoch": trained.epoch,
         "arch": trained.arch,
         "img_size": trained.img_size,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from imgnet_mini.atomic_file import write_text
 from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands import evaluate
-from imgnet_mini.commands.setup import paths_of, run_options
+from imgnet_mini.commands.setup import paths_of, run_options, sweep_reports
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import one_line, say
 from imgnet_mini.data.classes import display_names, human_names
@@ -49,6 +49,7 @@ def run(given: RunConfig) -> None:
             f"{paths.train_log} holds no finished epoch; train first, with\n"
             f"  imgnet-mini train{run_options(config.run)}"
         )
+    sweep_reports(paths)
     metrics = _current_metrics(paths)
     if metrics is None:
         evaluate.run(given)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from imgnet_mini.atomic_file import sweep
+from imgnet_mini.checkpoint.content import check_place
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.store import CheckpointStore, TakenUp
 from imgnet_mini.commands.changes import (
@@ -18,6 +18,7 @@ from imgnet_mini.commands.setup import (
     paths_of,
     run_options,
     set_up,
+    sweep_run,
 )
 from imgnet_mini.commands.train import build_trainer, train, writing
 from imgnet_mini.commands.training_run import TrainingRun
@@ -66,9 +67,10 @@ def run(
     """
     paths = paths_of(given.run)
     if ranks.is_first and not has_checkpoint(given):
+        restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
         raise CheckpointError(
             f"there is nothing to resume: {paths.checkpoint} does not exist. Start the run with\n"
-            f"  imgnet-mini train{run_options(given.run)}"
+            f"  imgnet-mini train{run_options(given.run)}{restart}"
         )
     with writing(paths, ranks):
         store = CheckpointStore(paths, keep=given.checkpoint.keep)
@@ -83,7 +85,7 @@ def run(
 
 
 def _take_up(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> TakenUp:
-    unfinished = sweep(*paths.written_folders())
+    unfinished = sweep_run(paths)
     if unfinished:
         say(f"Removed {unfinished} unfinished file(s) of a process that was killed")
     return store.take_up() if checkpoint is None else store.take_up_from(checkpoint)
@@ -102,6 +104,7 @@ def _go_on(
     setup = set_up(config, skipped=content.get("skipped"), ranks=ranks)
     if ranks.is_first:
         _refuse_other_images(content, setup, config.run.pack)
+    check_place(content, taken.path, steps=len(setup.train_loader))
     trainer = build_trainer(config, setup)
     trainer.load_state_dict(content, replan=replan)
     store.keep = config.checkpoint.keep
@@ -109,11 +112,12 @@ def _go_on(
     if ranks.is_first:
         records = [EpochRecord(**record) for record in content["records"]]
         _announce(config, paths, taken, trainer, setup, replan=replan)
-        if trainer.state.best_epoch >= 0 and not store.has_best():
+        best_epoch = trainer.state.best_epoch
+        if best_epoch >= 0 and not store.has_best(best_epoch):
             trainer.state.best_top1, trainer.state.best_epoch = -1.0, -1
             say(
-                f"Note: {paths.best} is missing or damaged; it will be the best of the epochs to "
-                "come"
+                f"Note: {paths.best} is missing or damaged, or not what this state had saved after "
+                f"epoch {best_epoch:03d}; it will be the best of the epochs to come"
             )
         history = History(paths, records, step=trainer.state.step)
     train(TrainingRun(config, paths, setup, trainer, history, store), new_plan=replan)
@@ -141,7 +145,16 @@ def _announce(
 
 
 def _finish(config: RunConfig, paths: RunPaths, taken: TakenUp) -> None:
-    """All epochs are done; a process that was killed may have left the log behind them."""
+    """All epochs are done; a process that was killed may have left the log behind them.
+
+    Raises:
+        CheckpointError: they are those of another run, or the run has gone on since.
+    """
+    if not taken.is_newest:
+        raise CheckpointError(
+            f"{taken.path} is of a finished run, and not the newest state of {paths.name}: there "
+            "is nothing to go on with. Leave --checkpoint out, or name more --epochs with --replan"
+        )
     records = [EpochRecord(**record) for record in taken.content["records"]]
     write_logs(paths, records)
     epochs = config.schedule.epochs

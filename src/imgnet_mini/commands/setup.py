@@ -3,13 +3,14 @@
 import hashlib
 import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import PIL
 import torch
@@ -17,13 +18,14 @@ import torchvision
 from torch import nn
 
 from imgnet_mini import __version__
+from imgnet_mini.atomic_file import sweep
 from imgnet_mini.config import RunConfig
 from imgnet_mini.data.choice import Images, choose_images
 from imgnet_mini.data.folder import ImageFolder, fingerprint
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.distributed.ranks import ALONE, Ranks
-from imgnet_mini.errors import ConfigError, DataError
+from imgnet_mini.errors import ConfigError, DataError, WriteError
 from imgnet_mini.model import build_model, synchronise_batch_norms
 from imgnet_mini.optim import build_loss
 from imgnet_mini.precision import Precision, choose_precision
@@ -31,6 +33,9 @@ from imgnet_mini.progress import show_bar
 from imgnet_mini.reporting.summary import count_parameters
 from imgnet_mini.run_paths import RunPaths, check_inside
 from imgnet_mini.sections import RunSection
+
+_LONGER_THAN_A_WRITE: Final = 3600
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,16 @@ def set_up(
     train_loader = build_train_loader(
         config.data, images, seed=config.runtime.seed, device=device, ranks=ranks
     )
-    model = build_model(
-        config.model,
-        classes=len(images.train.classes),
-        img_size=config.data.img_size,
-        seed=config.runtime.seed,
-        device=device,
-    )
-    if config.runtime.sync_bn and ranks.size > 1:
-        model = synchronise_batch_norms(model, device)
+    with explaining_device_errors(config.data.batch_size):
+        model = build_model(
+            config.model,
+            classes=len(images.train.classes),
+            img_size=config.data.img_size,
+            seed=config.runtime.seed,
+            device=device,
+        )
+        if config.runtime.sync_bn and ranks.size > 1:
+            model = synchronise_batch_norms(model, device)
     criterion = build_loss(config.optimizer)
     return Setup(device, precision, images, train_loader, model, criterion, ranks)
 
@@ -166,6 +172,19 @@ def paths_of(run: RunSection) -> RunPaths:
     return paths
 
 
+def sweep_run(paths: RunPaths) -> int:
+    """Remove what killed processes have left half written of a run whose lock this one holds.
+
+    Reports are written without the lock, so that only what is old there is left over.
+    """
+    return sweep(*paths.written_folders()) + sweep_reports(paths)
+
+
+def sweep_reports(paths: RunPaths) -> int:
+    """The same for the reports, which several processes may write."""
+    return sweep(paths.report_dir, older_than=_LONGER_THAN_A_WRITE)
+
+
 def run_options(run: RunSection) -> str:
     """The options that lead another command to this run, as text to paste."""
     return options_of(RunConfig(run=run), "run", leave_out=("data_root", "pack_dir"))
@@ -188,10 +207,11 @@ def options_of(config: RunConfig, *sections: str, leave_out: Collection[str] = (
 
 @contextmanager
 def explaining_device_errors(batch_size: int) -> Iterator[None]:
-    """Turn what torch says of memory and of missing kernels into advice.
+    """Turn what torch says of memory, of missing kernels and of lost workers into advice.
 
     Raises:
         ConfigError: the device's memory is too small, or `deterministic` asks too much of it.
+        WriteError: a worker process was killed.
     """
     advice = (
         f"out of memory at --batch-size {batch_size}: try --batch-size {max(1, batch_size // 2)}; "
@@ -205,6 +225,11 @@ def explaining_device_errors(batch_size: int) -> Iterator[None]:
     except RuntimeError as error:
         if "DefaultCPUAllocator" in str(error):
             raise ConfigError(advice) from error
+        if re.search("DataLoader worker .*(killed|exited)", str(error)):  # wherever that was heard
+            raise WriteError(
+                "a worker process was killed, by the system perhaps, where memory ran out: use "
+                "fewer --workers, or a smaller --batch-size"
+            ) from error
         if "deterministic implementation" in str(error):
             kernel = str(error).split()[0]
             raise ConfigError(

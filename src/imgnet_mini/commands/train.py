@@ -1,10 +1,11 @@
 """Train a network from scratch, or continue a run. The one place that puts the parts together."""
 
+import signal
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 
-from imgnet_mini.atomic_file import explaining_writes, sweep
+from imgnet_mini.atomic_file import explaining_writes
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.commands.setup import (
     Setup,
@@ -13,6 +14,7 @@ from imgnet_mini.commands.setup import (
     paths_of,
     run_options,
     set_up,
+    sweep_run,
 )
 from imgnet_mini.commands.training_run import TrainingRun
 from imgnet_mini.config import RunConfig
@@ -75,6 +77,11 @@ def _refuse_existing(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> N
     existing = [path for path in states if path.exists()]
     if existing and not overwrite:
         options = run_options(given.run)
+        if not paths.checkpoint.exists() and not paths.earlier_checkpoints():
+            raise ConfigError(
+                f"a run named {given.run.name} has left {existing[0]}, and no checkpoint to go on "
+                "from: replace what is left with train --overwrite, or choose another --name"
+            )
         raise ConfigError(
             f"a run named {given.run.name} exists ({existing[0]}). Continue it with\n"
             f"  imgnet-mini resume{options}\n"
@@ -110,7 +117,8 @@ def build_trainer(config: RunConfig, setup: Setup) -> Trainer:
         ConfigError: the run is too short for its schedule.
     """
     max_lr = float(config.schedule.max_lr or 0.0)
-    optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
+    with explaining_device_errors(config.data.batch_size):
+        optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
     scheduler = build_scheduler(
         config.schedule,
         optimizer,
@@ -135,18 +143,18 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
     new_plan: whether nothing is saved yet of the schedule.
 
     Raises:
-        StoppedError: a signal ended the run; its state is saved.
+        StoppedError: a signal ended the run, or came at its end; its state is saved.
         DivergedError: a loss or a weight is not finite; the newest checkpoint is from before.
     """
     state, data, ranks = run.trainer.state, run.config.data, run.setup.ranks
     val_images = build_eval_loader(data, run.setup.images, device=run.setup.device, ranks=ranks)
     with (
+        StopRequest(with_ranks=ranks.size > 1) as stop,  # outermost: workers end under it too
+        run.saying_what_is_safe(),
+        explaining_device_errors(data.batch_size),
         closing(run.setup.train_loader) as train_loader,
         closing(val_images) as val_loader,
         closing(run.history),
-        run.saying_what_is_safe(),
-        explaining_device_errors(data.batch_size),
-        StopRequest(with_ranks=ranks.size > 1) as stop,
     ):
         run.begin(new_plan=new_plan)
         try:
@@ -175,6 +183,18 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         f"Final weights sha256 {weights_sha256(run.setup.model)}",
         f"Next: imgnet-mini report{run_options(run.config.run)}",
     )
+    _stop_at_the_end(run, stop)
+
+
+def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:
+    """Let a signal that has come since the last step keep what would follow from its work."""
+    received = run.setup.ranks.from_first(lambda: stop.received)
+    if received is not None:
+        raise StoppedError(
+            f"stopped by {signal.Signals(received).name} after the last epoch: everything is "
+            f"saved. Reports are made by\n  imgnet-mini report{run_options(run.config.run)}",
+            received,
+        )
 
 
 def _remove_run(paths: RunPaths) -> None:
@@ -184,7 +204,7 @@ def _remove_run(paths: RunPaths) -> None:
     with explaining_writes(paths.checkpoint_dir):
         for path in written:
             path.unlink(missing_ok=True)
-        sweep(*paths.written_folders())
+        sweep_run(paths)
 
 
 def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:

@@ -31,6 +31,7 @@ class Trained:
 
     model: nn.Module
     path: Path
+    sha256: str
     arch: str
     img_size: int
     classes: tuple[str, ...]
@@ -49,7 +50,7 @@ def load_trained(given: RunConfig, checkpoint: str, device: torch.device) -> Tra
         ConfigError: it does not say what network it is of, and nobody else did.
     """
     path = checkpoint_path(checkpoint, paths_of(given.run), given)
-    content = read_weights(path)
+    content, sha256 = read_weights(path)
     config = _settings(content, given, path)
     named = content.get("classes") if "model" in content else None
     classes = tuple(named) if named else _classes_of(_weights(content), path)
@@ -62,6 +63,7 @@ def load_trained(given: RunConfig, checkpoint: str, device: torch.device) -> Tra
     return Trained(
         model,
         path,
+        sha256,
         arch=config.model.arch,
         img_size=config.data.img_size,
         classes=classes,

@@ -16,7 +16,7 @@ from imgnet_mini.config import RunConfig
 from imgnet_mini.console import in_bytes, say
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.engine import Trainer
-from imgnet_mini.errors import DivergedError, ImgnetMiniError, StoppedError
+from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
 from imgnet_mini.evaluation import Answers, Metrics
 from imgnet_mini.history import History
 from imgnet_mini.records import EpochRecord, Phase
@@ -107,13 +107,21 @@ class TrainingRun:
         except ImgnetMiniError as error:
             newest = self.store.newest
             if newest is not None:
-                plan = " --max-lr LOWER --replan" if isinstance(error, DivergedError) else ""
                 error.add_note(
-                    f"Safe: step {newest.step} (epoch {newest.epoch}), in "
-                    f"{self.paths.checkpoint}. To go on from there:\n"
-                    f"  imgnet-mini resume{run_options(self.config.run)}{plan}"
+                    f"Safe: step {newest.step} (epoch {newest.epoch}), in {self.paths.checkpoint}. "
+                    f"{self._way_on(error)}"
                 )
             raise
+
+    def _way_on(self, error: ImgnetMiniError) -> str:
+        resume = f"imgnet-mini resume{run_options(self.config.run)}"
+        if isinstance(error, DataError):  # without the file it would be another run
+            return (
+                f"To go on from there, restore the file as it was, and then:\n  {resume}\n"
+                "Without it, this is another run: choose another --name for it, or --overwrite"
+            )
+        plan = " --max-lr LOWER --replan" if isinstance(error, DivergedError) else ""
+        return f"To go on from there:\n  {resume}{plan}"
 
     def _show(self, answers: Answers, *, best_top1: float) -> None:
         """Bring to TensorBoard what there is to see after this epoch, before it is saved."""

@@ -23,8 +23,12 @@ class GrowingArray:
         self._dtype = dtype
         self._row_shape = row_shape
         self.rows = keep
+        if not keep:  # made anew: what is there may be a link to something else
+            path.unlink(missing_ok=True)
         # Without a buffer, a write that failed leaves nothing to be written later.
-        self._file = path.open("r+b" if keep else "w+b", buffering=0)
+        self._file = open(  # noqa: SIM115 - closed by close()
+            path, "r+b" if keep else "x+b", buffering=0, opener=_follow_no_link
+        )
         try:
             self._file.write(_header(dtype, row_shape, 0))
             self._file.truncate(_end(dtype, row_shape, keep))
@@ -57,8 +61,16 @@ class GrowingArray:
 
 
 def holds_rows(path: Path, dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> bool:
-    """Whether a file is there and long enough to keep so many rows."""
-    return path.is_file() and path.stat().st_size >= _end(dtype, row_shape, rows)
+    """Whether a file is there, itself and no link to one, and long enough to keep so many rows."""
+    return (
+        not path.is_symlink()
+        and path.is_file()
+        and path.stat().st_size >= _end(dtype, row_shape, rows)
+    )
+
+
+def _follow_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _end(dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> int:
