@@ -9,10 +9,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.pack.format import Manifest, Pack, open_pack
 from imgnet_mini.data.pack.plan import Plan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
+from imgnet_mini.data.splits import find_splits
 
 DATA = Path("data")
 PACK = Path("data/pack")

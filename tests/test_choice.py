@@ -7,8 +7,8 @@ import torch
 
 from imgnet_mini.config import RunConfig
 from imgnet_mini.data.choice import choose_images
-from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
+from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError
 from packs import DATA, PACK, build
 

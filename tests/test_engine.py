@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from imgnet_mini.data.choice import Images
-from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.loaders import build_train_loader
+from imgnet_mini.data.splits import find_splits
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import DivergedError
 from imgnet_mini.history import History

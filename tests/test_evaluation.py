@@ -8,8 +8,8 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torchvision import transforms
 
 from imgnet_mini.data.choice import Images
-from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.splits import find_splits
 from imgnet_mini.evaluation import evaluate
 from imgnet_mini.model import build_model
 from imgnet_mini.precision import Precision

@@ -9,18 +9,15 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import (
     SHOWN,
-    case_twins,
     count_ignored,
     file_stamps,
     find_images,
-    find_splits,
-    find_tree_problems,
     fingerprint,
     one_line,
-    read_splits,
     some_of,
 )
 from imgnet_mini.data.scan import refuse_broken_images
+from imgnet_mini.data.splits import case_twins, find_splits, find_tree_problems, read_splits
 from imgnet_mini.errors import DataError
 
 needs_any_name = pytest.mark.skipif(

@@ -13,9 +13,9 @@ from imgnet_mini.data.batches import Batch, Mover
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
 from imgnet_mini.data.draws import uniforms
-from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.pack.source import ResidentRows
+from imgnet_mini.data.splits import find_splits
 from imgnet_mini.data.transforms import STD, ClassStyle, Normalise
 from imgnet_mini.device import choose_device
 from imgnet_mini.engine import Trainer

@@ -16,7 +16,7 @@ LAYERS = [  # top first; modules on one row never import one another
     {"evaluation"},
     {"data", "model", "optim", "checkpoint", "history", "progress", "finder", "reporting"},
     {"run_paths", "run_lock", "records", "predictions", "train_state"}
-    | {"device", "precision", "lockstep"},
+    | {"device", "precision", "lockstep", "random_state"},
     {"distributed", "signals"},
     {"config", "csv_file"},
     {"sections", "atomic_file"},

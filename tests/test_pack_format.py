@@ -15,10 +15,10 @@ from PIL import Image
 
 from imgnet_mini import __version__
 from imgnet_mini.console import printable
-from imgnet_mini.data.folder import find_splits
 from imgnet_mini.data.images import read_pixels
 from imgnet_mini.data.pack.format import array_files, index_dtype
 from imgnet_mini.data.pack.plan import squash
+from imgnet_mini.data.splits import find_splits
 from imgnet_mini.data.transforms import EvalCrop
 from imgnet_mini.errors import DataError
 from packs import DATA, PACK, arrays, build, damaged_jpeg, jpeg, opened

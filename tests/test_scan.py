@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from imgnet_mini.data.folder import find_images, find_splits
+from imgnet_mini.data.folder import find_images
 from imgnet_mini.data.scan import (
     describe_skipped,
     find_broken_images,
@@ -12,6 +12,7 @@ from imgnet_mini.data.scan import (
     scan_images,
     unwatched,
 )
+from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError
 from packs import damaged_jpeg
 

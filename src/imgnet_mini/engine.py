@@ -23,6 +23,7 @@ from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.optim import load_optimizer, refuse_other_settings, take_place
 from imgnet_mini.precision import Precision
 from imgnet_mini.progress import show_bar
+from imgnet_mini.random_state import random_state, set_random_state
 from imgnet_mini.signals import StopRequest, StopRequestedError
 from imgnet_mini.train_state import TrainState
 
@@ -191,7 +192,7 @@ class Trainer:
             DivergedError: a weight or a statistic is not finite.
         """
         self._refuse_infinite_weights()
-        rng, *rng_of_others = self._ranks.gather(_random_state())
+        rng, *rng_of_others = self._ranks.gather(random_state())
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -228,7 +229,7 @@ class Trainer:
         self.state = TrainState(**content["state"])
         states = [content["rng"], *content.get("rng_of_others", ())]
         if self._ranks.rank < len(states):
-            _set_random_state(states[self._ranks.rank])
+            set_random_state(states[self._ranks.rank])
         else:  # the run goes on with more ranks than it had
             torch.manual_seed(mix(step, self._ranks.rank))
 
@@ -289,17 +290,3 @@ class Trainer:
     def _advice(self) -> str:
         lower = self._optimizer.param_groups[0]["max_lr"] / 2
         return f"try a lower --max-lr, such as {lower:.2g}"
-
-
-def _random_state() -> dict[str, Tensor]:
-    """The generators that layers such as dropout draw from."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from imgnet_mini.data.folder import ImageFolder, count_ignored, find_splits
+from imgnet_mini.data.folder import ImageFolder, count_ignored
 from imgnet_mini.data.index import find_images_again
 from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
 from imgnet_mini.data.scan import (
@@ -15,6 +15,7 @@ from imgnet_mini.data.scan import (
     refuse_broken_images,
     unwatched,
 )
+from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError
 from imgnet_mini.sections import DataConfig, RunSection
 

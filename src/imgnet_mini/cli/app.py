@@ -1,0 +1,98 @@
+"""The command line as a whole: what goes for every command, and how each of them ends."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgnet_mini import __version__
+from imgnet_mini.console import say, show_error, show_stop
+from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
+from imgnet_mini.launch import Launch, speaks
+from imgnet_mini.signals import StopNowError, stopping_at_once
+
+WITH_RANKS = ("find-lr", "train", "resume", "evaluate")
+"""Commands that torchrun may start."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train ResNet-50 from scratch on ImageNet-Mini, or any folder of images, on one GPU.",
+)
+
+
+def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
+    """Run the command line; the package's own errors end as a message and an exit code.
+
+    is_process: whether the process ends with it.
+    """
+    # Torch's large tensors then live in large pages of memory, which the system hands out faster.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    try:
+        with (
+            stopping_at_once(for_good=is_process),
+            _naming_files(),
+            nullcontext() if speaks() else _silence(),
+        ):
+            app(args, prog_name="imgnet-mini")
+    except StopNowError as error:
+        if speaks():
+            show_stop(f"stopped at once by {error}; what had been saved is whole")
+        raise SystemExit(128 + error.signal_number) from error
+    except StoppedError as error:
+        if speaks():
+            show_stop(str(error))
+        raise SystemExit(error.exit_code) from error
+    except ImgnetMiniError as error:
+        if speaks() or isinstance(error, RankError):
+            show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
+        raise SystemExit(error.exit_code) from error
+
+
+@contextmanager
+def _naming_files() -> Iterator[None]:
+    """The last resort for a file or folder that cannot be used, and that nobody has explained."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise WriteError(f"cannot use {error.filename}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Only one of several processes prints: what is said inside this is not."""
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(f"imgnet-mini {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    del version
+    launch = Launch.from_environment()
+    if launch.size > 1 and ctx.invoked_subcommand not in WITH_RANKS:
+        raise ConfigError(
+            f"{ctx.invoked_subcommand} is work for one process, and torchrun has started "
+            f"{launch.size}: call imgnet-mini {ctx.invoked_subcommand} by itself"
+        )

@@ -1,0 +1,141 @@
+"""The commands on the way to a trained network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgnet_mini.cli.app import app
+from imgnet_mini.cli.settings import TRAINING_ONLY
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import going_on_unheard
+from imgnet_mini.options import config_options
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options(
+    *("run", "prepare", "data"),
+    leave_out=(*TRAINING_ONLY, "name", "output_dir", "batch_size", "workers", "loader"),
+)
+def prepare(*, given: RunConfig) -> None:
+    """Decode and resize all images once, so that training never waits for them.
+
+    Checks every image on the way. A pack that is up to date stays; a stopped build goes on.
+    """
+    from imgnet_mini.commands import prepare
+
+    with going_on_unheard():
+        prepare.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options(
+    *("run", "data"),
+    leave_out=(
+        *TRAINING_ONLY,
+        *("name", "output_dir", "pack_dir", "batch_size", "img_size", "workers", "loader"),
+        "skip_bad",
+    ),
+)
+def check(*, given: RunConfig) -> None:
+    """Decode every image, and list all that would stop or spoil a training.
+
+    Exits with 4 where something would stop it.
+    """
+    from imgnet_mini.commands import check
+
+    check.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options("run", "data", "model", "optimizer", "finder", "runtime")
+def find_lr(*, given: RunConfig) -> None:
+    """Raise the learning rate step by step and suggest a peak for training."""
+    from imgnet_mini.commands import find_lr
+    from imgnet_mini.distributed.joining import joined
+
+    with joined(given.runtime) as ranks:
+        find_lr.run(given, ranks=ranks)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime")
+def train(
+    *,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run if it has a checkpoint, else start.")
+    ] = False,
+    allow_world_size_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-world-size-change",
+            help="With --resume: go on with other processes: the same images, not the same bits.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing run of this name.")
+    ] = False,
+    reports: Annotated[
+        bool, typer.Option("--reports", help="Make the report when training is done.")
+    ] = False,
+    given: RunConfig,
+) -> None:
+    """Train a network from scratch."""
+    from imgnet_mini.commands import resume as resume_command
+    from imgnet_mini.commands import train
+    from imgnet_mini.distributed.joining import joined
+
+    if resume and overwrite:
+        raise typer.BadParameter("choose one of --resume and --overwrite")
+    with going_on_unheard(), joined(given.runtime) as ranks:
+        if resume and ranks.from_first(lambda: resume_command.has_checkpoint(given)):
+            resume_command.run(given, other_ranks=allow_world_size_change, ranks=ranks)
+        else:
+            train.run(given, overwrite=overwrite, ranks=ranks)
+    if reports and ranks.is_first:
+        from imgnet_mini.commands import report  # scikit-learn takes seconds to import
+
+        with going_on_unheard():
+            report.run(given)
+
+
+@app.command(rich_help_panel="Workflow")
+@config_options(
+    *("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime"),
+    show_defaults=False,
+)
+def resume(
+    *,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Go on from this one.", show_default="the newest that is whole"
+        ),
+    ] = None,
+    replan: Annotated[
+        bool, typer.Option("--replan", help="Go on under another schedule, such as more --epochs.")
+    ] = False,
+    allow_world_size_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-world-size-change",
+            help="Go on with another number of processes: the same images, not the same bits.",
+        ),
+    ] = False,
+    given: RunConfig,
+) -> None:
+    """Continue an interrupted run, bit by bit as if it had never stopped.
+
+    Options left out keep the run's own values; those that would make it another run are refused.
+    """
+    from imgnet_mini.commands import resume
+    from imgnet_mini.distributed.joining import joined
+
+    with going_on_unheard(), joined(given.runtime) as ranks:
+        resume.run(
+            given,
+            checkpoint=checkpoint,
+            replan=replan,
+            other_ranks=allow_world_size_change,
+            ranks=ranks,
+        )
