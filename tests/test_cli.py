@@ -12,6 +12,7 @@ from conftest import without_colours
 from imgnet_mini import __main__ as own_process
 from imgnet_mini import cli as command_line
 from imgnet_mini import errors
+from imgnet_mini.cli import entry
 
 PANELS = {
     "find-lr": {"Run", "Data", "Model", "Optimizer", "Finder", "Runtime"},
@@ -154,7 +155,7 @@ def test_a_file_with_an_unknown_key_is_named_with_the_key(cli, tmp_path):
 def test_each_kind_of_failure_has_its_exit_code_and_no_traceback(
     cli, monkeypatch, error, code, title
 ):
-    monkeypatch.setattr(command_line, "app", failing_app(error))
+    monkeypatch.setattr(entry, "app", failing_app(error))
     assert cli() == code
     assert f"╭─ {title} ─" in cli.err
     assert cli.says("why")
@@ -163,19 +164,19 @@ def test_each_kind_of_failure_has_its_exit_code_and_no_traceback(
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(command_line, "app", failing_app(ZeroDivisionError("bug")))
+    monkeypatch.setattr(entry, "app", failing_app(ZeroDivisionError("bug")))
     with pytest.raises(ZeroDivisionError):
         command_line.main([])
 
 
 def test_a_file_that_nobody_has_explained_is_named_without_a_traceback(cli, monkeypatch):
-    monkeypatch.setattr(command_line, "app", failing_app(PermissionError(13, "No way", "x/y")))
+    monkeypatch.setattr(entry, "app", failing_app(PermissionError(13, "No way", "x/y")))
     assert cli() == 5
     assert cli.says("cannot use x/y: No way")
 
 
 def test_an_error_of_the_system_without_a_file_is_a_bug(monkeypatch):
-    monkeypatch.setattr(command_line, "app", failing_app(OSError(22, "Invalid")))
+    monkeypatch.setattr(entry, "app", failing_app(OSError(22, "Invalid")))
     with pytest.raises(OSError, match="Invalid"):
         command_line.main([])
 

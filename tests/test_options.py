@@ -4,7 +4,7 @@ from typing import Annotated
 import pytest
 import typer
 
-from imgnet_mini import cli as command_line
+from imgnet_mini.cli import entry
 from imgnet_mini.config import RunConfig, fields_of
 from imgnet_mini.options import config_options
 
@@ -30,7 +30,7 @@ class Options:
             """Keep what it was given."""
             self.given, self.extra = given, extra
 
-        self._monkeypatch.setattr(command_line, "app", app)
+        self._monkeypatch.setattr(entry, "app", app)
 
     def __call__(self, *args):
         assert self._cli(*args) == 0, self._cli.err
