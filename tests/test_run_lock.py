@@ -120,3 +120,14 @@ def test_an_owner_that_has_not_signed_yet_is_another_process(tmp_path, holder):
         locked_run("a", tmp_path / ".lock"),
     ):
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such flag")
+def test_a_planted_link_is_not_followed(tmp_path):
+    (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(WriteError, match=r"cannot write .*\.lock"),
+        locked_run("a", tmp_path / ".lock"),
+    ):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

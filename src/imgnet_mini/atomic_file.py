@@ -56,6 +56,15 @@ def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
         raise
 
 
+def following_no_link(path: str, flags: int) -> int:
+    """An opener for a file that is written in its place, and may be a link that somebody planted.
+
+    Raises:
+        OSError: it is one; where the system cannot say so, the link is followed.
+    """
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def settle(file: BinaryIO, temporary: Path) -> None:
     """Bring all of a temporary file to the disk, ready to take its name."""
     file.flush()

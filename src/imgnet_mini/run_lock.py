@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from imgnet_mini.atomic_file import explaining_writes, write_text
+from imgnet_mini.atomic_file import explaining_writes, following_no_link, write_text
 from imgnet_mini.console import say
 from imgnet_mini.errors import InUseError
 
@@ -42,7 +42,7 @@ def locked_run(name: str, path: Path) -> Iterator[None]:
     owner = path.with_suffix(".json")
     with explaining_writes(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
+        file = open(path, "ab", opener=following_no_link)  # noqa: SIM115 - closed below
     with file:
         try:
             _lock(file)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from imgnet_mini.atomic_file import following_no_link
+
 
 class GrowingArray:
     """An array of rows on the disk, of which any number can be kept when it is opened again.
@@ -27,7 +29,7 @@ class GrowingArray:
             path.unlink(missing_ok=True)
         # Without a buffer, a write that failed leaves nothing to be written later.
         self._file = open(  # noqa: SIM115 - closed by close()
-            path, "r+b" if keep else "x+b", buffering=0, opener=_follow_no_link
+            path, "r+b" if keep else "x+b", buffering=0, opener=following_no_link
         )
         try:
             self._file.write(_header(dtype, row_shape, 0))
@@ -67,10 +69,6 @@ def holds_rows(path: Path, dtype: np.dtype[Any], row_shape: tuple[int, ...], row
         and path.is_file()
         and path.stat().st_size >= _end(dtype, row_shape, rows)
     )
-
-
-def _follow_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _end(dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> int:
