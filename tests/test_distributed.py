@@ -227,6 +227,16 @@ def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):
     np.testing.assert_allclose(*curves, rtol=1e-4)
 
 
+def test_batch_norms_that_see_all_ranks_need_gpus(images, tmp_path):
+    ranks = Ranks(tmp_path, 2, ("train", *options(images, "--sync-bn", "--device", "cpu")))
+    codes = ranks.wait()
+    assert 2 in codes
+    assert 0 not in codes
+    text = ranks.log.read_text("utf-8")
+    assert text.count("╭─ Error") == 1
+    assert "--sync-bn needs GPUs, and this run is on cpu" in text
+
+
 @pytest.mark.parametrize("command", ["prepare", "report", "check"])
 def test_work_for_one_process_is_not_done_by_several(tmp_path, command):
     ranks = Ranks(tmp_path, 2, (command,))

@@ -64,10 +64,15 @@ def hand_over(text: str) -> None:
     if sys.stdout.isatty():
         say(text.removesuffix("\n"))
         return
-    with _explaining_output():
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-        sys.stdout.buffer.flush()
+    try:
+        with _explaining_output():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()
+    except WriteError as error:
+        if isinstance(error.__cause__, BrokenPipeError):  # such as of `| head`, which has enough
+            raise SystemExit(1) from error
+        raise
 
 
 def _print(*parts: RenderableType, **style: bool) -> None:

@@ -99,6 +99,8 @@ def load_network(
     weights, img_size = _weights(content), config.data.img_size
     try:
         model = build_with_weights(config.model, weights, classes=classes, img_size=img_size)
+    except torch.OutOfMemoryError:  # a RuntimeError too, but of the machine
+        raise
     except RuntimeError as error:
         lines = str(error).splitlines()
         first = "\n".join(lines[1:4] or lines)
