@@ -18,62 +18,24 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import torch
-from step import CLASSES, FixedLoader, build_parts, seconds
-from torch import Tensor, nn
+from step import CLASSES, FixedLoader, build_bare, build_engine, seconds
 from torch.nn.parallel import DistributedDataParallel
 
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.distributed.joining import joined
 from imgnet_mini.distributed.ranks import Ranks
-from imgnet_mini.engine import Trainer
 from imgnet_mini.history import History, SilentHistory
 from imgnet_mini.model import build_model
-from imgnet_mini.precision import Precision, choose_precision
+from imgnet_mini.precision import choose_precision
 from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.sections import ModelConfig, RuntimeConfig
 from imgnet_mini.signals import StopRequest
 
 GOAL = 1.03
-
-
-def build_plain(
-    model: nn.Module, precision: Precision, images: Tensor, targets: Tensor, steps: int
-) -> Callable[[], None]:
-    criterion, optimizer, scheduler = build_parts(model)
-    scaler = precision.build_scaler()
-    parallel: nn.Module = DistributedDataParallel(model)
-
-    def run() -> None:
-        parallel.train()
-        for _ in range(steps):
-            with precision.autocast():
-                loss = criterion(parallel(images), targets)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            scheduler.step()
-
-    return run
-
-
-def build_engine(
-    model: nn.Module, precision: Precision, loader: FixedLoader, history: History, ranks: Ranks
-) -> Callable[[], None]:
-    criterion, optimizer, scheduler = build_parts(model)
-    trainer = Trainer(model, criterion, optimizer, scheduler, precision, ranks=ranks)
-
-    def run() -> None:
-        with StopRequest(with_ranks=True) as stop:
-            trainer.train_epoch(loader, history, stop)
-        trainer.state.finish_epoch(0.0)
-
-    return run
 
 
 def measure(options: argparse.Namespace, ranks: Ranks) -> None:
@@ -91,13 +53,18 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> None:
         seed=0,
         device=device,
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        StopRequest(with_ranks=ranks.size > 1) as stop,
+    ):
         paths = RunPaths(Path(folder), "bench")
         history = History(paths, [], step=0) if ranks.is_first else SilentHistory()
         loader = FixedLoader(images, targets, steps)
         loops = {
-            "plain": build_plain(copy.deepcopy(model), precision, images, targets, steps),
-            "engine": build_engine(model, precision, loader, history, ranks),
+            "plain": build_bare(
+                DistributedDataParallel(copy.deepcopy(model)), precision, images, targets, steps
+            ),
+            "engine": build_engine(model, precision, loader, history, stop, ranks),
         }
         with closing(history):
             for run in loops.values():

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.device import choose_device, describe_device
+from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.engine import Trainer
 from imgnet_mini.history import History
 from imgnet_mini.model import build_model
@@ -87,9 +88,10 @@ def build_engine(
     loader: FixedLoader,
     history: History,
     stop: StopRequest,
+    ranks: Ranks = ALONE,
 ) -> Callable[[], None]:
     criterion, optimizer, scheduler = build_parts(model)
-    trainer = Trainer(model, criterion, optimizer, scheduler, precision)
+    trainer = Trainer(model, criterion, optimizer, scheduler, precision, ranks=ranks)
 
     def run() -> None:
         trainer.train_epoch(loader, history, stop)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
-from imgnet_mini.cli.settings import TRAINING_ONLY
+from imgnet_mini.cli.shared import TRAINING_ONLY
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import going_on_unheard
 from imgnet_mini.options import config_options

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
-from imgnet_mini.cli.settings import TRAINING_ONLY
+from imgnet_mini.cli.shared import TRAINING_ONLY, Checkpoint
 from imgnet_mini.config import RunConfig
 from imgnet_mini.options import config_options
 
@@ -22,9 +22,7 @@ from imgnet_mini.options import config_options
 )
 def evaluate(
     *,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="best|last|PATH", help="Which weights; also a plain state dict.")
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     tta: Annotated[
         bool,
         typer.Option("--tta/--no-tta", help="Use the mean over the image and its mirror image."),

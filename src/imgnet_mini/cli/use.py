@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
-from imgnet_mini.cli.settings import IMAGES, TRAINING_ONLY
+from imgnet_mini.cli.shared import IMAGES, TRAINING_ONLY, Checkpoint
 from imgnet_mini.config import RunConfig
 from imgnet_mini.options import config_options
 
@@ -25,9 +25,7 @@ def predict(
         ),
     ],
     *,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="best|last|PATH", help="Which weights; also a plain state dict.")
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     top_k: Annotated[
         int | None,
         typer.Option(min=1, help="Classes to name of each image.", show_default="5, or all"),
@@ -61,9 +59,7 @@ def predict(
 )
 def export(
     *,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="best|last|PATH", help="Which weights; also a plain state dict.")
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     form: Annotated[
         str | None,
         typer.Option(

@@ -1,4 +1,12 @@
-"""Groups of settings that several commands leave out."""
+"""What several commands have in common: an option, and groups of settings they leave out."""
+
+from typing import Annotated
+
+import typer
+
+Checkpoint = Annotated[
+    str, typer.Option(metavar="best|last|PATH", help="Which weights; also a plain state dict.")
+]
 
 TRAINING_ONLY = (
     *("min_crop", "flip", "use_class_style_aug", "pack_on_device", "accumulate"),
