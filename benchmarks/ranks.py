@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> None:
             "plain": build_bare(
                 DistributedDataParallel(copy.deepcopy(model)), precision, images, targets, steps
             ),
-            "engine": build_engine(model, precision, loader, history, stop, ranks),
+            "engine": build_engine(model, precision, loader, history, stop, ranks=ranks),
         }
         with closing(history):
             for run in loops.values():

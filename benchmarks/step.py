@@ -88,6 +88,7 @@ def build_engine(
     loader: FixedLoader,
     history: History,
     stop: StopRequest,
+    *,
     ranks: Ranks = ALONE,
 ) -> Callable[[], None]:
     criterion, optimizer, scheduler = build_parts(model)
