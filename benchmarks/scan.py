@@ -161,6 +161,8 @@ def touch(images: Any) -> None:
 
 def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float | None]:
     """What is known of one folder, in the units of the keys."""
+    for folder in (root, few_root):
+        find_images_again(folder)  # makes the index
     images, few = find_images_again(root), find_images_again(few_root)
     touch(images)  # this process is the first rank
     count = len(images)

@@ -45,6 +45,17 @@ def joined(runtime: RuntimeConfig) -> Iterator[Ranks]:
     if launch.size == 1:
         yield ALONE
         return
+    with _ending_with_parent():
+        try:
+            ranks = _link(runtime, launch)
+        except RuntimeError as error:
+            raise _lost(error, runtime.dist_timeout) or error from error
+        with _failing_together(ranks, runtime):
+            yield ranks
+    dist.destroy_process_group()
+
+
+def _link(runtime: RuntimeConfig, launch: Launch) -> Ranks:
     on_gpu = runtime.device in ("auto", "cuda") and torch.cuda.is_available()
     store = _reach_store()
     store = PrefixStore(f"imgnet-mini {_meet(store, launch)}", store)
@@ -55,10 +66,7 @@ def joined(runtime: RuntimeConfig) -> Iterator[Ranks]:
         rank=launch.rank,
         world_size=launch.size,
     )
-    ranks = Ranks(launch, store)
-    with _ending_with_parent(), _failing_together(ranks, runtime):
-        yield ranks
-    dist.destroy_process_group()
+    return Ranks(launch, store)
 
 
 def _reach_store() -> Any:
@@ -116,7 +124,10 @@ def _failing_together(ranks: Ranks, runtime: RuntimeConfig) -> Iterator[None]:
     except StoppedError:  # all ranks have agreed on it
         raise
     except Exception as error:
-        raise _said_once(ranks, _lost(error, runtime.dist_timeout) or error) from error
+        said = _said_once(ranks, _lost(error, runtime.dist_timeout) or error)
+        if said is error:
+            raise
+        raise said from error
 
 
 def _said_once(ranks: Ranks, error: Exception) -> BaseException:
