@@ -57,20 +57,20 @@ def _write_program(
 
 
 def _read_program(path: Path, _: Rebuild) -> Run:
-    with path.open("rb") as file:
+    with _quiet(), path.open("rb") as file:
         return torch.export.load(file).module()
 
 
 def _write_script(
     model: nn.Module, images: Tensor, description: Description, file: BinaryIO
 ) -> None:
-    with _quiet_jit():
+    with _quiet():
         traced = jit.trace(model, images)
         jit.save(traced, file, _extra_files={EXTRA_FILE: to_json(description)})
 
 
 def _read_script(path: Path, _: Rebuild) -> Run:
-    with _quiet_jit(), path.open("rb") as file:
+    with _quiet(), path.open("rb") as file:
         script: Run = jit.load(file)
     return script
 
@@ -78,15 +78,16 @@ def _read_script(path: Path, _: Rebuild) -> Run:
 def _write_onnx(model: nn.Module, images: Tensor, description: Description, file: BinaryIO) -> None:
     if sum(tensor.nbytes for tensor in model.state_dict().values()) > _MOST_ONNX_BYTES:
         raise ConfigError("--format onnx: one such file holds 2 GB at most, and the weights more")
-    program = torch.onnx.export(
-        model,
-        (images,),
-        dynamo=True,
-        verbose=False,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=(_any_number(),),
-    )
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=(_any_number(),),
+        )
     if program is None:
         raise TypeError("torch.onnx has returned no program")
     proto: Any = program.model_proto
@@ -145,9 +146,11 @@ def _any_number() -> dict[int, Any]:
 
 
 @contextmanager
-def _quiet_jit() -> Iterator[None]:
-    """Say nothing of torch.jit's end, nor of branches that were traced: the file is checked."""
+def _quiet() -> Iterator[None]:
+    """Say nothing of what torch deprecates, traces or copies on its way: the file is checked."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.")
+        for deprecated in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", deprecated)
         warnings.simplefilter("ignore", jit._trace.TracerWarning)
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
         yield
