@@ -87,7 +87,7 @@ def test_more_runs_than_fit_are_shown_in_several_tables(cli):
 def test_a_run_that_is_missing_is_named_with_those_there_are(cli):
     assert cli("compare", "a", "x", "y") == 2
     assert cli.says("there is no run x, y in")
-    assert cli.says("but a, b; name others, or another folder with --output-dir")
+    assert cli.says("; there is a, b. Name others, or another folder with --output-dir")
     assert not Path("reports").exists()
 
 

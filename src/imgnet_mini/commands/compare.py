@@ -57,8 +57,8 @@ def _check_runs(output_dir: Path, names: Sequence[str]) -> None:
     if missing:
         there = sorted(path.parent.name for path in (output_dir / "out").glob("*/train_log.csv"))
         raise ConfigError(
-            f"there is no run {some_of(missing)} in {output_dir.absolute()}, but "
-            f"{some_of(there) or 'none at all'}; name others, or another folder with --output-dir"
+            f"there is no run {some_of(missing)} in {output_dir.absolute()}; there is "
+            f"{some_of(there) or 'none yet'}. Name others, or another folder with --output-dir"
         )
     unfinished = [one for one in paths if not _is_validated(one)]
     if unfinished:
