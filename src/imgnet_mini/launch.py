@@ -13,14 +13,12 @@ class Launch:
     """The place of this process among those that were started together.
 
     local_rank, local_size: the same among those of its own machine.
-    restarts: how often torchrun has started all of them anew.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    restarts: int = 0
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] = os.environ) -> Self:
@@ -36,7 +34,6 @@ class Launch:
             size=_number(variables, "WORLD_SIZE", 1),
             local_rank=_number(variables, "LOCAL_RANK", 0),
             local_size=_number(variables, "LOCAL_WORLD_SIZE", 1),
-            restarts=_number(variables, "TORCHELASTIC_RESTART_COUNT", 0),
         )
         if not (launch.rank < launch.size and launch.local_rank < launch.local_size):
             raise ConfigError(
