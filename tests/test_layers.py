@@ -19,7 +19,7 @@ LAYERS = [  # top first; modules on one row never import one another
     | {"device", "precision", "lockstep", "random_state"},
     {"distributed", "signals"},
     {"config", "csv_file"},
-    {"sections", "atomic_file"},
+    {"sections", "atomic_file", "recipes"},
     {"console", "launch"},
     {"errors", "at_once", "__init__"},
 ]

@@ -16,6 +16,7 @@ from imgnet_mini.options import config_options
 @config_options(
     *("run", "prepare", "data"),
     leave_out=(*TRAINING_ONLY, "name", "output_dir", "batch_size", "workers", "loader"),
+    recipes=True,
 )
 def prepare(*, given: RunConfig) -> None:
     """Decode and resize all images once, so that training never waits for them.
@@ -36,6 +37,7 @@ def prepare(*, given: RunConfig) -> None:
         *("name", "output_dir", "pack_dir", "batch_size", "img_size", "workers", "loader"),
         "skip_bad",
     ),
+    recipes=True,
 )
 def check(*, given: RunConfig) -> None:
     """Decode every image, and list all that would stop or spoil a training.
@@ -48,7 +50,7 @@ def check(*, given: RunConfig) -> None:
 
 
 @app.command(rich_help_panel="Workflow")
-@config_options("run", "data", "model", "optimizer", "finder", "runtime")
+@config_options("run", "data", "model", "optimizer", "finder", "runtime", recipes=True)
 def find_lr(*, given: RunConfig) -> None:
     """Raise the learning rate step by step and suggest a peak for training."""
     from imgnet_mini.commands import find_lr
@@ -59,7 +61,9 @@ def find_lr(*, given: RunConfig) -> None:
 
 
 @app.command(rich_help_panel="Workflow")
-@config_options("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime")
+@config_options(
+    *("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime"), recipes=True
+)
 def train(
     *,
     resume: Annotated[

@@ -191,11 +191,16 @@ def run_options(run: RunSection) -> str:
 
 
 def options_of(config: RunConfig, *sections: str, leave_out: Collection[str] = ()) -> str:
-    """The options that give another command these settings, as text to paste."""
-    words: list[str] = []
+    """The options that give another command these settings, as text to paste.
+
+    A recipe that they start from is named, and then only what differs from it.
+    """
+    recipe = config.recipe
+    words = [] if recipe is None else ["--recipe", recipe]
+    base = RunConfig() if recipe is None else RunConfig.of_recipe(recipe)
     for section in sections:
         for name, value in getattr(config, section):
-            if name in leave_out or value == getattr(getattr(RunConfig(), section), name):
+            if name in leave_out or value == getattr(getattr(base, section), name):
                 continue
             flag = name.replace("_", "-")
             if isinstance(value, bool):

@@ -60,8 +60,8 @@ class TrainingRun:
             return
         write_text(self.paths.config, self.config.to_toml())
         if not self.paths.environment.exists():
-            environment = json.dumps(describe_environment(self.setup), indent=2) + "\n"
-            write_text(self.paths.environment, environment)
+            environment = describe_environment(self.setup) | {"recipe": self.config.recipe}
+            write_text(self.paths.environment, json.dumps(environment, indent=2) + "\n")
             summary = summarise_model(self.setup.model, self.config.data.img_size)
             write_text(self.paths.model_summary, summary)
         precision = {"precision": self.setup.precision.name}
