@@ -1,4 +1,5 @@
 import hashlib
+import json
 import random
 import re
 import time
@@ -144,6 +145,37 @@ def test_the_flags_the_run_was_started_with_are_accepted_again(run_small, stop_a
     stop_after(10**9)
     assert run_small("train", "--max-lr", 0.01, "--resume") == 0, cli.err
     assert "Resuming r50_onecycle_amp at step 3 of 12 (epoch 0 of 3, batch 3 of 4)" in cli.out
+
+
+@pytest.mark.parametrize("again", [["--recipe", "mini"], []], ids=["recipe", "nothing"])
+def test_a_run_by_a_recipe_goes_on_with_its_own_settings(run_small, stop_after, cli, again):
+    stop_after(3)
+    assert run_small("train", "--recipe", "mini") == 130
+    before = Path("out/r50_onecycle_amp/config.toml").read_text()
+    stop_after(10**9)
+    assert run_small("train", *again, "--resume") == 0, cli.err
+    assert "Resuming r50_onecycle_amp at step 3 of 12" in cli.out
+    assert Path("out/r50_onecycle_amp/config.toml").read_text() == before
+    environment = json.loads(Path("out/r50_onecycle_amp/environment.json").read_text())
+    assert environment["recipe"] == "mini"
+
+
+def test_a_recipe_that_would_make_it_another_run_is_refused_by_its_name(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--min-crop", 0.08) == 130
+    saved = Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes()
+    assert run_small("train", "--recipe", "mini", "--resume") == 2
+    assert cli.says("--min-crop 0.25 of --recipe mini: this run was started with 0.08")
+    assert cli.says("Leave --recipe mini out to go on, or start a new run")
+    assert Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes() == saved
+
+
+def test_a_flag_over_a_recipe_is_refused_as_a_flag(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--recipe", "mini") == 130
+    assert run_small("train", "--recipe", "mini", "--min-crop", 0.5, "--resume") == 2
+    assert cli.says("--min-crop 0.5: this run was started with 0.25")
+    assert cli.says("Leave --min-crop out to go on")
 
 
 def test_nothing_to_resume_names_train(cli):
