@@ -63,7 +63,7 @@ class RunConfig(Section):
         """Read a recipe; what it leaves out keeps its default.
 
         Raises:
-            ConfigError: there is no such recipe.
+            ConfigError: there is no such recipe, or it holds a wrong setting.
         """
         config = cls()._override_from_text(recipe_text(name), f"recipe {name}")
         config._recipe = name
@@ -113,7 +113,7 @@ class RunConfig(Section):
         return config
 
     def given(self) -> Tables:
-        """What a file or a flag has set, without the defaults."""
+        """What a recipe, a file or a flag has set, without the defaults."""
         return self.model_dump(exclude_unset=True)
 
     def to_toml(self) -> str:
