@@ -229,7 +229,7 @@ def end_unanswered(how):
         dist.all_reduce(torch.zeros(1), async_op=True)
         leave()
         if isinstance(how, Exception):
-            raise how
+            raise type(how)(*how.args)  # a new one: a traceback of `how` would outlive the command
         os.kill(os.getpid(), how)
         assert isinstance(group, dist.ProcessGroup)
 
