@@ -5,12 +5,15 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from conftest import write_folder
+from imgnet_mini.errors import ConfigError
 from imgnet_mini.records import read_csv
 from rank_runs import Ranks, kill_ranks_until_done, run_ranks
 from real_runs import differences, outcome, run
@@ -213,6 +216,45 @@ def test_a_rank_that_does_not_answer_is_not_waited_for_for_ever(images, tmp_path
     text = ranks.log.read_text("utf-8")
     assert "no answer from another process for 3 s (--dist-timeout)" in text
     assert "Traceback" not in text
+
+
+def end_unanswered(how):
+    """Let rank 0 end while its group, which a traceback holds, has work that rank 1 never does."""
+    leave = dist.destroy_process_group
+
+    def end():
+        if os.environ["RANK"] == "1":
+            time.sleep(600)
+        group = dist.group.WORLD
+        dist.all_reduce(torch.zeros(1), async_op=True)
+        leave()
+        if isinstance(how, Exception):
+            raise type(how)(*how.args)  # a new one: a traceback of `how` would outlive the command
+        os.kill(os.getpid(), how)
+        assert isinstance(group, dist.ProcessGroup)
+
+    dist.destroy_process_group = end
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        (signal.SIGTERM, 143, "stopped at once by SIGTERM"),
+        (signal.SIGINT, 130, "stopped at once by SIGINT"),
+        (ConfigError("no such thing"), 2, "no such thing"),
+        (KeyError("a bug"), 1, "KeyError: 'a bug'"),
+    ],
+    ids=["SIGTERM", "SIGINT", "error", "bug"],
+)
+def test_a_rank_that_ends_waits_for_no_other(images, tmp_path, how, code, said):
+    command = ("train", *options(images, "--epochs", 1, arch="plain"))
+    ranks = Ranks(tmp_path, 2, command, before=partial(end_unanswered, how))
+    try:
+        assert ranks.ranks[0].wait() == code
+    finally:
+        ranks.ranks[1].send(signal.SIGKILL)
+        ranks.ranks[1].wait()
+    assert said in ranks.log.read_text("utf-8")
 
 
 def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):
