@@ -89,6 +89,7 @@ def test_flag_wins_over_file_even_when_it_equals_the_default(options, file):
 def test_every_setting_can_be_typed(options, section):
     samples = {"max_lr": 0.5, "arch": "resnet18", "name": "other", "device": "cpu"}
     samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64}
+    samples |= {"progressive": "48:224", "eval_size": 256}
     samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
     samples |= {"pack_dir": Path("y"), "output_dir": Path("z")}
     for name, field in fields_of(section).items():

@@ -49,7 +49,7 @@ def draws(count, times):
 def loads(path, times=50, **settings):
     crop = TrainCrop(DataConfig(**settings))
     for numbers in draws(CROP_NUMBERS, times).tolist():
-        yield crop.load(path, numbers)
+        yield crop.load(path, numbers, settings["img_size"])
 
 
 @pytest.mark.parametrize("side", [32, 64, 176, 224])
@@ -126,7 +126,7 @@ def test_a_training_image_is_the_crop_that_its_numbers_stand_for(save):
     for numbers in draws(CROP_NUMBERS, 20).tolist():
         left, top, width, height, mirrored = crop.sample(numbers, 45, 60)
         expected = TF.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
-        assert torch.equal(crop.load(path, numbers), expected.flip(2) if mirrored else expected)
+        assert torch.equal(crop.load(path, numbers, 32), expected.flip(2) if mirrored else expected)
 
 
 @pytest.mark.parametrize("crop", [TrainCrop(DataConfig(img_size=32)), EvalCrop(32)])
@@ -134,7 +134,7 @@ def test_a_crop_may_be_sent_to_a_process_that_was_started_afresh(save, crop):
     path = save(noise(60, 45))
     numbers = draws(CROP_NUMBERS, 1)[0].tolist()
     sent = pickle.loads(pickle.dumps(crop.load))
-    assert torch.equal(sent(path, numbers), crop.load(path, numbers))
+    assert torch.equal(sent(path, numbers, 32), crop.load(path, numbers, 32))
 
 
 def mirrored(path, **settings):

@@ -49,6 +49,19 @@ def _peak_lr(value: Any) -> Any:
     return rate
 
 
+def _growing_sides(sides: str | None) -> str | None:
+    """Two sides, the first of 32 pixels or more and below the second."""
+    if sides is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5}):(\d{1,5})", sides, re.ASCII)
+    if not found or not 32 <= int(found[1]) < int(found[2]):
+        raise ValueError(
+            "must be two sides in pixels, the first 32 or more and the second above it, such as "
+            "160:224"
+        )
+    return sides
+
+
 def available_cpus() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -125,6 +138,9 @@ class DataConfig(Section):
 
     pack_on_device: Literal["auto", "on", "off"] = "auto"
     """Keep the pack in the GPU's memory; auto: where training leaves room for it."""
+
+    progressive: Annotated[str | None, AfterValidator(_growing_sides)] = None
+    """Sides A:B of the training images, A at first, growing to B, which is img_size; saves time."""
 
 
 class PrepareConfig(Section):

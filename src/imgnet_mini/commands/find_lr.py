@@ -34,7 +34,7 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     """
     paths = RunPaths(given.run.output_dir, given.run.name)
     ranks.from_first(lambda: refuse_unwritable(paths.finder_dir))
-    setup = set_up(given, ranks=ranks)
+    setup = set_up(given, growing=False, ranks=ranks)
     say(
         *setup.images.notes,
         f"Range test of {given.model.arch} on {describe_device(setup.device)} in "

@@ -52,11 +52,16 @@ class Setup:
 
 
 def set_up(
-    config: RunConfig, *, skipped: Mapping[str, str] | None = None, ranks: Ranks = ALONE
+    config: RunConfig,
+    *,
+    skipped: Mapping[str, str] | None = None,
+    growing: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Setup:
     """Check the settings, the machine and the images, then build.
 
     skipped: the image files that the run goes without, if that has been found out before.
+    growing: whether images may be smaller in the first epochs, as in training.
 
     Raises:
         ConfigError: a setting does not fit the machine, the network or the images.
@@ -66,7 +71,12 @@ def set_up(
     precision = choose_precision(config.runtime, device)
     images = find_images_once(config, ranks, skipped=skipped)
     train_loader = build_train_loader(
-        config.data, images, seed=config.runtime.seed, device=device, ranks=ranks
+        config.data,
+        images,
+        seed=config.runtime.seed,
+        device=device,
+        epochs=config.schedule.epochs if growing else None,
+        ranks=ranks,
     )
     with explaining_device_errors(config.data.batch_size):
         model = build_model(

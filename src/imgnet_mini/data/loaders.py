@@ -15,6 +15,7 @@ from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.folder_source import FolderSource, Load
 from imgnet_mini.data.order import Key, Order, Share
 from imgnet_mini.data.pack.source import PackSource
+from imgnet_mini.data.sizes import Sizes, training_sizes
 from imgnet_mini.data.transforms import ClassStyle, EvalCrop, Normalise, TrainCrop
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError
@@ -61,7 +62,8 @@ class Loader:
         self._order.epoch, self._order.start = epoch, start
         for batch in self._source.batches():
             moved = self._move(batch)
-            yield self._finish(moved, Key(epoch, batch.indices.numpy())), moved.targets
+            key = Key(epoch, batch.indices.numpy(), self._order.sizes.of(epoch))
+            yield self._finish(moved, key), moved.targets
 
     def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Epoch after epoch."""
@@ -77,13 +79,16 @@ def build_train_loader(
     *,
     seed: int,
     device: torch.device,
+    epochs: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Loader:
     """Shuffled, augmented batches; images that do not fill the last batch sit out the epoch.
 
+    epochs: those of the run, in which images may grow; None: they have their full size throughout.
+
     Raises:
-        ConfigError: the batch size is above the number of images, or cannot be shared out; or the
-            pack was asked to be where it cannot be.
+        ConfigError: the batch size is above the number of images, or cannot be shared out; images
+            grow to another size than their last; or the pack was asked to be where it cannot be.
     """
     _refuse_uneven_batches(data, ranks)
     count = len(images.train)
@@ -93,7 +98,8 @@ def build_train_loader(
             f"{images.train.root}; use --batch-size {count} or less"
         )
     share = Share(ranks.rank, ranks.size, data.accumulate)
-    order = Order(count, data.batch_size, seed=seed, share=share)
+    sizes = training_sizes(data, epochs)
+    order = Order(count, data.batch_size, seed=seed, sizes=sizes, share=share)
     crop = TrainCrop(data)
     source: Source
     if images.pack is None:
@@ -115,7 +121,8 @@ def build_eval_loader(
 ) -> Loader:
     """Every image once, in the order of the split, on one rank or the other."""
     share = Share(ranks.rank, ranks.size)
-    order = Order(len(images.val), data.batch_size, seed=None, share=share)
+    sizes = Sizes.always(data.img_size)
+    order = Order(len(images.val), data.batch_size, seed=None, sizes=sizes, share=share)
     packed = images.packed_val(data.img_size)
     source: Source
     if packed is None:
@@ -136,15 +143,8 @@ def _from_files(
     *,
     neighbours: int,
 ) -> FolderSource:
-    return FolderSource(
-        order,
-        split,
-        load,
-        img_size=data.img_size,
-        workers=data.workers,
-        device=device,
-        neighbours=neighbours,
-    )
+    workers = data.workers
+    return FolderSource(order, split, load, workers=workers, device=device, neighbours=neighbours)
 
 
 def _refuse_uneven_batches(data: DataConfig, ranks: Ranks) -> None:
@@ -165,7 +165,6 @@ class _FinishTraining:
     """What is done to whole batches on the device; to the same numbers, whatever the device."""
 
     def __init__(self, data: DataConfig, seed: int, device: torch.device) -> None:
-        self._img_size = data.img_size
         self._seed = seed
         self._style = ClassStyle(device) if data.use_class_style_aug else None
         self._normalise = Normalise(device)
@@ -173,7 +172,7 @@ class _FinishTraining:
     def __call__(self, batch: Batch, key: Key) -> Tensor:
         images = batch.images
         if batch.crops is not None:
-            images = crop_batch(images, batch.crops, self._img_size)
+            images = crop_batch(images, batch.crops, key.size)
         if self._style is not None:
             count = CROP_NUMBERS + ClassStyle.NUMBERS
             numbers = uniforms(self._seed, key.epoch, key.indices, count)[:, CROP_NUMBERS:]

@@ -29,7 +29,6 @@ class TrainCrop:
     """Random resized crop and flip."""
 
     def __init__(self, data: DataConfig) -> None:
-        self.img_size = data.img_size
         self._min_crop = data.min_crop
         self._flip = data.flip
 
@@ -37,15 +36,15 @@ class TrainCrop:
         """The crop of an image of this size that these numbers in [0, 1) stand for."""
         return sample_crop(numbers, width, height, min_crop=self._min_crop, flip=self._flip)
 
-    def load(self, path: Path, numbers: Sequence[float]) -> Tensor:
-        """Read, crop and resize one image: (3, S, S) uint8.
+    def load(self, path: Path, numbers: Sequence[float], size: int) -> Tensor:
+        """Read, crop and resize one image: (3, size, size) uint8.
 
         Raises:
             DataError: it cannot be decoded.
         """
         pixels = read_pixels(path)
         height, width = pixels.shape[:2]
-        return crop_image(pixels, self.sample(numbers, width, height), self.img_size)
+        return crop_image(pixels, self.sample(numbers, width, height), size)
 
 
 class EvalCrop:
@@ -62,13 +61,12 @@ class EvalCrop:
         image: Image.Image = self._crop(Image.fromarray(_without_ends(pixels)))
         return image
 
-    def load(self, path: Path, numbers: Sequence[float] = ()) -> Tensor:
-        """Read and crop one image, to (3, S, S) uint8; nothing of it is random.
+    def load(self, path: Path, *_: object) -> Tensor:
+        """Read and crop one image, to (3, S, S) uint8; nothing else decides what becomes of it.
 
         Raises:
             DataError: it cannot be decoded.
         """
-        del numbers
         return torch.from_numpy(np.array(self(read_pixels(path)))).permute(2, 0, 1)
 
 
