@@ -142,6 +142,14 @@ class DataConfig(Section):
     progressive: Annotated[str | None, AfterValidator(_growing_sides)] = None
     """Sides A:B of the training images, A at first, growing to B, which is img_size; saves time."""
 
+    eval_size: Annotated[int | None, Ge(32)] = None
+    """Side of the centre crop that networks are evaluated and used on; unset: img_size."""
+
+    @property
+    def eval_side(self) -> int:
+        """Side of the centre crop, in pixels."""
+        return self.eval_size if self.eval_size is not None else self.img_size
+
 
 class PrepareConfig(Section):
     """How `prepare` packs the images."""

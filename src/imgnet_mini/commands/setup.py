@@ -26,7 +26,7 @@ from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError, DataError, WriteError
-from imgnet_mini.model import build_model, synchronise_batch_norms
+from imgnet_mini.model import build_model, refuse_other_sizes, synchronise_batch_norms
 from imgnet_mini.optim import build_loss
 from imgnet_mini.precision import Precision, choose_precision
 from imgnet_mini.progress import show_bar
@@ -67,6 +67,7 @@ def set_up(
         ConfigError: a setting does not fit the machine, the network or the images.
         DataError: the folders or images cannot be used.
     """
+    refuse_other_sizes(config.model, config.data)
     device = choose_device(config.runtime, ranks)
     precision = choose_precision(config.runtime, device)
     images = find_images_once(config, ranks, skipped=skipped)

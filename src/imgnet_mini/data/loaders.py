@@ -121,12 +121,12 @@ def build_eval_loader(
 ) -> Loader:
     """Every image once, in the order of the split, on one rank or the other."""
     share = Share(ranks.rank, ranks.size)
-    sizes = Sizes.always(data.img_size)
+    sizes = Sizes.always(data.eval_side)
     order = Order(len(images.val), data.batch_size, seed=None, sizes=sizes, share=share)
-    packed = images.packed_val(data.img_size)
+    packed = images.packed_val(data.eval_side)
     source: Source
     if packed is None:
-        load = EvalCrop(data.img_size).load
+        load = EvalCrop(data.eval_side).load
         source = _from_files(order, images.val, load, data, device, neighbours=ranks.local_size)
     else:
         source = PackSource(order, packed, None, data, device=device)
