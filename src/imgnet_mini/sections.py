@@ -145,6 +145,12 @@ class DataConfig(Section):
     eval_size: Annotated[int | None, Ge(32)] = None
     """Side of the centre crop that networks are evaluated and used on; unset: img_size."""
 
+    mixup: Annotated[float, Ge(0)] = 0.0
+    """Blend pairs of training images and labels: alpha of the Beta distribution; 0 is off."""
+
+    cutmix: Annotated[float, Ge(0)] = 0.0
+    """Paste a part of one image into another: alpha as of mixup; with both, one a batch."""
+
     @property
     def eval_side(self) -> int:
         """Side of the centre crop, in pixels."""
