@@ -145,6 +145,12 @@ class DataConfig(Section):
     eval_size: Annotated[int | None, Ge(32)] = None
     """Side of the centre crop that networks are evaluated and used on; unset: img_size."""
 
+    trivial_augment: bool = False
+    """TrivialAugment: shear, shift, turn or recolour each training image, in one way at random."""
+
+    random_erasing: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Probability that a rectangle of 2 to 33 % of a training image takes the mean colour."""
+
     mixup: Annotated[float, Ge(0)] = 0.0
     """Blend pairs of training images and labels: alpha of the Beta distribution; 0 is off."""
 

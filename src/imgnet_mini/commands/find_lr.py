@@ -122,8 +122,9 @@ def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
 
 def _describe_augmentation(data: DataConfig) -> str:
     """What is done to images beyond crop and flip, such as `class-style, mixup 0.2`."""
-    found = ["class-style"] if data.use_class_style_aug else []
-    for name in ("mixup", "cutmix"):
+    switches = {"class-style": data.use_class_style_aug, "trivial-augment": data.trivial_augment}
+    found = [name for name, is_on in switches.items() if is_on]
+    for name in ("random_erasing", "mixup", "cutmix"):
         value = getattr(data, name)
         found += [f"{name.replace('_', '-')} {value:g}"] if value else []
     return ", ".join(found) or "standard"

@@ -1,6 +1,8 @@
 """What becomes of a training batch on its device."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imgnet_mini.data.batches import Batch
@@ -8,7 +10,8 @@ from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
 from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.mixing import Mixing
 from imgnet_mini.data.order import Key
-from imgnet_mini.data.transforms import ClassStyle, Normalise
+from imgnet_mini.data.transforms import ClassStyle, Normalise, RandomErasing
+from imgnet_mini.data.trivial_augment import TrivialAugment
 from imgnet_mini.sections import DataConfig
 
 
@@ -17,7 +20,10 @@ class FinishTraining:
 
     def __init__(self, data: DataConfig, *, classes: int, seed: int, device: torch.device) -> None:
         self._seed = seed
+        self._trivial = TrivialAugment(seed) if data.trivial_augment else None
         self._style = ClassStyle(device) if data.use_class_style_aug else None
+        erasing = data.random_erasing
+        self._erasing = RandomErasing(erasing, device) if erasing else None
         self._normalise = Normalise(device)
         self._mixing = Mixing(data, classes, seed) if data.mixup or data.cutmix else None
 
@@ -26,11 +32,18 @@ class FinishTraining:
         images = batch.images
         if batch.crops is not None:
             images = crop_batch(images, batch.crops, key.size)
+        if self._trivial is not None:
+            images = self._trivial(images, key)
         if self._style is not None:
-            count = CROP_NUMBERS + ClassStyle.NUMBERS
-            numbers = uniforms(self._seed, key.epoch, key.indices, count)[:, CROP_NUMBERS:]
-            images = self._style(images, numbers)
+            images = self._style(images, self._numbers(key, CROP_NUMBERS, ClassStyle.NUMBERS))
+        if self._erasing is not None:
+            first = CROP_NUMBERS + ClassStyle.NUMBERS
+            images = self._erasing(images, self._numbers(key, first, RandomErasing.NUMBERS))
         images = self._normalise(images)
         if self._mixing is None:
             return images, batch.targets
         return self._mixing(images, batch.targets, key)
+
+    def _numbers(self, key: Key, first: int, count: int) -> NDArray[np.float64]:
+        """Those of each image from the first on: each ingredient has its own, on or off."""
+        return uniforms(self._seed, key.epoch, key.indices, first + count)[:, first:]
