@@ -120,7 +120,8 @@ def test_all_that_is_drawn_for_images_goes_on_bit_by_bit(run_small, cli, stop_af
     sizes = ("--img-size", 48, "--eval-size", 40)
     if loader == "pack":
         assert cli("prepare", "--data-root", "data", *sizes) == 0, cli.err
-    options = [*sizes, "--progressive", "32:48", "--mixup", 0.4, "--cutmix", 1.0, "--accumulate", 3]
+    options = [*sizes, "--progressive", "32:48", "--mixup", 0.4, "--cutmix", 1.0, "--accumulate", 2]
+    options += ["--arch", "squeezenet1_1", "--max-lr", 0.01]  # with dropout
     options += ["--trivial-augment", "--random-erasing", 0.5, "--use-class-style-aug"]
     assert run_small("train", "--name", "whole", *options) == 0, cli.err
 
