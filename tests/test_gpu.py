@@ -225,6 +225,16 @@ def test_a_pack_is_on_the_gpu_at_once_or_after_an_epoch_or_never(pack, wanted, f
             assert (rows is not None and rows.is_cuda) == there
 
 
+def test_a_pack_waits_for_images_at_their_full_size():
+    resident = ResidentRows(np.zeros(2**10, np.uint8), CUDA, "auto")
+    for _ in range(3):
+        resident.settle(at_full_size=False)
+    resident.settle()
+    assert resident.tensor is None
+    resident.settle()
+    assert resident.tensor is not None
+
+
 def test_a_pack_that_cannot_fit_is_refused_only_where_it_was_asked_for():
     rows = np.broadcast_to(np.zeros(1, np.uint8), 2**42)  # 4 TiB that take no memory
     with pytest.raises(ConfigError, match=r"--pack-on-device on: .* 4398\.0 GB.* auto or off"):

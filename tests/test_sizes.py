@@ -15,7 +15,7 @@ from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.order import Order, Share
 from imgnet_mini.data.sizes import Sizes, relative_cost, training_sizes
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import Normalise, TrainCrop
+from imgnet_mini.data.transforms import STD, Normalise, TrainCrop
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import DataConfig
 from packs import build, opened
@@ -142,6 +142,16 @@ def test_the_crops_of_an_epoch_are_those_of_full_size_made_smaller(folder):
     assert torch.equal(pixels, Normalise(CPU)(expected))
 
 
+@pytest.mark.parametrize("epoch", [0, 3, 7])
+def test_a_device_that_crops_does_so_at_the_size_of_the_epoch(folder, epoch):
+    one_grey_level = 1.001 / torch.tensor(STD).view(3, 1, 1)
+    with loader(packed(folder), epochs=8) as here, loader(packed(folder), epochs=8) as there:
+        there._source._crop_here = False  # as on a GPU
+        for ours, theirs in zip(here.epoch(epoch), there.epoch(epoch), strict=True):
+            assert ours[0].shape == theirs[0].shape == (4, 3, *2 * [sides(32, 64, 8)[epoch]])
+            assert ((ours[0] - theirs[0]).abs() < one_grey_level).all()
+
+
 def test_at_full_size_nothing_tells_it_from_a_run_that_never_grew(folder):
     assert_same(batches_of(folder, 7), batches_of(folder, 7, progressive=None))
     assert_same(batches_of(folder, 0, epochs=None), batches_of(folder, 0, progressive=None))
@@ -168,6 +178,23 @@ def test_train_says_what_growing_saves(run_small, cli):
     )
     (config,) = Path().glob("out/*/config.toml")
     assert 'progressive = "32:48"' in config.read_text()
+
+
+def test_on_a_new_plan_images_have_the_sizes_of_its_epochs(run_small, cli, monkeypatch):
+    growing = ("--img-size", 48, "--progressive", "32:48")
+    assert run_small("train", "--epochs", 2, *growing) == 0, cli.err
+    seen = []
+    epoch = Loader.epoch
+
+    def watched(self, number, **start):
+        for pixels, labels in epoch(self, number, **start):
+            seen.append((number, pixels.shape[2]))
+            yield pixels, labels
+
+    monkeypatch.setattr(Loader, "epoch", watched)
+    assert cli("resume", "--epochs", 4, "--replan") == 0, cli.err
+    trained = [place for place in seen if place[0] > 0]  # validation calls its own epoch 0
+    assert list(dict.fromkeys(trained)) == [(2, sides(32, 48, 4)[2]), (3, 48)]
 
 
 def test_find_lr_trains_at_full_size(run_small, data, cli, monkeypatch):
