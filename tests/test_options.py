@@ -108,6 +108,7 @@ def test_flag_wins_over_file_over_recipe_over_default(options, file, flag, with_
 def test_every_setting_can_be_typed(options, section):
     samples = {"max_lr": 0.5, "arch": "resnet18", "name": "other", "device": "cpu"}
     samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64}
+    samples |= {"progressive": "48:224", "eval_size": 256}
     samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
     samples |= {"pack_dir": Path("y"), "output_dir": Path("z")}
     for name, field in fields_of(section).items():

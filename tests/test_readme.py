@@ -215,6 +215,25 @@ def test_the_experiment_says_what_the_run_was_and_what_is_next(tmp_path):
     assert "GPU <b>x</b>" in Page(text).text
 
 
+def test_the_experiment_says_how_images_are_made(tmp_path):
+    make_run(tmp_path)
+    plain = write(tmp_path, template="experiment")
+    data = {"progressive": "160:224", "eval_size": 256, "trivial_augment": True, "mixup": 0.2}
+    data |= {"cutmix": 1.0, "random_erasing": 0.1}
+    config = make_run(tmp_path / "other").config
+    config.write_text(RunConfig.read(config).override({"data": data}).to_toml(), "utf-8")
+    text = write(tmp_path / "other", template="experiment")
+    for fact in (
+        "`--progressive 160:224`",
+        "one way of TrivialAugment",
+        "From 10 % of them a rectangle is erased",
+        "mixed by MixUp or CutMix",
+        "to 256 \N{MULTIPLICATION SIGN} 256 pixels.",
+    ):
+        assert fact in text
+        assert fact not in plain
+
+
 def test_the_notes_of_an_experiment_are_kept(tmp_path):
     make_run(tmp_path)
     text = write(tmp_path, template="experiment")

@@ -116,6 +116,29 @@ def test_stopped_and_resumed_equals_never_stopped(run_small, cli, stop_after, ar
     assert len(text) == 1
 
 
+@pytest.mark.parametrize("loader", ["folder", "pack"])
+def test_all_that_is_drawn_for_images_goes_on_bit_by_bit(run_small, cli, stop_after, loader):
+    sizes = ("--img-size", 48, "--eval-size", 40)
+    if loader == "pack":
+        assert cli("prepare", "--data-root", "data", *sizes) == 0, cli.err
+    options = [*sizes, "--progressive", "32:48", "--mixup", 0.4, "--cutmix", 1.0, "--accumulate", 2]
+    options += ["--arch", "squeezenet1_1", "--max-lr", 0.01]  # with dropout
+    options += ["--trivial-augment", "--random-erasing", 0.5, "--use-class-style-aug"]
+    assert run_small("train", "--name", "whole", *options) == 0, cli.err
+
+    stop_after(2)
+    assert run_small("train", "--name", "parts", *options) == 130
+    for checks in (1, 4, 2, 10**9):
+        stop_after(checks)
+        code = cli("resume", "--name", "parts", "--workers", 1)
+        assert code == (0 if checks == 10**9 else 130), cli.err
+
+    whole, parts = content("whole"), content("parts")
+    assert whole["config"]["data"]["loader"] == loader
+    for key in ("model", "optimizer", "scheduler", "state", "rng", "records"):
+        assert_equal(parts[key], whole[key], key)
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "before"),
     [

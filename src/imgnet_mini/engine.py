@@ -17,7 +17,7 @@ from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.distributed.ranks import ALONE, Ranks, inner_step
 from imgnet_mini.errors import CheckpointError, DivergedError
-from imgnet_mini.evaluation import Answers, Metrics, count_hits, evaluate, top_classes
+from imgnet_mini.evaluation import Answers, Metrics, count_hits, evaluate, main_classes, top_classes
 from imgnet_mini.history import History
 from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.optim import load_optimizer, refuse_other_settings, take_place
@@ -42,7 +42,7 @@ class Batches(Protocol):
         """Steps of a whole epoch."""
 
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
-        """Images (N, 3, H, W) float32 and targets (N,), from step `start` on."""
+        """Images (N, 3, H, W) float32 and targets (N,) or (N, C), from step `start` on."""
 
 
 class Trainer:
@@ -84,7 +84,8 @@ class Trainer:
     def train_step(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take one step on all of these batches together, waiting for nothing.
 
-        batches: as many of equal size as are accumulated; (N, 3, H, W) float and (N,) each.
+        batches: as many of equal size as are accumulated; (N, 3, H, W) float and (N,) each, or
+            (N, C) shares of classes.
         """
         unread = len(self._rates)
         self._losses[unread] = 0
@@ -96,7 +97,7 @@ class Trainer:
                     loss = self._criterion(logits, targets) / self._accumulate
                 self._scaler.scale(loss).backward()
             self._losses[unread] += loss.detach()
-            self._hits += count_hits(top_classes(logits.detach()), targets)
+            self._hits += count_hits(top_classes(logits.detach()), main_classes(targets))
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)

@@ -8,9 +8,11 @@ import torchvision
 from torch import Tensor, nn
 
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.sections import ModelConfig
+from imgnet_mini.sections import DataConfig, ModelConfig
 
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+_OF_ONE_SIZE = ("maxvit_", "vit_")
+"""What the names of networks begin with that take images of one size only."""
 
 
 def build_model(
@@ -44,6 +46,26 @@ def build_with_weights(
         network = _make(model, classes=classes, img_size=img_size)
     network.load_state_dict(weights, assign=True)
     return network.float().to(memory_format=torch.channels_last).eval()
+
+
+def refuse_other_sizes(model: ModelConfig, data: DataConfig) -> None:
+    """Hold networks that take images of one size only to that one.
+
+    Raises:
+        ConfigError: they would see others.
+    """
+    if not model.arch.startswith(_OF_ONE_SIZE):
+        return
+    if data.progressive is not None:
+        raise ConfigError(
+            f"--progressive {data.progressive}: {model.arch} takes images of one size only; leave "
+            "it out, or choose another --arch"
+        )
+    if data.eval_side != data.img_size:
+        raise ConfigError(
+            f"--eval-size {data.eval_side}: {model.arch} takes images of one size only; leave it "
+            f"out to evaluate at --img-size {data.img_size}, or choose another --arch"
+        )
 
 
 def _make(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:

@@ -49,6 +49,19 @@ def _peak_lr(value: Any) -> Any:
     return rate
 
 
+def _growing_sides(sides: str | None) -> str | None:
+    """Two sides, the first of 32 pixels or more and below the second."""
+    if sides is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5}):(\d{1,5})", sides, re.ASCII)
+    if not found or not 32 <= int(found[1]) < int(found[2]):
+        raise ValueError(
+            "must be two sides in pixels, the first 32 or more and the second above it, such as "
+            "160:224"
+        )
+    return sides
+
+
 def available_cpus() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -125,6 +138,29 @@ class DataConfig(Section):
 
     pack_on_device: Literal["auto", "on", "off"] = "auto"
     """Keep the pack in the GPU's memory; auto: where training leaves room for it."""
+
+    progressive: Annotated[str | None, AfterValidator(_growing_sides)] = None
+    """Sides A:B of the training images, A at first, growing to B, which is img_size; saves time."""
+
+    eval_size: Annotated[int | None, Ge(32)] = None
+    """Side of the centre crop that networks are evaluated and used on; unset: img_size."""
+
+    trivial_augment: bool = False
+    """TrivialAugment: shear, shift, turn or recolour each training image, in one way at random."""
+
+    random_erasing: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Probability that a rectangle of 2 to 33 % of a training image takes the mean colour."""
+
+    mixup: Annotated[float, Ge(0)] = 0.0
+    """Blend pairs of training images and labels: alpha of the Beta distribution; 0 is off."""
+
+    cutmix: Annotated[float, Ge(0)] = 0.0
+    """Paste a part of one image into another: alpha as of mixup; with both, one a batch."""
+
+    @property
+    def eval_side(self) -> int:
+        """Side of the centre crop, in pixels."""
+        return self.eval_size if self.eval_size is not None else self.img_size
 
 
 class PrepareConfig(Section):

@@ -34,8 +34,8 @@ def prepare(*, given: RunConfig) -> None:
     *("run", "data"),
     leave_out=(
         *TRAINING_ONLY,
-        *("name", "output_dir", "pack_dir", "batch_size", "img_size", "workers", "loader"),
-        "skip_bad",
+        *("name", "output_dir", "pack_dir", "batch_size", "img_size", "eval_size", "workers"),
+        *("loader", "skip_bad"),
     ),
     recipes=True,
 )

@@ -10,6 +10,7 @@ Checkpoint = Annotated[
 
 TRAINING_ONLY = (
     *("min_crop", "flip", "use_class_style_aug", "pack_on_device", "accumulate"),
+    *("progressive", "trivial_augment", "random_erasing", "mixup", "cutmix"),
     *("amp", "precision", "compile", "sync_bn", "deterministic", "seed"),
 )
 """Settings of the data and runtime sections that evaluation has no use for."""

@@ -20,6 +20,7 @@ from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.optim import build_optimizer, linear_rule
 from imgnet_mini.progress import show_bar
 from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.sections import DataConfig
 from imgnet_mini.signals import StopRequest, StopRequestedError
 
 TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
@@ -34,7 +35,7 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     """
     paths = RunPaths(given.run.output_dir, given.run.name)
     ranks.from_first(lambda: refuse_unwritable(paths.finder_dir))
-    setup = set_up(given, ranks=ranks)
+    setup = set_up(given, growing=False, ranks=ranks)
     say(
         *setup.images.notes,
         f"Range test of {given.model.arch} on {describe_device(setup.device)} in "
@@ -109,7 +110,7 @@ def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
         "arch": config.model.arch,
         "batch_size": config.data.batch_size,
         "img_size": config.data.img_size,
-        "augmentation": "class-style" if config.data.use_class_style_aug else "standard",
+        "augmentation": _describe_augmentation(config.data),
         "label_smoothing": config.optimizer.label_smoothing,
         "momentum": config.optimizer.momentum,
         "weight_decay": config.optimizer.weight_decay,
@@ -117,6 +118,16 @@ def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
         "seed": config.runtime.seed,
         "data_root": config.run.data_root.as_posix(),
     }
+
+
+def _describe_augmentation(data: DataConfig) -> str:
+    """What is done to images beyond crop and flip, such as `class-style, mixup 0.2`."""
+    switches = {"class-style": data.use_class_style_aug, "trivial-augment": data.trivial_augment}
+    found = [name for name, is_on in switches.items() if is_on]
+    for name in ("random_erasing", "mixup", "cutmix"):
+        value = getattr(data, name)
+        found += [f"{name.replace('_', '-')} {value:g}"] if value else []
+    return ", ".join(found) or "standard"
 
 
 def _show(config: RunConfig, suggestions: Suggestions, saved: SavedPaths) -> None:

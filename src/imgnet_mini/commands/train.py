@@ -21,6 +21,7 @@ from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
 from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.sizes import relative_cost, training_sizes
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError, StoppedError
@@ -216,7 +217,7 @@ def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
         f"{environment['classes']} classes, on {environment['device']} in {setup.precision.name}",
         f"{len(setup.images.train)} training and {len(setup.images.val)} validation images from "
         f"{config.run.data_root} ({environment['loader']})",
-        f"{config.schedule.epochs} epochs of {steps} steps of {batch}, "
+        f"{config.schedule.epochs} epochs of {steps} steps of {batch}{_describe_growth(config)}, "
         f"learning rate up to {config.schedule.max_lr:.3g}",
         f"Writing {paths.checkpoint_dir}, {paths.log_dir}, {paths.event_dir}",
         f"Watch with: tensorboard --logdir {paths.event_dir.parent}",
@@ -232,3 +233,13 @@ def _describe_batch(config: RunConfig, ranks: Ranks) -> str:
     blocks = [f"{ranks.size} ranks"] if ranks.size > 1 else []
     blocks += [f"{data.accumulate} parts"] if data.accumulate > 1 else []
     return f"{images} ({' x '.join(blocks)} x {data.batch_size // (ranks.size * data.accumulate)})"
+
+
+def _describe_growth(config: RunConfig) -> str:
+    """What is to be known of images that grow, such as `, images of 48 to 64 px, ...`."""
+    data, epochs = config.data, config.schedule.epochs
+    if data.progressive is None:
+        return ""
+    sizes = training_sizes(data, epochs)
+    share = relative_cost(data, epochs)
+    return f", images of {sizes.of(0)} to {sizes.last} px, {share:.2f} of the arithmetic"

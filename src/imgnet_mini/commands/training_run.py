@@ -175,7 +175,9 @@ def _hyper_parameters(config: RunConfig) -> dict[str, float | str]:
     """The settings in which two runs may differ, by name; TensorBoard takes a bool for a number."""
     settings: dict[str, float | str] = {}
     for section in ("data", "model", "optimizer", "schedule", "runtime"):
-        for name, value in getattr(config, section).model_dump(exclude=_WITHOUT_EFFECT).items():
+        for name, value in (
+            getattr(config, section).model_dump(exclude=_WITHOUT_EFFECT, exclude_none=True).items()
+        ):
             settings[name] = str(value).lower() if isinstance(value, bool) else value
     return settings
 

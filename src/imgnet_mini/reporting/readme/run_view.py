@@ -187,6 +187,8 @@ def settings_of(config: RunConfig) -> dict[str, str]:
 
 
 def _setting(value: Any) -> str:
+    if value is None:
+        return "unset"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
