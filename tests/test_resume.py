@@ -387,6 +387,7 @@ def test_what_decides_the_bits_and_has_changed_is_named(run_small, stop_after, c
         (("scheduler", "total_steps"), 16, "scheduler.total_steps: 16, and by the settings"),
         (("optimizer", "param_groups", 0, "lr"), 0.5, "param_groups.0.lr: 0.5, and by the sett"),
         (("optimizer", "param_groups", 0, "momentum"), 0.1, "param_groups.0.momentum: 0.1"),
+        (("optimizer", "param_groups", 0, "params"), [0], "they are those of other parameters"),
         (("optimizer", "state"), {}, "optimizer.state: it is that of other parameters"),
         (("config", "schedule", "max_lr"), "auto", "config.schedule.max_lr: 'auto' is no number"),
         (("config", "schedule", "max_lr"), 0.3, "param_groups.0.lr: "),

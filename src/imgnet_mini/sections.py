@@ -153,6 +153,21 @@ class OptimizerConfig(Section):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of each target that is spread over all the classes."""
 
+    nesterov: bool = False
+    """Nesterov's momentum."""
+
+    norm_decay: bool = True
+    """Weight decay also on norms and biases."""
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "--nesterov needs a --momentum above 0, such as 0.9, and it is 0: raise it, or "
+                "leave --nesterov out"
+            )
+        return self
+
 
 class ScheduleConfig(Section):
     """How long training lasts, and how the learning rate rises and falls (OneCycle)."""

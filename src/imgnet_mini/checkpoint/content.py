@@ -74,7 +74,8 @@ class _Group(_Checked):
 
 class _Optimizer(_Checked):
     state: dict[NonNegativeInt, dict[Literal["momentum_buffer"], Tensor | None]]
-    param_groups: Annotated[list[_Group], Len(1, 1)]
+    param_groups: Annotated[list[_Group], Len(1, 2)]
+    """A second one holds what weight decay is not for."""
 
 
 class _Schedule(_Checked):

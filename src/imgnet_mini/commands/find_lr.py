@@ -113,6 +113,8 @@ def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
         "label_smoothing": config.optimizer.label_smoothing,
         "momentum": config.optimizer.momentum,
         "weight_decay": config.optimizer.weight_decay,
+        "nesterov": config.optimizer.nesterov,
+        "norm_decay": config.optimizer.norm_decay,
         "precision": setup.precision.name,
         "seed": config.runtime.seed,
         "data_root": config.run.data_root.as_posix(),
