@@ -140,6 +140,9 @@ class ModelConfig(Section):
     arch: str = "resnet50"
     """Any classification network of torchvision."""
 
+    zero_init: bool = False
+    """Start each residual block of a ResNet as the identity: its last norm at zero."""
+
 
 class OptimizerConfig(Section):
     """What is minimised, and how the weights move."""

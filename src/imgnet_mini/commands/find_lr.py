@@ -115,6 +115,7 @@ def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
         "weight_decay": config.optimizer.weight_decay,
         "nesterov": config.optimizer.nesterov,
         "norm_decay": config.optimizer.norm_decay,
+        "zero_init": config.model.zero_init,
         "precision": setup.precision.name,
         "seed": config.runtime.seed,
         "data_root": config.run.data_root.as_posix(),
