@@ -59,6 +59,8 @@ def test_a_configuration_does_not_change():
         ("optimizer", "weight_decay", -1e-9),
         ("optimizer", "weight_decay", "inf"),
         ("optimizer", "label_smoothing", 1),
+        ("optimizer", "clip_norm", 0),
+        ("optimizer", "clip_norm", "inf"),
         ("schedule", "epochs", 0),
         ("schedule", "max_lr", 0),
         ("schedule", "max_lr", -1),

@@ -22,13 +22,13 @@ CPU = torch.device("cpu")
 STEPS = 6
 
 
-def build_trainer(model, *, max_lr=0.05, precision=None, steps=STEPS):
+def build_trainer(model, *, max_lr=0.05, precision=None, steps=STEPS, **more):
     settings = OptimizerConfig()
     optimizer = build_optimizer(settings, model, lr=max_lr)
     schedule = ScheduleConfig(epochs=1)
     scheduler = build_scheduler(schedule, optimizer, max_lr=max_lr, total_steps=steps)
     loss = build_loss(settings)
-    return Trainer(model, loss, optimizer, scheduler, precision or Precision("cpu", None))
+    return Trainer(model, loss, optimizer, scheduler, precision or Precision("cpu", None), **more)
 
 
 @pytest.fixture
@@ -85,6 +85,36 @@ def test_steps_equal_those_of_a_bare_loop(model, dtype):
     assert trainer._rates == rates
     assert trainer._losses[:STEPS].tolist() == losses
     assert trainer._hits[0] == hits
+
+
+def test_the_gradient_of_all_parts_of_a_step_together_is_clipped(model):
+    reference = copy.deepcopy(model)
+    trainer = build_trainer(model, accumulate=2, clip_norm=0.5)
+    trainer.model.train()
+    parts = list(batches(4))
+    trainer.train_step(parts[:2])
+    trainer.train_step(parts[2:])
+
+    optimizer = torch.optim.SGD(
+        reference.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.05, total_steps=STEPS, cycle_momentum=False
+    )
+    reference.train()
+    for step in (parts[:2], parts[2:]):
+        optimizer.zero_grad()
+        for images, targets in step:
+            F.cross_entropy(reference(images), targets, label_smoothing=0.1).div(2).backward()
+        gradients = [parameter.grad for parameter in reference.parameters()]
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        assert norm > 0.5
+        for gradient in gradients:
+            gradient.mul_(0.5 / norm)
+        optimizer.step()
+        scheduler.step()
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_network_that_diverges_is_stopped_with_epoch_and_step(make_folder, tmp_path, model):

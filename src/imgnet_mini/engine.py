@@ -49,6 +49,7 @@ class Trainer:
     """The parts of a run in motion.
 
     accumulate: batches of the loader that make one step.
+    clip_norm: the largest norm of its gradient.
     ranks: the processes of the run; they make each step together.
     """
 
@@ -62,6 +63,7 @@ class Trainer:
         *,
         compiled: bool = False,
         accumulate: int = 1,
+        clip_norm: float | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
@@ -74,7 +76,7 @@ class Trainer:
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._precision = precision
-        self._scaler = precision.build_scaler()
+        self._scaler = precision.build_scaler(clip_norm)
         self.state = TrainState()
         device = next(model.parameters()).device
         self._losses = torch.zeros(_UNREAD_STEPS, device=device)

@@ -162,6 +162,9 @@ class OptimizerConfig(Section):
     norm_decay: bool = True
     """Weight decay also on norms and biases."""
 
+    clip_norm: Annotated[float | None, Gt(0)] = None
+    """Largest norm of the gradient of a step; a longer one is cut to it. Unset: none is."""
+
     @model_validator(mode="after")
     def _has_momentum(self) -> Self:
         if self.nesterov and not self.momentum:

@@ -133,6 +133,7 @@ def build_trainer(config: RunConfig, setup: Setup) -> Trainer:
         setup.precision,
         compiled=config.runtime.compile,
         accumulate=config.data.accumulate,
+        clip_norm=config.optimizer.clip_norm,
         ranks=setup.ranks,
     )
 
