@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -103,6 +103,12 @@ def load_optimizer(optimizer: SGD, saved: dict[str, Any], *, step: int) -> None:
         momentum = state["momentum_buffer"]
         if momentum is not None and momentum.shape != parameter.shape:
             raise ValueError(f"optimizer.state: a momentum of shape {tuple(momentum.shape)}")
+
+
+def momenta(optimizer: SGD) -> list[Tensor]:
+    """The momentum of each parameter that has some."""
+    found = [state["momentum_buffer"] for state in optimizer.state.values()]
+    return [momentum for momentum in found if momentum is not None]
 
 
 def take_place(scheduler: OneCycleLR, *, step: int) -> None:

@@ -1,10 +1,11 @@
 """Autocast and gradient scaling for a device and a precision."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import RuntimeConfig
@@ -54,6 +55,12 @@ class ClippingScaler(torch.amp.GradScaler):
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         nn.utils.clip_grad_norm_(parameters, self._clip_norm)
         return super().step(optimizer, *args, **kwargs)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether floating-point tensors hold no infinity and no NaN, by a norm of each. Blocking."""
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    return not floats or bool(torch.stack(torch._foreach_norm(floats)).isfinite().all())
 
 
 def choose_precision(runtime: RuntimeConfig, device: torch.device) -> Precision:

@@ -165,6 +165,9 @@ class OptimizerConfig(Section):
     clip_norm: Annotated[float | None, Gt(0)] = None
     """Largest norm of the gradient of a step; a longer one is cut to it. Unset: none is."""
 
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Decay of the moving average of the weights that is validated and kept as best; 0: none."""
+
     @model_validator(mode="after")
     def _has_momentum(self) -> Self:
         if self.nesterov and not self.momentum:

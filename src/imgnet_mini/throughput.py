@@ -98,6 +98,7 @@ class Subject:
             compiled=config.runtime.compile,
             accumulate=config.data.accumulate,
             clip_norm=config.optimizer.clip_norm,
+            ema=config.optimizer.ema,
         )
         self._loader = build_train_loader(
             config.data, images, seed=config.runtime.seed, device=device

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.errors import CheckpointError
+from imgnet_mini.precision import all_finite
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = InstanceOf[str]
@@ -54,7 +55,7 @@ class _State(_Known):
 
 class _Record(_Known):
     epoch: NonNegativeInt
-    phase: Literal["train", "val"]
+    phase: Literal["train", "val", "ema"]
     loss: FiniteFloat
     top1: Percent
     top5: Percent
@@ -90,6 +91,10 @@ class _Weights(_Checked):
     """What `evaluate` needs; a file of another tool has none of the fields below the first."""
 
     model: dict[str, Tensor]
+    raw: dict[str, Tensor] | None = None
+    """Where `model` is their average: the weights themselves."""
+    ema: dict[str, Tensor] | None = None
+    """The average of those of `model`."""
     classes: Annotated[list[ClassName], Len(1, 100_000)] | None = None
     config: dict[str, dict[str, Any]] | None = None
     epoch: NonNegativeInt | None = None
@@ -158,9 +163,12 @@ def check_place(content: Content, path: Path, *, steps: int) -> None:
 
 def _contradictions(run: _Run) -> Iterator[str]:
     state, schedule = run.state, run.scheduler
+    if run.ema is not None and _shapes(run.ema) != _shapes(run.model):
+        yield "ema: its weights are not those of the network in model"
+    phases = ("train", "val") if run.ema is None else ("train", "val", "ema")
     done = [(record.epoch, record.phase) for record in run.records]
-    if len(done) != 2 * state.epoch or done != [
-        (epoch, phase) for epoch in range(state.epoch) for phase in ("train", "val")
+    if len(done) != len(phases) * state.epoch or done != [
+        (epoch, phase) for epoch in range(state.epoch) for phase in phases
     ]:
         yield f"records: they are not those of {state.epoch} epochs"
     if state.best_epoch >= state.epoch or (state.best_epoch < 0) != (state.best_top1 < 0):
@@ -188,12 +196,17 @@ def _check(kind: type[T], content: Content, path: Path) -> T:
     except (ValidationError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be used: {_explain(error)}") from error
     _refuse_infinite(list(checked.model.values()), path, "weights")
+    for name, more in (("ema", checked.ema), ("raw", checked.raw)):
+        _refuse_infinite(list((more or {}).values()), path, f"weights in {name}")
     return checked
 
 
+def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+
+
 def _refuse_infinite(tensors: list[Tensor], path: Path, what: str) -> None:
-    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
-    if floats and not bool(torch.stack(torch._foreach_norm(floats)).isfinite().all()):
+    if not all_finite(tensors):
         raise CheckpointError(f"{path} cannot be used: it holds {what} that are not finite")
 
 
