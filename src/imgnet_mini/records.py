@@ -47,11 +47,15 @@ class EpochRecord:
         )
 
 
+def of_phase(records: Iterable[EpochRecord], phase: Phase) -> list[EpochRecord]:
+    """The records of one phase, in their order."""
+    return [record for record in records if record.phase == phase]
+
+
 def judged(records: Iterable[EpochRecord]) -> list[EpochRecord]:
     """The validations that say how good a run is: of the averaged weights, where it has them."""
     records = list(records)
-    has_averages = any(record.phase == "ema" for record in records)
-    return [record for record in records if record.phase == ("ema" if has_averages else "val")]
+    return of_phase(records, "ema") or of_phase(records, "val")
 
 
 def to_csv(records: Iterable[EpochRecord]) -> str:
