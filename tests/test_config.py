@@ -60,6 +60,8 @@ def test_a_configuration_does_not_change():
         ("optimizer", "weight_decay", "inf"),
         ("optimizer", "label_smoothing", 1),
         ("optimizer", "clip_norm", 0),
+        ("optimizer", "ema", 1),
+        ("optimizer", "ema", -0.1),
         ("optimizer", "clip_norm", "inf"),
         ("schedule", "epochs", 0),
         ("schedule", "max_lr", 0),
