@@ -85,7 +85,7 @@ def test_a_run_whose_numbers_are_lost_is_drawn_with_gaps() -> None:
 def test_averaged_weights_are_a_third_line_and_their_best_epoch_is_marked() -> None:
     page = build(answer([0, 1], [0, 1], 2), epochs=3, ema=True)
     html = Path("page.html").read_text("utf-8")
-    assert {"EMA", "EMA top-1", "EMA top-5", "validation top-1"} <= set(page.texts)
+    assert {"EMA", "EMA top-1", "EMA top-5", "validation top-1"} <= {t.strip() for t in page.texts}
     assert "epoch 1, the best" in html
     (row,) = re.findall(r'<tr class="best">.*</tr>', html)
     assert re.findall(r"<td[^>]*>([^<]*)", row)[:4] == ["1", "ema", "3.6667", "36.67 %"]
