@@ -48,7 +48,7 @@ def test_it_saves_plot_curve_and_suggestions_and_the_line_to_paste_works(data, c
     [
         (["--num-iter", 5], 2),
         (["--start-lr", 1e-12, "--end-lr", 1e-11, "--num-iter", 30], 2),
-        (["--no-amp", "--clip-norm", 1e-9, *FAR, "--num-iter", 30], 2),
+        (["--no-amp", "--clip-norm", 1e-9, *FAR, "--num-iter", 60], 2),
         (["--start-lr", 1e10, "--end-lr", 1e30, "--num-iter", 40], 7),
     ],
     ids=["too-short", "never-falls", "clipped-away", "not-finite"],

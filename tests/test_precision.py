@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.precision import Precision, choose_precision
+from imgnet_mini.precision import Precision, all_finite, choose_precision
 from imgnet_mini.sections import RuntimeConfig
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
@@ -112,3 +112,13 @@ def test_what_a_clipping_scaler_saves_is_what_any_scaler_saves():
     for dtype in (None, torch.float16):
         precision = Precision("cpu", dtype)
         assert precision.build_scaler(1.0).state_dict() == precision.build_scaler().state_dict()
+
+
+def test_one_number_that_is_not_finite_is_found_and_whole_numbers_are_passed_over():
+    good = [torch.ones(3), torch.tensor(2**40), torch.zeros(0), torch.ones(2, 2).half()]
+    assert all_finite(good)
+    assert all_finite([])
+    for number in (torch.inf, -torch.inf, torch.nan):
+        bad = torch.ones(5)
+        bad[3] = number
+        assert not all_finite([*good, bad])

@@ -91,10 +91,6 @@ class _Weights(_Checked):
     """What `evaluate` needs; a file of another tool has none of the fields below the first."""
 
     model: dict[str, Tensor]
-    raw: dict[str, Tensor] | None = None
-    """Where `model` is their average: the weights themselves."""
-    ema: dict[str, Tensor] | None = None
-    """The average of those of `model`."""
     classes: Annotated[list[ClassName], Len(1, 100_000)] | None = None
     config: dict[str, dict[str, Any]] | None = None
     epoch: NonNegativeInt | None = None
@@ -104,6 +100,8 @@ class _Weights(_Checked):
 class _Run(_Weights):
     """What `resume` needs."""
 
+    ema: dict[str, Tensor] | None = None
+    """The average of the weights in `model`."""
     optimizer: _Optimizer
     scheduler: _Schedule
     scaler: dict[Scaling, NonNegativeFiniteFloat]
@@ -138,6 +136,7 @@ def check_run(content: Content, path: Path) -> Content:
         raise CheckpointError(f"{path}: images: Field required")
     for contradiction in _contradictions(run):
         raise CheckpointError(f"{path} cannot be used: {contradiction}")
+    _refuse_infinite(list((run.ema or {}).values()), path, "averaged weights")
     momenta = [m for state in run.optimizer.state.values() for m in state.values()]
     _refuse_infinite([m for m in momenta if m is not None], path, "momentum")
     return content
@@ -196,8 +195,6 @@ def _check(kind: type[T], content: Content, path: Path) -> T:
     except (ValidationError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be used: {_explain(error)}") from error
     _refuse_infinite(list(checked.model.values()), path, "weights")
-    for name, more in (("ema", checked.ema), ("raw", checked.raw)):
-        _refuse_infinite(list((more or {}).values()), path, f"weights in {name}")
     return checked
 
 

@@ -167,10 +167,8 @@ class TrainingRun:
 
     def _warn_of_small_disk(self) -> None:
         # Momentum and averages take as much as the weights; a new one is written beside the old.
-        weights, copies = (
-            bytes_of(self.setup.model.state_dict()),
-            3 if self.config.optimizer.ema else 2,
-        )
+        copies = 3 if self.config.optimizer.ema else 2
+        weights = bytes_of(self.setup.model.state_dict())
         needed = copies * weights * (self.config.checkpoint.keep + 2)
         free = free_bytes(self.paths.checkpoint_dir)
         if free < needed:
