@@ -90,7 +90,7 @@ def test_every_setting_can_be_typed(options, section):
     samples = {"max_lr": 0.5, "arch": "resnet18", "name": "other", "device": "cpu"}
     samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64}
     samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
-    samples |= {"pack_dir": Path("y"), "output_dir": Path("z")}
+    samples |= {"pack_dir": Path("y"), "output_dir": Path("z"), "clip_norm": 1.5}
     for name, field in fields_of(section).items():
         flag = "--" + name.replace("_", "-")
         if field.annotation is bool:
