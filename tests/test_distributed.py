@@ -45,9 +45,9 @@ def two_ranks(images, tmp_path_factory):
     return outcome(folder, "a")
 
 
-def weights(folder):
+def weights(folder, key="model"):
     content = torch.load(folder / "checkpoints/a/checkpoint.pth", weights_only=True)
-    return content["model"]
+    return content[key]
 
 
 def largest_difference(ours, theirs):
@@ -101,6 +101,30 @@ def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, t
             *(theirs.epoch, theirs.phase, theirs.top1, theirs.top5),
         )
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
+
+
+def test_clipped_averaged_and_with_nesterov_two_ranks_train_the_network_of_one(images, tmp_path):
+    more = ("--nesterov", "--clip-norm", 0.05, "--no-norm-decay", "--ema", 0.8)
+    command = options(images, "--no-amp", *more, arch="plain")
+    for size in (1, 2):
+        assert set(run_ranks(tmp_path / str(size), size, "train", *command)) == {0}
+    for key in ("model", "ema"):
+        one, two = (weights(tmp_path / str(size), key) for size in (1, 2))
+        assert largest_difference(one, two) < 1e-6
+    assert largest_difference(two, weights(tmp_path / "2")) > 1e-5
+    logs = [read_csv(tmp_path / str(size) / "out/a/train_log.csv") for size in (1, 2)]
+    for ours, theirs in zip(*logs, strict=True):
+        assert (ours.epoch, ours.phase, ours.top1) == (theirs.epoch, theirs.phase, theirs.top1)
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
+
+
+def test_the_averaged_statistics_of_rank_0_are_those_of_all(images, tmp_path):
+    command = options(images, "--ema", 0.8)
+    assert run_ranks(tmp_path / "whole", 2, "train", *command, read_seconds=0) == [0, 0]
+    stopped, settings = tmp_path / "stopped", {"signal_at": 7, "read_seconds": 0}
+    assert run_ranks(stopped, 2, "train", *command, **settings) == [143, 143]
+    assert run_ranks(stopped, 2, "resume", "--name", "a", read_seconds=0) == [0, 0]
+    assert differences(outcome(stopped, "a"), outcome(tmp_path / "whole", "a")) == []
 
 
 def test_two_parts_on_one_rank_are_the_steps_of_two_ranks(images, two_ranks, tmp_path):

@@ -43,15 +43,25 @@ pytestmark = [
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def build_trainer(precision: str, *, compiled: bool = False) -> Trainer:
+def build_trainer(
+    precision: str,
+    *,
+    compiled: bool = False,
+    optimizer: OptimizerConfig | None = None,
+) -> Trainer:
     runtime = RuntimeConfig(precision=precision)
     device = choose_device(runtime)
     model = build_model(ModelConfig(), classes=10, img_size=64, seed=0, device=device)
-    settings = OptimizerConfig()
-    optimizer = build_optimizer(settings, model, lr=0.05)
-    scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=0.05, total_steps=50)
+    settings = optimizer or OptimizerConfig()
+    sgd = build_optimizer(settings, model, lr=0.05)
+    scheduler = build_scheduler(ScheduleConfig(), sgd, max_lr=0.05, total_steps=50)
     chosen = choose_precision(runtime, device)
-    return Trainer(model, build_loss(settings), optimizer, scheduler, chosen, compiled=compiled)
+    return Trainer(
+        *(model, build_loss(settings), sgd, scheduler, chosen),
+        compiled=compiled,
+        clip_norm=settings.clip_norm,
+        ema=settings.ema,
+    )
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -77,9 +87,13 @@ def test_auto_is_fp16_with_gradient_scaling():
     assert precision.build_scaler().is_enabled()
 
 
+ALL = OptimizerConfig(nesterov=True, norm_decay=False, clip_norm=0.5, ema=0.99)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_step_never_waits_for_the_gpu(precision):
-    trainer = build_trainer(precision)
+@pytest.mark.parametrize("optimizer", [OptimizerConfig(), ALL], ids=["plain", "all"])
+def test_a_step_never_waits_for_the_gpu(precision, optimizer):
+    trainer = build_trainer(precision, optimizer=optimizer)
     trainer.model.train()
     images, targets = batch()
     trainer.train_step([(images, targets)])

@@ -110,7 +110,7 @@ def test_every_setting_can_be_typed(options, section):
     samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64}
     samples |= {"progressive": "48:224", "eval_size": 256}
     samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
-    samples |= {"pack_dir": Path("y"), "output_dir": Path("z")}
+    samples |= {"pack_dir": Path("y"), "output_dir": Path("z"), "clip_norm": 1.5}
     for name, field in fields_of(section).items():
         flag = "--" + name.replace("_", "-")
         if field.annotation is bool:

@@ -14,6 +14,9 @@ _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 _OF_ONE_SIZE = ("maxvit_", "vit_")
 """What the names of networks begin with that take images of one size only."""
 
+_RESNETS = "torchvision.models.resnet"
+"""The module of the networks that take `zero_init_residual`."""
+
 
 def build_model(
     model: ModelConfig, *, classes: int, img_size: int, seed: int, device: torch.device
@@ -21,10 +24,11 @@ def build_model(
     """A fresh torchvision network, channels last; its weights are the same on every device.
 
     Raises:
-        ConfigError: torchvision has no such classification network, or not for this image size.
+        ConfigError: torchvision has no such classification network, or not for this image size,
+            or none whose residual blocks it starts as the identity.
     """
     torch.manual_seed(seed)
-    network = _make(model, classes=classes, img_size=img_size)
+    network = _make(model, classes=classes, img_size=img_size, zero_init=model.zero_init)
     return network.to(device).to(memory_format=torch.channels_last)
 
 
@@ -68,7 +72,7 @@ def refuse_other_sizes(model: ModelConfig, data: DataConfig) -> None:
         )
 
 
-def _make(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:
+def _make(model: ModelConfig, *, classes: int, img_size: int, zero_init: bool = False) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if model.arch not in known:
         nearest = difflib.get_close_matches(model.arch, known, n=3)
@@ -77,6 +81,8 @@ def _make(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:
     options: dict[str, object] = {"weights": None, "num_classes": classes}
     if model.arch in _WITH_AUXILIARY_HEADS:
         options |= {"aux_logits": False, "init_weights": True}
+    if zero_init:
+        options |= _zero_init(model.arch)
     if model.arch.startswith("vit_"):
         options["image_size"] = img_size
     try:
@@ -86,6 +92,16 @@ def _make(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--arch {model.arch} with --img-size {img_size}: {error}") from error
     return network
+
+
+def _zero_init(arch: str) -> dict[str, object]:
+    """The option that starts residual blocks as the identity (Goyal et al. 2017, section 5.1)."""
+    if torchvision.models.get_model_builder(arch).__module__ != _RESNETS:
+        raise ConfigError(
+            f"--zero-init is for the ResNets of torchvision, and not for {arch}: leave it out, or "
+            "choose one of them with --arch, such as resnet50"
+        )
+    return {"zero_init_residual": True}
 
 
 def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:

@@ -176,6 +176,9 @@ class ModelConfig(Section):
     arch: str = "resnet50"
     """Any classification network of torchvision."""
 
+    zero_init: bool = False
+    """Start each residual block of a ResNet as the identity: its last norm at zero."""
+
 
 class OptimizerConfig(Section):
     """What is minimised, and how the weights move."""
@@ -188,6 +191,27 @@ class OptimizerConfig(Section):
 
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of each target that is spread over all the classes."""
+
+    nesterov: bool = False
+    """Nesterov's momentum."""
+
+    norm_decay: bool = True
+    """Weight decay also on norms and biases."""
+
+    clip_norm: Annotated[float | None, Gt(0)] = None
+    """Largest norm of the gradient of a step; a longer one is cut to it. Unset: none is."""
+
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Decay of the moving average of the weights that is validated and kept as best; 0: none."""
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "--nesterov needs a --momentum above 0, such as 0.9, and it is 0: raise it, or "
+                "leave --nesterov out"
+            )
+        return self
 
 
 class ScheduleConfig(Section):

@@ -70,8 +70,9 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
 
 def _measure(config: RunConfig, setup: Setup) -> Curve:
     steps = config.finder.num_iter
-    precision = setup.precision
-    autocast = {"device_type": precision.device_type, "dtype": precision.dtype}
+    precision, clip_norm = setup.precision, config.optimizer.clip_norm
+    mixed = precision.dtype is not None
+    autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
     with (
         StopRequest(with_ranks=setup.ranks.size > 1) as stop,
         explaining_device_errors(config.data.batch_size),
@@ -93,8 +94,8 @@ def _measure(config: RunConfig, setup: Setup) -> Curve:
                 loader.endless(),
                 config.finder,
                 device=setup.device,
-                autocast=autocast if precision.dtype else None,
-                scaler=precision.build_scaler(),
+                autocast=autocast if mixed or clip_norm else None,  # the scaler comes with it
+                scaler=precision.build_scaler(clip_norm),
                 accumulate=config.data.accumulate,
                 agree=lambda loss: setup.ranks.sum([loss])[0] / setup.ranks.size,
                 on_step=on_step,
@@ -114,6 +115,10 @@ def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
         "label_smoothing": config.optimizer.label_smoothing,
         "momentum": config.optimizer.momentum,
         "weight_decay": config.optimizer.weight_decay,
+        "nesterov": config.optimizer.nesterov,
+        "norm_decay": config.optimizer.norm_decay,
+        "clip_norm": config.optimizer.clip_norm,
+        "zero_init": config.model.zero_init,
         "precision": setup.precision.name,
         "seed": config.runtime.seed,
         "data_root": config.run.data_root.as_posix(),

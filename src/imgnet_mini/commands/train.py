@@ -120,22 +120,24 @@ def build_trainer(config: RunConfig, setup: Setup) -> Trainer:
     max_lr = float(config.schedule.max_lr or 0.0)
     with explaining_device_errors(config.data.batch_size):
         optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
-    scheduler = build_scheduler(
-        config.schedule,
-        optimizer,
-        max_lr=max_lr,
-        total_steps=config.schedule.epochs * len(setup.train_loader),
-    )
-    return Trainer(
-        setup.model,
-        setup.criterion,
-        optimizer,
-        scheduler,
-        setup.precision,
-        compiled=config.runtime.compile,
-        accumulate=config.data.accumulate,
-        ranks=setup.ranks,
-    )
+        scheduler = build_scheduler(
+            config.schedule,
+            optimizer,
+            max_lr=max_lr,
+            total_steps=config.schedule.epochs * len(setup.train_loader),
+        )
+        return Trainer(
+            setup.model,
+            setup.criterion,
+            optimizer,
+            scheduler,
+            setup.precision,
+            compiled=config.runtime.compile,
+            accumulate=config.data.accumulate,
+            clip_norm=config.optimizer.clip_norm,
+            ema=config.optimizer.ema,
+            ranks=setup.ranks,
+        )
 
 
 def train(run: TrainingRun, *, new_plan: bool) -> None:
@@ -167,8 +169,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                     save=run.save,
                     save_seconds=60 * run.config.checkpoint.save_minutes,
                 )
-                validated, answers = run.trainer.evaluate(val_loader, stop)
-                run.finish_epoch(trained, validated, answers)
+                run.finish_epoch(trained, run.trainer.validate(val_loader, stop))
         except StopRequestedError as error:
             run.save()
             ranks.wait()  # else torchrun, seeing one end, would end the one that still writes
@@ -178,8 +179,9 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                 f"  imgnet-mini resume{run_options(run.config.run)}",
                 error.signal_number,
             ) from error
+    averaged = " of the averaged weights" if run.config.optimizer.ema else ""
     say(
-        f"Done: best top-1 {state.best_top1:.2f}% after epoch {state.best_epoch:03d}, "
+        f"Done: best top-1 {state.best_top1:.2f}%{averaged} after epoch {state.best_epoch:03d}, "
         f"in {run.paths.best}",
         f"Final weights sha256 {weights_sha256(run.setup.model)}",
         f"Next: imgnet-mini report{run_options(run.config.run)}",

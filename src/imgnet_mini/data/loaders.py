@@ -1,6 +1,7 @@
 """Batches ready for the network; (seed, epoch, index) alone decide their order and pixels."""
 
 from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,19 @@ from imgnet_mini.sections import DataConfig
 
 Finish = Callable[[Batch, Key], tuple[Tensor, Tensor]]
 """From a batch on its device to what the network takes, (N, 3, S, S) float32, and targets."""
+
+
+class Batches(Protocol):
+    """What training takes: a `Loader`, or what stands in for one."""
+
+    images_per_step: int
+    """On all ranks together."""
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
+        """Images (N, 3, H, W) float32 and targets (N,) or (N, C), from step `start` on."""
 
 
 class Loader:
