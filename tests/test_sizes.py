@@ -82,10 +82,26 @@ def test_another_last_size_than_the_images_is_refused_with_the_cure(img_size, cu
             training_sizes(data, epochs)
 
 
-@pytest.mark.parametrize("sides", ["48", "48-64", "64:48", "48:48", "31:64", "48:", "a:b", "-1:64"])
+@pytest.mark.parametrize(
+    "sides", ["48", "48-64", "64:48", "48:48", "31:64", "48:", "a:b", "-1:64", "0.5:2", "1:1"]
+)
 def test_what_is_no_growth_is_refused_with_an_example(sides):
-    with pytest.raises(ConfigError, match=r"data\.progressive: must be two sides .* 160:224 \(got"):
+    with pytest.raises(ConfigError, match=r"data\.progressive: must be two sides .* 0.7:1 \(got"):
         RunConfig().override({"data": {"progressive": sides}})
+
+
+@pytest.mark.parametrize(
+    ("shares", "img_size", "sides"),
+    [
+        ("0.5:1", 64, (32, 64)),
+        (".7:1", 224, (160, 224)),
+        ("0.1:1", 64, (32, 64)),
+        ("0.9:1", 32, (32, 32)),
+    ],
+)
+def test_sides_may_be_shares_of_the_image_size(shares, img_size, sides):
+    sizes = training_sizes(DataConfig(img_size=img_size, progressive=shares), 10)
+    assert (sizes.of(0), sizes.of(9)) == sides
 
 
 @pytest.fixture

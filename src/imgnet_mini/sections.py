@@ -50,14 +50,14 @@ def _peak_lr(value: Any) -> Any:
 
 
 def _growing_sides(sides: str | None) -> str | None:
-    """Two sides, the first of 32 pixels or more and below the second."""
-    if sides is None:
-        return None
+    """Two sides, the first of 32 pixels or more and below the second; or both as shares."""
+    if sides is None or re.fullmatch(r"0?\.\d{1,6}:1", sides, re.ASCII):
+        return sides
     found = re.fullmatch(r"(\d{1,5}):(\d{1,5})", sides, re.ASCII)
     if not found or not 32 <= int(found[1]) < int(found[2]):
         raise ValueError(
             "must be two sides in pixels, the first 32 or more and the second above it, such as "
-            "160:224"
+            "160:224; or the first as a share of the second, such as 0.7:1"
         )
     return sides
 
@@ -140,7 +140,7 @@ class DataConfig(Section):
     """Keep the pack in the GPU's memory; auto: where training leaves room for it."""
 
     progressive: Annotated[str | None, AfterValidator(_growing_sides)] = None
-    """Sides A:B of the training images, A at first, growing to B, which is img_size; saves time."""
+    """Sides of the training images: small at first, such as 160:224, or 0.7:1 of img_size."""
 
     eval_size: Annotated[int | None, Ge(32)] = None
     """Side of the centre crop that networks are evaluated and used on; unset: img_size."""

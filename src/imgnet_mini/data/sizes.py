@@ -12,6 +12,7 @@ from imgnet_mini.sections import DataConfig
 
 _STEP: Final = 8
 """Pixels; sizes between the first and the last are multiples of it."""
+_SMALLEST: Final = 32
 _GROWING: Final = 0.75
 """Share of the epochs in which images grow."""
 
@@ -38,8 +39,12 @@ class Sizes:
         if epoch >= growing:
             return self.last
         exact = self.first + (self.last - self.first) * epoch / growing
-        nearest = _STEP * math.floor(exact / _STEP + 0.5)
-        return min(max(nearest, self.first), self.last)
+        return min(max(_to_step(exact), self.first), self.last)
+
+
+def _to_step(side: float) -> int:
+    """The nearest multiple of the step."""
+    return _STEP * math.floor(side / _STEP + 0.5)
 
 
 def training_sizes(data: DataConfig, epochs: int | None) -> Sizes:
@@ -50,7 +55,12 @@ def training_sizes(data: DataConfig, epochs: int | None) -> Sizes:
     """
     if data.progressive is None:
         return Sizes.always(data.img_size)
-    first, last = map(int, data.progressive.split(":"))
+    share, _, last_share = data.progressive.partition(":")
+    if last_share == "1":
+        first, last = _to_step(float(share) * data.img_size), data.img_size
+        first = min(max(first, _SMALLEST), last)
+    else:
+        first, last = int(share), int(last_share)
     if last != data.img_size:
         cures = [f"--progressive {first}:{data.img_size}"] if first < data.img_size else []
         cures += [f"--img-size {last}"]
