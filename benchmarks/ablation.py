@@ -26,7 +26,7 @@ from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Final, get_type_hints
 
 from ablation_table import show
 
@@ -41,12 +41,14 @@ class Row:
     """An ingredient: what it adds to the options of the rows above it.
 
     progressive: that option. Small images are less arithmetic, and so there are more epochs.
+    eval_share: size of the evaluation's images, as a share of those of training.
     """
 
     name: str
     train: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
     progressive: str | None = None
+    eval_share: float = 1.0
 
 
 STEPS: Final = (
@@ -69,7 +71,7 @@ LEFT_OUT: Final = (
     Row("random erasing 0.25", ("--random-erasing", "0.25")),
     Row("mean of the weights (EMA 0.998)", ("--ema", "0.998"), ("--checkpoint", "best")),
     Row("gradient clipping at 1", ("--clip-norm", "1")),
-    Row("evaluation at 5/4 of the size", (), ("--eval-size", "80")),
+    Row("evaluation at 5/4 of the size", eval_share=1.25),
 )
 """What `mini` goes without, each added to the whole of it."""
 
@@ -100,6 +102,9 @@ class Result:
     options: str
 
 
+TYPES: Final = get_type_hints(Result)
+
+
 class Plan:
     """How a row is trained and evaluated.
 
@@ -116,6 +121,8 @@ class Plan:
         self.train += ["--progressive", progressive] if progressive else []
         self.train += ["--epochs", f"{self.epochs}"]
         self.evaluate = [word for part in parts for word in part.evaluate]
+        eval_size = round(max(part.eval_share for part in parts) * img_size)
+        self.evaluate += ["--eval-size", f"{eval_size}"] if eval_size > img_size else []
         trained = [part.name for part in parts if part.train or part.progressive][-1]
         self.run = re.sub(r"[^a-z0-9]+", "-", trained.lower())[:40].strip("-")
 
@@ -223,7 +230,7 @@ def read_results(path: Path) -> list[Result]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Result(**{field.name: field.type(line[field.name]) for field in fields(Result)})
+            Result(**{name: TYPES[name](text) for name, text in line.items()})
             for line in csv.DictReader(file)
         ]
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from imgnet_mini.atomic_file import replacing
 from imgnet_mini.reporting.readme.splice import with_block
-from imgnet_mini.reporting.style import FAINT, TRAIN, VALIDATION, new_figure, save_png, tidy
+from imgnet_mini.reporting.style import RIGHT, TRAIN, VALIDATION, WRONG, new_figure, save_png, tidy
 
 if TYPE_CHECKING:
     from ablation import Result
 
 BLOCK: Final = "recipes"
 PICTURE: Final = Path("docs/recipes.png")
+COLORS: Final = (TRAIN, VALIDATION, RIGHT, WRONG)
 
 Setting = tuple[str, int, int]
 """Network, image size, and epochs at that size whose arithmetic each run took."""
@@ -39,6 +40,11 @@ def _settings(results: Sequence["Result"]) -> list[Setting]:
     return sorted(found, reverse=True)
 
 
+def _name(setting: Setting) -> str:
+    arch, size, budget = setting
+    return f"{arch}, {size} px, {budget} epochs"
+
+
 def _figures(results: Sequence["Result"], row: str, setting: Setting) -> list[float]:
     return [
         result.top1
@@ -48,7 +54,7 @@ def _figures(results: Sequence["Result"], row: str, setting: Setting) -> list[fl
 
 
 def _table(results: Sequence["Result"], rows: Sequence[str], settings: Sequence[Setting]) -> str:
-    headings = [f"{arch}, {size} px, {budget} epochs" for arch, size, budget in settings]
+    headings = [_name(setting) for setting in settings]
     lines = [["", *headings], [":--", *["--:"] * len(settings)]]
     for row in rows:
         cells = [_cell(_figures(results, row, setting)) for setting in settings]
@@ -76,21 +82,16 @@ def _draw(
     axes = figure.add_subplot()
     tidy(axes)
     height = 0.8 / len(settings)
-    for place, (setting, color) in enumerate(
-        zip(settings, (TRAIN, VALIDATION, FAINT), strict=False)
-    ):
-        arch, size, budget = setting
-        label: str | None = f"{arch}, {size} px, {budget} epochs"
-        for line, row in enumerate(shown):
-            figures = _figures(results, row, setting)
-            if not figures:
-                continue
-            y = line - 0.4 + height * (place + 0.5)
-            axes.barh(
-                y, statistics.mean(figures), 0.9 * height, color=color, alpha=0.4, label=label
-            )
-            axes.plot(figures, [y] * len(figures), "o", color=color, markersize=4)
-            label = None
+    for place, (setting, color) in enumerate(zip(settings, COLORS, strict=False)):
+        figures = {row: _figures(results, row, setting) for row in shown}
+        lines = {row: line - 0.4 + height * (place + 0.5) for line, row in enumerate(shown)}
+        means = {row: statistics.mean(found) for row, found in figures.items() if found}
+        ys = [lines[row] for row in means]
+        axes.barh(
+            ys, list(means.values()), 0.9 * height, color=color, alpha=0.4, label=_name(setting)
+        )
+        points = [(top1, lines[row]) for row, found in figures.items() for top1 in found]
+        axes.plot(*zip(*points, strict=True), "o", color=color, markersize=4)
     axes.set_yticks(range(len(shown)), shown)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
