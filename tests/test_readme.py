@@ -15,7 +15,6 @@ from imgnet_mini.commands import readme
 from imgnet_mini.config import RunConfig
 from imgnet_mini.errors import ConfigError, DataError, StaleError
 from imgnet_mini.records import EpochRecord, to_csv, to_markdown
-from imgnet_mini.reporting.readme.markdown import NOTHING
 from imgnet_mini.run_paths import RunPaths
 
 TOP1 = [10.0, 30.0, 40.0, 40.0, 35.0]
@@ -416,4 +415,4 @@ def test_a_run_with_none_of_them_is_told_as_ever(tmp_path):
     assert row(experiment, "Optimizer")[1] == (
         "SGD, momentum 0.9, weight decay 1e-4, label smoothing 0.1"
     )
-    assert row(experiment, "`optimizer.clip_norm`")[1] == NOTHING
+    assert row(experiment, "`optimizer.clip_norm`")[1] == "unset"

@@ -17,12 +17,12 @@ def hold(path, taken, seconds):
         time.sleep(seconds)
 
 
-def try_to_hold(path, outcomes, start):
+def try_to_hold(path, outcomes, start, over):
     start.wait()
     try:
         with locked_run("a", path):
             outcomes.put("held")
-            time.sleep(0.5)
+            over.wait(60)
     except InUseError:
         outcomes.put("refused")
 
@@ -85,9 +85,9 @@ def hold_with_a_child(path, note):
 
 
 def test_of_processes_that_start_at_once_one_gets_it(tmp_path):
-    outcomes, start = FORKED.Queue(), FORKED.Event()
+    outcomes, start, over = FORKED.Queue(), FORKED.Event(), FORKED.Event()
     processes = [
-        FORKED.Process(target=try_to_hold, args=(tmp_path / ".lock", outcomes, start))
+        FORKED.Process(target=try_to_hold, args=(tmp_path / ".lock", outcomes, start, over))
         for _ in range(6)
     ]
     for process in processes:
@@ -95,6 +95,7 @@ def test_of_processes_that_start_at_once_one_gets_it(tmp_path):
     time.sleep(0.5)
     start.set()
     found = sorted(outcomes.get(timeout=60) for _ in processes)
+    over.set()
     for process in processes:
         process.join()
     assert found == ["held"] + 5 * ["refused"]
