@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from figures import Row, add_output_options, describe_run, show
 from torch import Tensor, nn
-from torchvision.models import register_model
+from torchvision.models._api import register_model
 from torchvision.models.resnet import BasicBlock
 
 from imgnet_mini import cli
