@@ -117,7 +117,9 @@ class Bench:
         same = ("arch", "img_size", "epochs", "recipe", "batch_size")
         return [row for row in rows if all(getattr(row, name) == wanted[name] for name in same)]
 
-    def result(self, cell: Cell, seed: int, method: str, lr: float, top1: float = 0.0) -> Result:
+    def result(
+        self, cell: Cell, seed: int, method: str, lr: float, top1: float = math.nan
+    ) -> Result:
         options = self.options
         return Result(options.arch, options.img_size, options.epochs, *cell, seed, method, lr, top1)
 
