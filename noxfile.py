@@ -55,6 +55,7 @@ def build(session: nox.Session) -> None:
         session.run("python", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1])", str(demo))
     session.chdir(folder)
     session.run("imgnet-mini", "--version")
+    session.run("imgnet-mini", "recipe", "list")
     session.run("imgnet-mini", "demo", "--dir", "demo")
     top1 = json.loads((folder / "demo/reports/demo/metrics.json").read_text("utf-8"))["top1"]
     if top1 < DEMO_TOP1:

@@ -37,12 +37,14 @@ from imgnet_mini.data.folder import ImageFolder, file_stamps, find_images, finge
 from imgnet_mini.data.index import find_images_again
 from imgnet_mini.data.order import Order
 from imgnet_mini.data.scan import refuse_broken_images
+from imgnet_mini.data.sizes import Sizes
 
 COUNTS = [1_000, 35_000, 1_281_167]
 """The last two are the training images of ImageNet-Mini, about, and of ImageNet."""
 
 CLASSES = 1_000
 BATCH_SIZE = 64
+SIZES = Sizes.always(224)
 RUNS = 3
 MANY = 35_000  # with a million, torchvision's share of the run is half a minute
 FILES_PER_SECOND = 200_000
@@ -146,7 +148,7 @@ def start(root: Path) -> None:
     images = find_images_again(root)
     refuse_broken_images(images)
     fingerprint(images)
-    next(iter(Order(len(images), BATCH_SIZE, seed=0)))
+    next(iter(Order(len(images), BATCH_SIZE, seed=0, sizes=SIZES)))
 
 
 def touch(images: Any) -> None:
@@ -171,7 +173,7 @@ def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float
     _, with_index = times_of(lambda: start(root))
     _, reopened = times_of(lambda: find_images_again(root))
     _, stamps = times_of(lambda: file_stamps(images))
-    _, batch = times_of(lambda: next(iter(Order(count, BATCH_SIZE, seed=0))))
+    _, batch = times_of(lambda: next(iter(Order(count, BATCH_SIZE, seed=0, sizes=SIZES))))
     figures = {
         "find_images, first, ms": 1e3 * first,
         "find_images, ms": 1e3 * warm,

@@ -19,7 +19,9 @@ from imgnet_mini.run_paths import RunPaths
 KINDS = ("flip", "truncate", "zero", "append", "empty")
 
 
-def content_at(step: int, *, size: int = 8, best_epoch: int = -1) -> dict[str, object]:
+def content_at(
+    step: int, *, size: int = 8, best_epoch: int = -1, ema: float = 0.0
+) -> dict[str, object]:
     """The state of a run of one layer after so many of its 100 steps, 10 to an epoch."""
     torch.manual_seed(step)
     config = RunConfig()
@@ -29,7 +31,8 @@ def content_at(step: int, *, size: int = 8, best_epoch: int = -1) -> dict[str, o
     model(torch.ones(1, size)).sum().backward()
     optimizer.step()
     trainer = Trainer(
-        model, build_loss(config.optimizer), optimizer, scheduler, Precision("cpu", None)
+        *(model, build_loss(config.optimizer), optimizer, scheduler, Precision("cpu", None)),
+        ema=ema,
     )
     trainer.state.step, trainer.state.epoch, trainer.state.batch = step, step // 10, step % 10
     trainer.state.best_epoch = best_epoch
@@ -46,7 +49,7 @@ def content_at(step: int, *, size: int = 8, best_epoch: int = -1) -> dict[str, o
         "records": [
             asdict(EpochRecord(epoch, phase, 1.0, 50.0, 100.0, 0.1, 100.0))
             for epoch in range(step // 10)
-            for phase in ("train", "val")
+            for phase in (("train", "val", "ema") if ema else ("train", "val"))
         ],
     }
 

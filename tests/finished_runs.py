@@ -23,8 +23,12 @@ def log_run(
     epochs: int = 4,
     best: float = 40.0,
     settings: dict[str, dict[str, object]] | None = None,
+    ema: bool = False,
 ) -> RunPaths:
-    """What training writes: settings, log and machine. Top-1 rises to `best` in the last epoch."""
+    """What training writes: settings, log and machine. Top-1 rises to `best` in the last epoch.
+
+    ema: with averaged weights, whose top-1 is 10 points higher but for the last epoch's, of 1 %.
+    """
     paths = RunPaths(output_dir, name)
     paths.log_dir.mkdir(parents=True)
     records = []
@@ -37,6 +41,10 @@ def log_run(
             EpochRecord(phase="train", loss=loss, top1=top1 / 2, top5=top1, **numbers),
             EpochRecord(phase="val", loss=loss + 0.5, top1=top1, top5=top5, **numbers),
         ]
+        if ema:
+            top1 = 1.0 if epoch + 1 == epochs else top1 + 10
+            averaged = EpochRecord(phase="ema", loss=loss, top1=top1, top5=top5, **numbers)
+            records.append(averaged)
     planned = {"run": {"name": name, "data_root": "data"}, "schedule": {"epochs": epochs}}
     config = RunConfig().override(planned).override(settings or {})
     paths.config.write_text(config.to_toml(), "utf-8")

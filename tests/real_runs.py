@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,7 @@ class RealRun:
     read_seconds: how often it brings its losses to the host, which is when it may save.
     environment: variables to set in the process.
     obeys_modes: whether file modes hold for it though the tests are root's, who may do all.
+    before: what to do in the process before its command; a function of a module.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class RealRun:
     read_seconds: float = 1.0
     environment: dict[str, str] = field(default_factory=dict)
     obeys_modes: bool = False
+    before: Callable[[], None] | None = None
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -178,6 +180,7 @@ class _Order:
         self.counters, self.signal_at = real.counters, real.signal_at
         self.slow_saves, self.read_seconds = real.slow_saves, real.read_seconds
         self.environment, self.obeys_modes = real.environment, real.obeys_modes
+        self.before = real.before
 
 
 def _run(order: _Order) -> None:
@@ -197,8 +200,10 @@ def _run(order: _Order) -> None:
     _count_checks(order)
     _note_command(order)
     _add_plain_network()
+    if order.before:
+        order.before()
     try:
-        cli.main(order.args)
+        cli.main(order.args, is_process=True)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

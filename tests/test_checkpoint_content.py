@@ -134,3 +134,32 @@ def test_a_dictionary_of_another_tool_or_version_is_no_checkpoint_of_ours(tmp_pa
     torch.save(saved, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=rf"format .*this version reads {FORMAT}"):
         read_run(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("ema",), [1], "ema: Input should be a valid dictionary"),
+        (("ema", "weight"), 1.0, "ema.weight: "),
+        (("ema", "weight"), torch.ones(3, 7), "ema: its weights are not those of the network"),
+        (("ema", "weight"), torch.ones(3, 8).double(), "ema: its weights are not those of the net"),
+        (("ema", "more"), torch.ones(1), "ema: its weights are not those of the network in model"),
+        (("ema",), {}, "ema: its weights are not those of the network in model"),
+        (("ema", "weight"), torch.full((3, 8), NAN), "averaged weights that are not finite"),
+        (("ema",), None, "records: they are not those of 1 epochs"),
+        (("records",), [RECORD, RECORD | {"phase": "val"}], "records: they are not those of 1"),
+    ],
+)
+def test_damaged_averages_are_refused(tmp_path, place, value, says):
+    content = copy.deepcopy(content_at(10, ema=0.9))
+    assert check_run(content, tmp_path) is content
+    put(content, place, value)
+    with pytest.raises(CheckpointError, match=f"x.pth cannot be used: .*{says}"):
+        check_run(content, tmp_path / "x.pth")
+
+
+def test_records_of_averages_without_any_are_refused(tmp_path):
+    content = content_at(10)
+    content["records"].append(RECORD | {"phase": "ema"})
+    with pytest.raises(CheckpointError, match="records: they are not those of 1 epochs"):
+        check_run(content, tmp_path / "x.pth")

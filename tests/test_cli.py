@@ -23,6 +23,7 @@ PANELS = {
     "export": {"Run", "Data", "Model"},
     "report": {"Run", "Data", "Runtime"},
     "readme": {"Run"},
+    "recipe": set(),
     "demo": set(),
 }
 ALL_PANELS = set().union(*PANELS.values())

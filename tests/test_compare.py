@@ -12,6 +12,7 @@ from imgnet_mini.reporting.readme.comparison import compare_runs
 from imgnet_mini.reporting.readme.markdown import NOTHING
 from imgnet_mini.reporting.readme.run_view import read_run
 from imgnet_mini.run_paths import RunPaths
+from pages import WebPage
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,19 @@ def test_the_terminal_shows_results_and_only_settings_that_differ(cli):
     assert rows["batch_size"] == ["64", "32"]
     assert "label_smoothing" not in rows
     assert "all of it on one page: reports/a+b/index.html" in cli.out
+
+
+def test_a_run_with_averaged_weights_is_compared_by_them(cli):
+    log_run(Path(), "c", best=40.0, settings={"optimizer": {"ema": 0.9999}}, ema=True)
+    assert cli("compare", "a", "c") == 0, cli.err
+    rows = lines(cli.out)
+    assert rows["Best top-1"] == ["40.00 %", "40.00 %"]  # 30 + 10, in the last epoch but one
+    assert rows["At epoch"] == ["3", "2"]
+    assert rows["Final top-1"] == ["40.00 %", "1.00 %"]
+    assert rows["ema"] == ["0", "0.9999"]
+    assert rows["Time"] == ["34 s", "42 s"]  # 4 x 200 images more
+    page = WebPage(Path("reports/a+c/index.html"))
+    assert page.open == []
 
 
 def test_a_page_and_curves_are_written(cli):

@@ -5,12 +5,15 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from conftest import write_folder
+from imgnet_mini.errors import ConfigError
 from imgnet_mini.records import read_csv
 from rank_runs import Ranks, kill_ranks_until_done, run_ranks
 from real_runs import differences, outcome, run
@@ -42,9 +45,9 @@ def two_ranks(images, tmp_path_factory):
     return outcome(folder, "a")
 
 
-def weights(folder):
+def weights(folder, key="model"):
     content = torch.load(folder / "checkpoints/a/checkpoint.pth", weights_only=True)
-    return content["model"]
+    return content[key]
 
 
 def largest_difference(ours, theirs):
@@ -98,6 +101,30 @@ def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, t
             *(theirs.epoch, theirs.phase, theirs.top1, theirs.top5),
         )
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
+
+
+def test_clipped_averaged_and_with_nesterov_two_ranks_train_the_network_of_one(images, tmp_path):
+    more = ("--nesterov", "--clip-norm", 0.05, "--no-norm-decay", "--ema", 0.8)
+    command = options(images, "--no-amp", *more, arch="plain")
+    for size in (1, 2):
+        assert set(run_ranks(tmp_path / str(size), size, "train", *command)) == {0}
+    for key in ("model", "ema"):
+        one, two = (weights(tmp_path / str(size), key) for size in (1, 2))
+        assert largest_difference(one, two) < 1e-6
+    assert largest_difference(two, weights(tmp_path / "2")) > 1e-5
+    logs = [read_csv(tmp_path / str(size) / "out/a/train_log.csv") for size in (1, 2)]
+    for ours, theirs in zip(*logs, strict=True):
+        assert (ours.epoch, ours.phase, ours.top1) == (theirs.epoch, theirs.phase, theirs.top1)
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
+
+
+def test_the_averaged_statistics_of_rank_0_are_those_of_all(images, tmp_path):
+    command = options(images, "--ema", 0.8)
+    assert run_ranks(tmp_path / "whole", 2, "train", *command, read_seconds=0) == [0, 0]
+    stopped, settings = tmp_path / "stopped", {"signal_at": 7, "read_seconds": 0}
+    assert run_ranks(stopped, 2, "train", *command, **settings) == [143, 143]
+    assert run_ranks(stopped, 2, "resume", "--name", "a", read_seconds=0) == [0, 0]
+    assert differences(outcome(stopped, "a"), outcome(tmp_path / "whole", "a")) == []
 
 
 def test_two_parts_on_one_rank_are_the_steps_of_two_ranks(images, two_ranks, tmp_path):
@@ -213,6 +240,45 @@ def test_a_rank_that_does_not_answer_is_not_waited_for_for_ever(images, tmp_path
     text = ranks.log.read_text("utf-8")
     assert "no answer from another process for 3 s (--dist-timeout)" in text
     assert "Traceback" not in text
+
+
+def end_unanswered(how):
+    """Let rank 0 end while its group, which a traceback holds, has work that rank 1 never does."""
+    leave = dist.destroy_process_group
+
+    def end():
+        if os.environ["RANK"] == "1":
+            time.sleep(600)
+        group = dist.group.WORLD
+        dist.all_reduce(torch.zeros(1), async_op=True)
+        leave()
+        if isinstance(how, Exception):
+            raise type(how)(*how.args)  # a new one: a traceback of `how` would outlive the command
+        os.kill(os.getpid(), how)
+        assert isinstance(group, dist.ProcessGroup)
+
+    dist.destroy_process_group = end
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        (signal.SIGTERM, 143, "stopped at once by SIGTERM"),
+        (signal.SIGINT, 130, "stopped at once by SIGINT"),
+        (ConfigError("no such thing"), 2, "no such thing"),
+        (KeyError("a bug"), 1, "KeyError: 'a bug'"),
+    ],
+    ids=["SIGTERM", "SIGINT", "error", "bug"],
+)
+def test_a_rank_that_ends_waits_for_no_other(images, tmp_path, how, code, said):
+    command = ("train", *options(images, "--epochs", 1, arch="plain"))
+    ranks = Ranks(tmp_path, 2, command, before=partial(end_unanswered, how))
+    try:
+        assert ranks.ranks[0].wait() == code
+    finally:
+        ranks.ranks[1].send(signal.SIGKILL)
+        ranks.ranks[1].wait()
+    assert said in ranks.log.read_text("utf-8")
 
 
 def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.data.splits import find_splits
+from imgnet_mini.ema import decay_at
 from imgnet_mini.engine import Trainer
-from imgnet_mini.errors import DivergedError
+from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.history import History
 from imgnet_mini.model import build_model
 from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
@@ -22,13 +23,13 @@ CPU = torch.device("cpu")
 STEPS = 6
 
 
-def build_trainer(model, *, max_lr=0.05, precision=None, steps=STEPS):
+def build_trainer(model, *, max_lr=0.05, precision=None, steps=STEPS, **more):
     settings = OptimizerConfig()
     optimizer = build_optimizer(settings, model, lr=max_lr)
     schedule = ScheduleConfig(epochs=1)
     scheduler = build_scheduler(schedule, optimizer, max_lr=max_lr, total_steps=steps)
     loss = build_loss(settings)
-    return Trainer(model, loss, optimizer, scheduler, precision or Precision("cpu", None))
+    return Trainer(model, loss, optimizer, scheduler, precision or Precision("cpu", None), **more)
 
 
 @pytest.fixture
@@ -85,6 +86,36 @@ def test_steps_equal_those_of_a_bare_loop(model, dtype):
     assert trainer._rates == rates
     assert trainer._losses[:STEPS].tolist() == losses
     assert trainer._hits[0] == hits
+
+
+def test_the_gradient_of_all_parts_of_a_step_together_is_clipped(model):
+    reference = copy.deepcopy(model)
+    trainer = build_trainer(model, accumulate=2, clip_norm=0.5)
+    trainer.model.train()
+    parts = list(batches(4))
+    trainer.train_step(parts[:2])
+    trainer.train_step(parts[2:])
+
+    optimizer = torch.optim.SGD(
+        reference.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.05, total_steps=STEPS, cycle_momentum=False
+    )
+    reference.train()
+    for step in (parts[:2], parts[2:]):
+        optimizer.zero_grad()
+        for images, targets in step:
+            F.cross_entropy(reference(images), targets, label_smoothing=0.1).div(2).backward()
+        gradients = [parameter.grad for parameter in reference.parameters()]
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        assert norm > 0.5
+        for gradient in gradients:
+            gradient.mul_(0.5 / norm)
+        optimizer.step()
+        scheduler.step()
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_network_that_diverges_is_stopped_with_epoch_and_step(make_folder, tmp_path, model):
@@ -168,3 +199,54 @@ def test_the_state_of_every_part_comes_back(model):
         fresh.model.state_dict().values(), trainer.model.state_dict().values(), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_the_average_follows_each_step_and_leaves_the_weights_as_they_are(model):
+    alone = build_trainer(copy.deepcopy(model))
+    trainer = build_trainer(model, ema=0.3)
+    expected = [parameter.detach().clone() for parameter in model.parameters()]
+    for one in (alone, trainer):
+        one.model.train()
+    for step, batch in enumerate(batches(STEPS)):
+        alone.train_step([batch])
+        trainer.train_step([batch])
+        decay = decay_at(step, 0.3)
+        expected = [
+            decay * average + (1 - decay) * parameter.detach()
+            for average, parameter in zip(expected, model.parameters(), strict=True)
+        ]
+    for ours, theirs in zip(model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    saved = trainer.state_dict()
+    assert saved.keys() == alone.state_dict().keys() | {"ema"}
+    assert saved["ema"].keys() == saved["model"].keys()
+    names = [name for name, _ in model.named_parameters()]
+    for name, average in zip(names, expected, strict=True):
+        torch.testing.assert_close(saved["ema"][name], average, rtol=1e-5, atol=1e-6)
+
+
+def test_an_average_that_is_not_finite_never_reaches_a_checkpoint(model):
+    trainer = build_trainer(model, ema=0.9)
+    trainer._average.model.fc.bias[0] = float("inf")
+    with pytest.raises(DivergedError, match="no longer finite"):
+        trainer.state_dict()
+
+
+def test_a_step_that_scaling_skips_moves_the_average_to_the_weights_all_the_same(model):
+    trainer = build_trainer(model, precision=Precision("cpu", torch.float16), ema=0.9)
+    trainer.model.train()
+    (batch,) = batches(1)
+    with torch.no_grad():
+        trainer._average.model.fc.bias.add_(1)
+    model.fc.bias.register_hook(lambda gradient: gradient * torch.inf)
+    before = model.fc.bias.detach().clone()
+    trainer.train_step([batch])
+    assert torch.equal(model.fc.bias, before)
+    torch.testing.assert_close(trainer._average.model.fc.bias, before + 0.1)
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [(0.0, 0.9), (0.9, 0.0)])
+def test_a_checkpoint_with_an_average_and_a_run_without_do_not_go_together(model, saved, wanted):
+    content = build_trainer(copy.deepcopy(model), ema=saved).state_dict()
+    with pytest.raises(CheckpointError, match="does not fit this run: ema: it has"):
+        build_trainer(model, ema=wanted).load_state_dict(content)

@@ -18,6 +18,9 @@ SMALL = (
     *("--batch-size", 12, "--workers", 0),
 )
 
+FAR = ("--start-lr", 1e-4, "--end-lr", 50)
+"""Rates between which the loss falls and rises."""
+
 
 def result():
     """Of the only test."""
@@ -54,9 +57,10 @@ def test_it_saves_plot_curve_and_suggestions_and_the_line_to_paste_works(data, c
     [
         (["--num-iter", 5], 2),
         (["--start-lr", 1e-12, "--end-lr", 1e-11, "--num-iter", 30], 2),
+        (["--no-amp", "--clip-norm", 1e-9, *FAR, "--num-iter", 60], 2),
         (["--start-lr", 1e10, "--end-lr", 1e30, "--num-iter", 40], 7),
     ],
-    ids=["too-short", "never-falls", "not-finite"],
+    ids=["too-short", "never-falls", "clipped-away", "not-finite"],
 )
 def test_a_curve_that_suggests_nothing_says_so_and_is_kept(data, cli, arguments, code):
     assert cli("find-lr", *SMALL, "--trials", 0, *arguments) == code
@@ -133,3 +137,14 @@ def test_a_signal_in_a_trial_leaves_nothing(data, cli, monkeypatch):
     assert cli("find-lr", *SMALL, *TRIALS) == 143
     assert cli.says("find-lr stopped by SIGTERM; nothing was written")
     assert not list(Path().rglob("lr_finder_*"))
+
+
+def test_the_test_is_made_with_the_optimizer_of_training_and_its_line_keeps_all_of_it(data, cli):
+    extra = ("--no-norm-decay", "--clip-norm", 1000, "--ema", 0.9)
+    assert cli("find-lr", *SMALL, *FAR, "--num-iter", 60, *extra) == 0, cli.err
+    saved = result()
+    asked = {"nesterov": False, "norm_decay": False, "clip_norm": 1000, "zero_init": False}
+    assert saved["settings"].items() >= asked.items()
+    line = next(line for line in cli.out.splitlines() if "imgnet-mini train --max-lr" in line)
+    for option in ("--no-norm-decay", "--clip-norm 1000.0", "--ema 0.9"):
+        assert option in line

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import SGD
 
 from imgnet_mini.finder.range_test import run_range_test
+from imgnet_mini.precision import Precision
 from imgnet_mini.sections import FinderConfig
 
 CPU = torch.device("cpu")
@@ -184,6 +185,18 @@ def test_gradients_are_scaled_for_fp16_and_the_scaler_is_restored(parts):
     )
     np.testing.assert_allclose(scaled.losses, plain.losses, rtol=0.02)
     assert scaler.get_scale() == 64.0
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_gradients_are_clipped_as_in_training(parts, dtype):
+    """So hard that the loss does not move, where else it would."""
+    precision = Precision("cpu", dtype)
+    autocast = {"device_type": "cpu", "dtype": dtype, "enabled": dtype is not None}
+    free = parts.run(num_iter=8, autocast=autocast, scaler=precision.build_scaler())
+    curve = parts.run(num_iter=8, autocast=autocast, scaler=precision.build_scaler(1e-9))
+    still = parts.run(num_iter=8, start_lr=1e-12, end_lr=2e-12, autocast=autocast)
+    np.testing.assert_allclose(curve.losses, still.losses, rtol=1e-5)
+    assert np.abs(np.subtract(free.losses, curve.losses)).max() > 1e-3
 
 
 def test_batches_come_in_order_and_no_more_than_there_are_steps(parts):

@@ -14,9 +14,11 @@ from imgnet_mini.data.choice import Images
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
 from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.loaders import Loader, build_train_loader
+from imgnet_mini.data.mixing import Mixing
+from imgnet_mini.data.order import Key
 from imgnet_mini.data.pack.source import ResidentRows
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import STD, ClassStyle, Normalise
+from imgnet_mini.data.transforms import STD, ClassStyle, Normalise, RandomErasing
 from imgnet_mini.device import choose_device
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError
@@ -41,15 +43,25 @@ pytestmark = [
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def build_trainer(precision: str, *, compiled: bool = False) -> Trainer:
+def build_trainer(
+    precision: str,
+    *,
+    compiled: bool = False,
+    optimizer: OptimizerConfig | None = None,
+) -> Trainer:
     runtime = RuntimeConfig(precision=precision)
     device = choose_device(runtime)
     model = build_model(ModelConfig(), classes=10, img_size=64, seed=0, device=device)
-    settings = OptimizerConfig()
-    optimizer = build_optimizer(settings, model, lr=0.05)
-    scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=0.05, total_steps=50)
+    settings = optimizer or OptimizerConfig()
+    sgd = build_optimizer(settings, model, lr=0.05)
+    scheduler = build_scheduler(ScheduleConfig(), sgd, max_lr=0.05, total_steps=50)
     chosen = choose_precision(runtime, device)
-    return Trainer(model, build_loss(settings), optimizer, scheduler, chosen, compiled=compiled)
+    return Trainer(
+        *(model, build_loss(settings), sgd, scheduler, chosen),
+        compiled=compiled,
+        clip_norm=settings.clip_norm,
+        ema=settings.ema,
+    )
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -75,9 +87,13 @@ def test_auto_is_fp16_with_gradient_scaling():
     assert precision.build_scaler().is_enabled()
 
 
+ALL = OptimizerConfig(nesterov=True, norm_decay=False, clip_norm=0.5, ema=0.99)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_step_never_waits_for_the_gpu(precision):
-    trainer = build_trainer(precision)
+@pytest.mark.parametrize("optimizer", [OptimizerConfig(), ALL], ids=["plain", "all"])
+def test_a_step_never_waits_for_the_gpu(precision, optimizer):
+    trainer = build_trainer(precision, optimizer=optimizer)
     trainer.model.train()
     images, targets = batch()
     trainer.train_step([(images, targets)])
@@ -114,14 +130,40 @@ def test_class_style_is_that_of_the_cpu_within_one_grey_level():
     assert_within_one_grey_level(ours, ClassStyle(CPU)(images, numbers))
 
 
+def test_erasing_is_that_of_the_cpu():
+    images = squares()[0].permute(0, 3, 1, 2)
+    numbers = uniforms(0, 0, np.arange(len(images)), RandomErasing.NUMBERS)
+    ours = RandomErasing(0.5, CUDA)(images.cuda(), numbers)
+    assert torch.equal(ours.cpu(), RandomErasing(0.5, CPU)(images, numbers))
+
+
+@pytest.mark.parametrize("settings", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_mixing_is_that_of_the_cpu(settings):
+    images = squares()[0].permute(0, 3, 1, 2).float()
+    targets, mixing = torch.arange(len(images)) % 7, Mixing(DataConfig(**settings), 7, 0)
+    key = Key(0, np.arange(len(images)), 96)
+    ours, theirs = mixing(images.cuda(), targets.cuda(), key), mixing(images, targets, key)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one.cpu(), other, atol=1e-4)
+
+
 def test_what_is_done_to_whole_batches_never_waits_for_the_gpu():
     images, crops = (tensor.cuda() for tensor in squares())
-    numbers = uniforms(0, 0, np.arange(len(images)), ClassStyle.NUMBERS)
-    style, normalise = ClassStyle(CUDA), Normalise(CUDA)
-    normalise(style(crop_batch(images, crops, 32), numbers))
+    targets, key = torch.arange(len(images), device=CUDA) % 7, Key(0, np.arange(len(images)), 32)
+    numbers = uniforms(0, 0, np.arange(len(images)), RandomErasing.NUMBERS)
+    style, erase, normalise = ClassStyle(CUDA), RandomErasing(0.5, CUDA), Normalise(CUDA)
+    mixings = [Mixing(DataConfig(**{name: 1.0}), 7, 0) for name in ("mixup", "cutmix")]
+
+    def work():
+        styled = style(crop_batch(images, crops, 32), numbers[:, : ClassStyle.NUMBERS])
+        found = normalise(erase(styled, numbers))
+        for mixing in mixings:
+            mixing(found, targets, key)
+
+    work()
     with never_waiting():
         for _ in range(3):
-            normalise(style(crop_batch(images, crops, 32), numbers))
+            work()
 
 
 def test_moving_a_pinned_batch_never_waits_for_the_gpu():
@@ -195,6 +237,16 @@ def test_a_pack_is_on_the_gpu_at_once_or_after_an_epoch_or_never(pack, wanted, f
             list(loader.epoch(epoch))
             rows = loader._source._resident.tensor
             assert (rows is not None and rows.is_cuda) == there
+
+
+def test_a_pack_waits_for_images_at_their_full_size():
+    resident = ResidentRows(np.zeros(2**10, np.uint8), CUDA, "auto")
+    for _ in range(3):
+        resident.settle(at_full_size=False)
+    resident.settle()
+    assert resident.tensor is None
+    resident.settle()
+    assert resident.tensor is not None
 
 
 def test_a_pack_that_cannot_fit_is_refused_only_where_it_was_asked_for():

@@ -293,3 +293,22 @@ def test_a_text_holds_nothing_that_is_no_text(paths):
 def test_losses_and_rates_belong_together(paths):
     with closing(History(paths, [], step=0)) as history, pytest.raises(ValueError, match="zip"):
         history.add_steps(0, [1.0, 2.0], [0.1])
+
+
+def test_a_history_with_averaged_weights_drops_what_was_logged_beyond_its_epochs(paths):
+    def epoch(number, shift=0.0):
+        averaged = EpochRecord(number, "ema", 5.0 + number + shift, 3.0, 7.0, 0.01, 400.0)
+        return (*records(number, shift), averaged)
+
+    with closing(History(paths, [], step=0)) as history:
+        for number in range(3):
+            history.add_epoch(*epoch(number, shift=number == 2))
+    kept = [*epoch(0), *epoch(1)]
+    with closing(History(paths, kept, step=2 * STEPS)) as history:
+        history.add_epoch(*epoch(2))
+        history.write()
+    events = read_events(paths)
+    assert events["ema/loss"] == [(0, 5.0), (1, 6.0), (2, 7.0)]
+    assert events["val/loss"] == [(0, 6.0), (1, 7.0), (2, 8.0)]
+    assert read_csv(paths.train_log) == [*kept, *epoch(2)]
+    assert "[Ema] Epoch 001 | loss 6.0000" in paths.markdown_log.read_text("utf-8")

@@ -14,12 +14,12 @@ LAYERS = [  # top first; modules on one row never import one another
     {"throughput", "exporting"},
     {"engine"},
     {"evaluation"},
-    {"data", "model", "optim", "checkpoint", "history", "progress", "finder", "reporting"},
+    {"data", "model", "optim", "ema", "checkpoint", "history", "progress", "finder", "reporting"},
     {"run_paths", "run_lock", "records", "predictions", "train_state"}
     | {"device", "precision", "lockstep", "random_state"},
     {"distributed", "signals"},
     {"config", "csv_file"},
-    {"sections", "atomic_file"},
+    {"sections", "atomic_file", "recipes"},
     {"console", "launch"},
     {"errors", "at_once", "__init__"},
 ]

@@ -170,7 +170,7 @@ def test_images_are_made_with_the_numbers_of_seed_epoch_and_index(folder, style)
     numbers = uniforms(5, 3, labels.numpy(), CROP_NUMBERS + ClassStyle.NUMBERS)
     expected = torch.stack(
         [
-            crop.load(folder.train.path(label), drawn[:CROP_NUMBERS])
+            crop.load(folder.train.path(label), drawn[:CROP_NUMBERS], 32)
             for label, drawn in zip(labels.tolist(), numbers.tolist(), strict=True)
         ]
     )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torchvision
+from torchvision.models.resnet import Bottleneck
 
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.model import build_model, build_with_weights
@@ -15,8 +16,8 @@ def _keep_generator():
         yield
 
 
-def build(arch="shufflenet_v2_x0_5", *, classes=5, img_size=64, seed=3, device=CPU):
-    model = ModelConfig(arch=arch)
+def build(arch="shufflenet_v2_x0_5", *, classes=5, img_size=64, seed=3, device=CPU, **more):
+    model = ModelConfig(arch=arch, **more)
     return build_model(model, classes=classes, img_size=img_size, seed=seed, device=device)
 
 
@@ -117,3 +118,45 @@ def output_shape(arch, img_size):
 def test_an_image_size_that_does_not_fit_the_network_is_refused():
     with pytest.raises(ConfigError, match="--arch vit_b_32 with --img-size 50"):
         build("vit_b_32", img_size=50)
+
+
+def last_norms_of_blocks(network):
+    """Name and weight, by the papers' description: the norm after a block's last convolution."""
+    blocks = [
+        (place, module)
+        for place, module in network.named_modules()
+        if isinstance(module, torchvision.models.resnet.BasicBlock | Bottleneck)
+    ]
+    return {
+        f"{place}.{'bn3' if isinstance(block, Bottleneck) else 'bn2'}.weight"
+        for place, block in blocks
+    }
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
+def test_zero_init_changes_the_last_norm_of_each_block_to_zeros_and_nothing_else(arch):
+    zeroed, plain = build(arch, zero_init=True), build(arch)
+    weights = plain.state_dict()
+    changed = {
+        name
+        for name, tensor in zeroed.state_dict().items()
+        if not torch.equal(tensor, weights[name])
+    }
+    assert changed == last_norms_of_blocks(plain)
+    assert len(changed) == {"resnet18": 8}.get(arch, 16)
+    assert not any(zeroed.state_dict()[name].any() for name in changed)
+
+
+def test_without_zero_init_weights_are_those_that_torchvision_draws():
+    ours = build("resnet18", seed=3)
+    torch.manual_seed(3)
+    assert equal(ours, torchvision.models.resnet18(weights=None, num_classes=5))
+
+
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "vit_b_32", "regnet_y_400mf"])
+def test_zero_init_of_a_network_that_knows_none_is_refused_with_the_cure(arch):
+    with pytest.raises(ConfigError, match=rf"--zero-init .* not for {arch}: leave it out, or .*--"):
+        build(arch, zero_init=True)
+    weights = build("shufflenet_v2_x0_5").state_dict()
+    model = ModelConfig(arch="shufflenet_v2_x0_5", zero_init=True)
+    build_with_weights(model, weights, classes=5, img_size=64)  # which are there already

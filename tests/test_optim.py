@@ -1,9 +1,22 @@
+import copy
+
 import pytest
 import torch
+import torchvision
+from torch import nn
 from torch.nn import functional as F
 
+from imgnet_mini.config import RunConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler, linear_rule
+from imgnet_mini.optim import (
+    build_loss,
+    build_optimizer,
+    build_scheduler,
+    linear_rule,
+    load_optimizer,
+    parameter_groups,
+    refuse_other_settings,
+)
 from imgnet_mini.sections import OptimizerConfig, ScheduleConfig
 
 
@@ -91,6 +104,126 @@ def test_the_optimizer_is_sgd_with_the_settings_asked_for():
             network(inputs).square().sum().backward()
             sgd.step()
     assert torch.allclose(model.weight, reference_model.weight, atol=1e-6)
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+def train_a_little(network, optimizer, steps=5):
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(torch.randn(6, 3, 4, 4, generator=generator)).square().sum().backward()
+        optimizer.step()
+
+
+def largest_difference(one, other):
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+def test_nesterov_takes_the_steps_of_torch_from_the_first_on():
+    ours, theirs, without = (small_network() for _ in range(3))
+    settings = OptimizerConfig(momentum=0.8, weight_decay=0.01, nesterov=True)
+    reference = torch.optim.SGD(
+        theirs.parameters(), lr=0.01, momentum=0.8, weight_decay=0.01, nesterov=True
+    )
+    plain = build_optimizer(OptimizerConfig(momentum=0.8, weight_decay=0.01), without, lr=0.01)
+    optimizer = build_optimizer(settings, ours, lr=0.01)
+    for steps in (1, 4):
+        train_a_little(ours, optimizer, steps)
+        train_a_little(theirs, reference, steps)
+        train_a_little(without, plain, steps)
+        assert largest_difference(ours, theirs) < 1e-6
+        assert largest_difference(ours, without) > 1e-3
+
+
+def test_nesterov_without_momentum_is_refused_with_the_cure():
+    with pytest.raises(ConfigError, match=r"--nesterov needs a --momentum above 0.*it is 0: raise"):
+        RunConfig().override({"optimizer": {"nesterov": True, "momentum": 0}})
+
+
+NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+
+
+def norms_and_biases(network):
+    """What torchvision's reference training takes out of the weight decay, by its two options."""
+    found = set()
+    for place, module in network.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            if isinstance(module, NORMS) or name.endswith("bias"):
+                found.add(f"{place}.{name}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "arch", ["resnet50", "mobilenet_v3_small", "convnext_tiny", "squeezenet1_1", "densenet121"]
+)
+def test_without_norm_decay_the_parameters_of_torchvisions_reference_are_not_decayed(arch):
+    with torch.device("meta"):
+        network = torchvision.models.get_model(arch, weights=None)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    decayed, others = parameter_groups(OptimizerConfig(norm_decay=False), network)
+    assert {names[id(one)] for one in others["params"]} == norms_and_biases(network)
+    assert len(decayed["params"]) + len(others["params"]) == len(names)
+    assert "weight_decay" not in decayed
+    assert others["weight_decay"] == 0
+    (all_of_them,) = parameter_groups(OptimizerConfig(), network)
+    assert [id(one) for one in all_of_them["params"]] == list(names)
+
+
+def test_without_norm_decay_steps_and_rates_are_those_of_two_groups_of_torch():
+    ours, theirs = small_network(), small_network()
+    settings = OptimizerConfig(weight_decay=0.1, norm_decay=False)
+    optimizer = build_optimizer(settings, ours, lr=0.02)
+    scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=0.02, total_steps=10)
+    weights = [theirs[0].weight, theirs[4].weight]
+    rest = [theirs[0].bias, theirs[1].weight, theirs[1].bias, theirs[4].bias]
+    reference = torch.optim.SGD(
+        [{"params": weights, "weight_decay": 0.1}, {"params": rest}], lr=0.02, momentum=0.9
+    )
+    reference_scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        reference, 0.02, total_steps=10, cycle_momentum=False
+    )
+    for _ in range(8):
+        train_a_little(ours, optimizer, 1)
+        train_a_little(theirs, reference, 1)
+        scheduler.step()
+        reference_scheduler.step()
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == [group["lr"] for group in reference.param_groups]
+        assert rates[0] == rates[1]
+    assert largest_difference(ours, theirs) < 1e-6
+
+
+def test_momentum_is_not_taken_over_from_other_groups_of_parameters():
+    network = small_network()
+    one = build_optimizer(OptimizerConfig(), network, lr=0.1)
+    two = build_optimizer(OptimizerConfig(norm_decay=False), network, lr=0.1)
+    train_a_little(network, two, 2)
+    load_optimizer(
+        build_optimizer(OptimizerConfig(norm_decay=False), network, lr=0.1),
+        two.state_dict(),
+        step=2,
+    )
+    for optimizer, saved in ((one, two.state_dict()), (two, one.state_dict())):
+        with pytest.raises(ValueError, match="param_groups: they are those of other parameters"):
+            load_optimizer(optimizer, saved, step=2)
+
+
+def test_a_setting_of_the_second_group_that_was_changed_is_named():
+    network = small_network()
+    optimizer = build_optimizer(OptimizerConfig(norm_decay=False), network, lr=0.1)
+    scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=0.1, total_steps=10)
+    saved = copy.deepcopy(optimizer.state_dict())
+    refuse_other_settings(optimizer, scheduler, saved, {"total_steps": 10})
+    saved["param_groups"][1]["weight_decay"] = 0.5
+    with pytest.raises(ValueError, match=r"param_groups\.1\.weight_decay: 0\.5, .* it is 0$"):
+        refuse_other_settings(optimizer, scheduler, saved, {"total_steps": 10})
 
 
 @pytest.mark.parametrize("smoothing", [0, 0.1])

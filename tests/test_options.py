@@ -85,12 +85,32 @@ def test_flag_wins_over_file_even_when_it_equals_the_default(options, file):
     assert (config.schedule.epochs, config.runtime.amp) == (20, True)
 
 
+@pytest.mark.parametrize("flag", [None, 7, 20])
+@pytest.mark.parametrize("with_file", [False, True])
+@pytest.mark.parametrize("recipe", [None, "mini"])
+def test_flag_wins_over_file_over_recipe_over_default(options, file, flag, with_file, recipe):
+    options.use(*SECTIONS, recipes=True)
+    args = ["--epochs", flag] if flag else []
+    args += ["--config", file] if with_file else []
+    args += ["--recipe", recipe] if recipe else []
+    config = options(*args)
+    assert config.schedule.epochs == (flag or (5 if with_file else 100 if recipe else 20))
+    assert config.recipe == recipe
+    of_recipe = RunConfig.of_recipe("mini").optimizer.weight_decay
+    assert config.optimizer.weight_decay == (of_recipe if recipe else 1e-4) != 0
+    assert config.runtime.amp is not with_file
+    assert ("optimizer" in config.given()) is (recipe is not None)
+    assert ("runtime" in config.given()) is with_file
+    assert ("schedule" in config.given()) is bool(args)
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_can_be_typed(options, section):
     samples = {"max_lr": 0.5, "arch": "resnet18", "name": "other", "device": "cpu"}
     samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64}
+    samples |= {"progressive": "48:224", "eval_size": 256}
     samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
-    samples |= {"pack_dir": Path("y"), "output_dir": Path("z")}
+    samples |= {"pack_dir": Path("y"), "output_dir": Path("z"), "clip_norm": 1.5}
     for name, field in fields_of(section).items():
         flag = "--" + name.replace("_", "-")
         if field.annotation is bool:

@@ -5,16 +5,19 @@ import pytest
 import torch
 
 from imgnet_mini.data.order import Order, Share
+from imgnet_mini.data.sizes import Sizes
+
+SIZES = Sizes.always(32)
 
 
 def batches(images=103, size=10, *, seed=5, epoch=0, start=0):
-    order = Order(images, size, seed=seed)
+    order = Order(images, size, seed=seed, sizes=SIZES)
     order.epoch, order.start = epoch, start
     return [key.indices.tolist() for key in order]
 
 
 def test_each_key_has_its_epoch_and_the_positions_of_one_batch():
-    order = Order(10, 4, seed=5)
+    order = Order(10, 4, seed=5, sizes=SIZES)
     order.epoch = 3
     keys = list(order)
     assert [key.epoch for key in keys] == [3, 3]
@@ -26,7 +29,7 @@ def test_each_key_has_its_epoch_and_the_positions_of_one_batch():
 def test_with_a_seed_no_image_comes_twice_and_all_batches_are_whole(images):
     found = batches(images)
     assert [len(batch) for batch in found] == [10] * (images // 10)
-    assert len(found) == len(Order(images, 10, seed=5))
+    assert len(found) == len(Order(images, 10, seed=5, sizes=SIZES))
     assert len(set(chain(*found))) == len(found) * 10
     assert set(chain(*found)) <= set(range(images))
 
@@ -36,7 +39,7 @@ def test_without_a_seed_all_images_come_in_order(images):
     found = batches(images, seed=None, epoch=4)
     assert list(chain(*found)) == list(range(images))
     assert [len(batch) for batch in found[:-1]] == [10] * (len(found) - 1)
-    assert len(found) == len(Order(images, 10, seed=None))
+    assert len(found) == len(Order(images, 10, seed=None, sizes=SIZES))
     assert 0 < len(found[-1]) <= 10
 
 
@@ -73,7 +76,7 @@ def steps_of(ranks, parts, *, images=103, size=12, seed=5, start=0):
     """The images of each step, in the order of blocks, over all ranks and parts together."""
     shares = []
     for rank in range(ranks):
-        order = Order(images, size, seed=seed, share=Share(rank, ranks, parts))
+        order = Order(images, size, seed=seed, sizes=SIZES, share=Share(rank, ranks, parts))
         order.epoch, order.start = 2, start
         shares.append([key.indices.tolist() for key in order])
     return [
@@ -97,7 +100,9 @@ def test_ranks_and_parts_of_the_same_number_give_the_same_blocks():
 @pytest.mark.parametrize("images", [1, 7, 67, 96])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_without_a_seed_each_image_is_one_ranks_and_shares_are_as_equal_as_can_be(images, ranks):
-    orders = [Order(images, 32, seed=None, share=Share(rank, ranks)) for rank in range(ranks)]
+    orders = [
+        Order(images, 32, seed=None, sizes=SIZES, share=Share(rank, ranks)) for rank in range(ranks)
+    ]
     positions = [order.positions().tolist() for order in orders]
     assert sorted(chain(*positions)) == list(range(images))
     for order, found in zip(orders, positions, strict=True):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.precision import Precision, choose_precision
+from imgnet_mini.precision import Precision, all_finite, choose_precision
 from imgnet_mini.sections import RuntimeConfig
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
@@ -66,3 +66,59 @@ def test_on_cuda_products_are_fp16_and_scaled():
     with precision.autocast():
         assert layer(torch.ones(2, 4, device=CUDA)).dtype == torch.float16
     assert precision.build_scaler().is_enabled()
+
+
+def clipped(max_norm, gradients):
+    """By hand: the gradients of all parameters as one vector, cut to a length."""
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    return [gradient * min(1.0, max_norm / norm.item()) for gradient in gradients]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e6])
+def test_a_step_is_taken_on_gradients_of_at_most_a_norm(dtype, fused, max_norm):
+    weights = [torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(4))]
+    optimizer = torch.optim.SGD(
+        [{"params": weights[:1]}, {"params": weights[1:], "lr": 0.2}], lr=0.1, fused=fused
+    )
+    gradients = [torch.arange(6.0).view(3, 2), torch.arange(4.0) - 1]
+    scaler = Precision("cpu", dtype).build_scaler(max_norm)
+    loss = sum((w * g).sum() for w, g in zip(weights, gradients, strict=True))
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    expected = clipped(max_norm, gradients)
+    torch.testing.assert_close(weights[0].data, 1 - 0.1 * expected[0])
+    torch.testing.assert_close(weights[1].data, 1 - 0.2 * expected[1])
+
+
+def test_a_clipped_step_whose_gradients_overflow_is_skipped_and_the_scale_halved():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1, fused=True)
+    scaler = Precision("cpu", torch.float16).build_scaler(1.0)
+    for gradient, scale in ((torch.inf, 32768.0), (torch.nan, 16384.0), (0.1, 16384.0)):
+        before = weight.detach().clone()
+        optimizer.zero_grad()
+        scaler.scale(weight.sum() * gradient).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(weight, before) == (gradient != 0.1)
+        assert scaler.get_scale() == scale
+    assert weight.isfinite().all()
+
+
+def test_what_a_clipping_scaler_saves_is_what_any_scaler_saves():
+    for dtype in (None, torch.float16):
+        precision = Precision("cpu", dtype)
+        assert precision.build_scaler(1.0).state_dict() == precision.build_scaler().state_dict()
+
+
+def test_one_number_that_is_not_finite_is_found_and_whole_numbers_are_passed_over():
+    good = [torch.ones(3), torch.tensor(2**40), torch.zeros(0), torch.ones(2, 2).half()]
+    assert all_finite(good)
+    assert all_finite([])
+    for number in (torch.inf, -torch.inf, torch.nan):
+        bad = torch.ones(5)
+        bad[3] = number
+        assert not all_finite([*good, bad])

@@ -10,10 +10,12 @@ import pytest
 from markdown_it import MarkdownIt
 from sklearn.metrics import classification_report
 
+from finished_runs import log_run
 from imgnet_mini.commands import readme
 from imgnet_mini.config import RunConfig
 from imgnet_mini.errors import ConfigError, DataError, StaleError
 from imgnet_mini.records import EpochRecord, to_csv, to_markdown
+from imgnet_mini.reporting.readme.markdown import NOTHING
 from imgnet_mini.run_paths import RunPaths
 
 TOP1 = [10.0, 30.0, 40.0, 40.0, 35.0]
@@ -215,6 +217,25 @@ def test_the_experiment_says_what_the_run_was_and_what_is_next(tmp_path):
     assert "GPU <b>x</b>" in Page(text).text
 
 
+def test_the_experiment_says_how_images_are_made(tmp_path):
+    make_run(tmp_path)
+    plain = write(tmp_path, template="experiment")
+    data = {"progressive": "160:224", "eval_size": 256, "trivial_augment": True, "mixup": 0.2}
+    data |= {"cutmix": 1.0, "random_erasing": 0.1}
+    config = make_run(tmp_path / "other").config
+    config.write_text(RunConfig.read(config).override({"data": data}).to_toml(), "utf-8")
+    text = write(tmp_path / "other", template="experiment")
+    for fact in (
+        "`--progressive 160:224`",
+        "one way of TrivialAugment",
+        "From 10 % of them a rectangle is erased",
+        "mixed by MixUp or CutMix",
+        "to 256 \N{MULTIPLICATION SIGN} 256 pixels.",
+    ):
+        assert fact in text
+        assert fact not in plain
+
+
 def test_the_notes_of_an_experiment_are_kept(tmp_path):
     make_run(tmp_path)
     text = write(tmp_path, template="experiment")
@@ -370,3 +391,29 @@ def test_the_command_never_loads_torch(tmp_path):
         "sys.exit(bool({'torch', 'matplotlib', 'sklearn'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
+
+
+def test_the_figures_of_a_run_with_averaged_weights_are_theirs(tmp_path):
+    settings = {"nesterov": True, "norm_decay": False, "clip_norm": 2.5, "ema": 0.9999}
+    log_run(tmp_path, "a", settings={"optimizer": settings}, ema=True)
+    text = write(tmp_path)
+    assert row(text, "Best epoch")[:3] == ["Best epoch", "2", "**40.00 %**"]
+    assert row(text, "Final epoch")[:3] == ["Final epoch", "3", "1.00 %"]
+    assert "All figures of validation are those of the averaged weights (EMA)." in text
+    assert "[Ema] Epoch 002" in text
+    assert row(text, "`optimizer.ema`")[1] == "0.9999"
+    experiment = write(tmp_path, template="experiment", path=tmp_path / "experiment.md")
+    assert row(experiment, "Optimizer")[1] == (
+        "SGD, Nesterov momentum 0.9, weight decay 1e-4 (not of norms and biases), label smoothing "
+        "0.1, gradients clipped to a norm of 2.5, weights averaged with a decay of 0.9999"
+    )
+
+
+def test_a_run_with_none_of_them_is_told_as_ever(tmp_path):
+    make_run(tmp_path)
+    assert "EMA" not in write(tmp_path)
+    experiment = write(tmp_path, template="experiment", path=tmp_path / "experiment.md")
+    assert row(experiment, "Optimizer")[1] == (
+        "SGD, momentum 0.9, weight decay 1e-4, label smoothing 0.1"
+    )
+    assert row(experiment, "`optimizer.clip_norm`")[1] == NOTHING

@@ -8,7 +8,7 @@ from imgnet_mini.reporting.readme.splice import (
     as_experiment,
     end_marker,
     start_marker,
-    with_results,
+    with_block,
 )
 
 START, END = start_marker("results").encode(), end_marker("results").encode()
@@ -30,28 +30,34 @@ def test_the_markers_are_those_that_readmes_in_use_have():
 def test_bytes_around_the_block_stay_and_its_lines_end_like_the_files(eol, before, after):
     before, after = before.replace(b"%b", eol), after.replace(b"%b", eol)
     old = before + START + eol + b"old \xff" + eol + END + eol + after
-    new = with_results(old, TEXT, PATH)
+    new = with_block(old, TEXT, PATH)
     assert new.startswith(before + START + eol)
     assert new.endswith(END + eol + after)
     inside = new[len(before + START) : -len(END + eol + after)]
     assert inside == eol + eol + TEXT.encode().replace(b"\n", eol) + eol + eol
-    assert with_results(new, TEXT, PATH) == new
+    assert with_block(new, TEXT, PATH) == new
+
+
+def test_each_block_has_its_place():
+    both = with_block(with_block(b"# T\n", "a", PATH), "b", PATH, block="recipes")
+    changed = with_block(both, "c", PATH, block="recipes")
+    assert changed == both.replace(b"\nb\n", b"\nc\n")
 
 
 @pytest.mark.parametrize(
     "old", [b"", b"\xef\xbb\xbf", b"# T", b"# T\n", b"# T\r\nx\r\n", b"# T\r\nx", b"\xff\x00\n\n"]
 )
 def test_without_markers_the_block_is_appended_once_and_the_rest_is_a_prefix(old):
-    new = with_results(old, TEXT, PATH)
+    new = with_block(old, TEXT, PATH)
     assert new.startswith(old)
     assert new.count(START) == new.count(END) == 1
-    assert with_results(new, TEXT, PATH) == new
+    assert with_block(new, TEXT, PATH) == new
     assert (b"\r\n" in new) == (b"\r\n" in old)
 
 
 def test_a_marker_that_is_only_mentioned_is_no_marker():
     old = b"The block between `" + START + b"` and its end.\n"
-    assert with_results(old, TEXT, PATH).startswith(old + b"\n" + START)
+    assert with_block(old, TEXT, PATH).startswith(old + b"\n" + START)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +72,13 @@ def test_a_marker_that_is_only_mentioned_is_no_marker():
 )
 def test_markers_that_make_no_block_are_refused_with_their_line(lines, line):
     with pytest.raises(DataError, match=rf"README\.md, {line}: "):
-        with_results(b"\n".join(lines), TEXT, PATH)
+        with_block(b"\n".join(lines), TEXT, PATH)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_a_utf_16_file_is_refused(encoding):
     with pytest.raises(DataError, match="UTF-8"):
-        with_results("\ufeff# T\n".encode(encoding), TEXT, PATH)
+        with_block("\ufeff# T\n".encode(encoding), TEXT, PATH)
 
 
 WHOLE = f"{EXPERIMENT}\n# T\n{NOTES_START}\n\nyours\n\n{NOTES_END}\nend"

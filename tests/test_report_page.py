@@ -16,8 +16,10 @@ from imgnet_mini.reporting.readme.run_view import read_run
 from pages import WebPage
 
 
-def build(predictions: Predictions, *, epochs: int = 2, lost: bool = False) -> WebPage:
-    paths = log_run(Path(), epochs=epochs)
+def build(
+    predictions: Predictions, *, epochs: int = 2, lost: bool = False, ema: bool = False
+) -> WebPage:
+    paths = log_run(Path(), epochs=epochs, ema=ema)
     if lost:
         log = paths.train_log.read_text()
         paths.train_log.write_text(re.sub(r"(train|val),[^,]*,[^,]*", r"\1,nan,nan", log))
@@ -78,3 +80,21 @@ def test_what_was_not_recorded_is_a_dash_or_left_out() -> None:
 def test_a_run_whose_numbers_are_lost_is_drawn_with_gaps() -> None:
     page = build(answer([0, 1], [0, 1], 2), lost=True)
     assert "nan" not in " ".join(page.values).lower()
+
+
+def test_averaged_weights_are_a_third_line_and_their_best_epoch_is_marked() -> None:
+    page = build(answer([0, 1], [0, 1], 2), epochs=3, ema=True)
+    html = Path("page.html").read_text("utf-8")
+    assert {"EMA", "EMA top-1", "EMA top-5", "validation top-1"} <= {t.strip() for t in page.texts}
+    assert "epoch 1, the best" in html
+    (row,) = re.findall(r'<tr class="best">.*</tr>', html)
+    assert re.findall(r"<td[^>]*>([^<]*)", row)[:4] == ["1", "ema", "3.6667", "36.67 %"]
+    assert len(re.findall(r'<circle class="mark ema"', html)) == 1
+    assert "averaged weights (EMA)" in html
+
+
+def test_without_averaged_weights_nothing_is_said_of_them() -> None:
+    build(answer([0, 1], [0, 1], 2))
+    text = re.sub(r"<style>.*?</style>", "", Path("page.html").read_text("utf-8"), flags=re.DOTALL)
+    assert "EMA" not in text
+    assert "averaged" not in text

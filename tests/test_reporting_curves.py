@@ -16,8 +16,7 @@ def record(epoch: int, phase: Phase, top1: float = 10.0, loss: float = 2.0) -> E
     return EpochRecord(epoch, phase, loss, top1, 5 + top1, 0.1 / (1 + epoch), 300.0)
 
 
-def course(epochs: int) -> list[EpochRecord]:
-    phases: tuple[Phase, Phase] = ("train", "val")
+def course(epochs: int, phases: tuple[Phase, ...] = ("train", "val")) -> list[EpochRecord]:
     return [record(epoch, phase, top1=epoch % 90) for epoch in range(epochs) for phase in phases]
 
 
@@ -55,11 +54,24 @@ def test_best_is_the_first_of_the_highest_validation_top1() -> None:
     assert best_epoch([]) is None
 
 
+@pytest.mark.parametrize("phases", [("train", "val"), ("train", "val", "ema")])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 20, 31, 90, 300, 12345])
-def test_no_text_covers_another(epochs: int, tmp_path: Path) -> None:
+def test_no_text_covers_another(epochs: int, phases: tuple[Phase, ...], tmp_path: Path) -> None:
     with noting_figures() as figures:
-        draw_curves(course(epochs), tmp_path)
+        draw_curves(course(epochs, phases), tmp_path)
     assert len(figures) == 3
     for figure in figures:
         assert len(texts_of(figure)) >= 6
         assert overlaps(figure) == []
+
+
+def test_averaged_weights_are_a_third_line_and_the_best_is_theirs(tmp_path: Path) -> None:
+    records = [record(0, "train"), record(0, "val", 50.0), record(0, "ema", 20.0)]
+    records += [record(1, "train"), record(1, "val", 10.0), record(1, "ema", 30.0)]
+    with noting_figures() as figures:
+        draw_curves(records, tmp_path)
+    loss, accuracy, lr = ([line.get_label() for line in figure.axes[0].lines] for figure in figures)
+    assert loss == ["train", "validation", "EMA"]
+    assert "best EMA top-1: 30.00 % (epoch 1)" in accuracy
+    assert {"EMA top-1", "EMA top-5", "validation top-1"} <= set(accuracy)
+    assert len(lr) == 1

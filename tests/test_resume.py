@@ -1,4 +1,6 @@
 import hashlib
+import json
+import os
 import random
 import re
 import time
@@ -14,7 +16,7 @@ from imgnet_mini.config import RunConfig
 from imgnet_mini.records import read_csv
 from imgnet_mini.run_lock import locked_run
 from imgnet_mini.signals import StopRequest, StopRequestedError
-from real_runs import FORKED
+from real_runs import FORKED, differences, outcome, run
 
 CHECKS = 18
 """Places where a run of 3 epochs of 4 steps may stop: after each step and validation batch."""
@@ -115,6 +117,29 @@ def test_stopped_and_resumed_equals_never_stopped(run_small, cli, stop_after, ar
     assert len(text) == 1
 
 
+@pytest.mark.parametrize("loader", ["folder", "pack"])
+def test_all_that_is_drawn_for_images_goes_on_bit_by_bit(run_small, cli, stop_after, loader):
+    sizes = ("--img-size", 48, "--eval-size", 40)
+    if loader == "pack":
+        assert cli("prepare", "--data-root", "data", *sizes) == 0, cli.err
+    options = [*sizes, "--progressive", "32:48", "--mixup", 0.4, "--cutmix", 1.0, "--accumulate", 2]
+    options += ["--arch", "squeezenet1_1", "--max-lr", 0.01]  # with dropout
+    options += ["--trivial-augment", "--random-erasing", 0.5, "--use-class-style-aug"]
+    assert run_small("train", "--name", "whole", *options) == 0, cli.err
+
+    stop_after(2)
+    assert run_small("train", "--name", "parts", *options) == 130
+    for checks in (1, 4, 2, 10**9):
+        stop_after(checks)
+        code = cli("resume", "--name", "parts", "--workers", 1)
+        assert code == (0 if checks == 10**9 else 130), cli.err
+
+    whole, parts = content("whole"), content("parts")
+    assert whole["config"]["data"]["loader"] == loader
+    for key in ("model", "optimizer", "scheduler", "state", "rng", "records"):
+        assert_equal(parts[key], whole[key], key)
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "before"),
     [
@@ -144,6 +169,37 @@ def test_the_flags_the_run_was_started_with_are_accepted_again(run_small, stop_a
     stop_after(10**9)
     assert run_small("train", "--max-lr", 0.01, "--resume") == 0, cli.err
     assert "Resuming r50_onecycle_amp at step 3 of 12 (epoch 0 of 3, batch 3 of 4)" in cli.out
+
+
+@pytest.mark.parametrize("again", [["--recipe", "mini"], []], ids=["recipe", "nothing"])
+def test_a_run_by_a_recipe_goes_on_with_its_own_settings(run_small, stop_after, cli, again):
+    stop_after(3)
+    assert run_small("train", "--recipe", "mini") == 130
+    before = Path("out/r50_onecycle_amp/config.toml").read_text()
+    stop_after(10**9)
+    assert run_small("train", *again, "--resume") == 0, cli.err
+    assert "Resuming r50_onecycle_amp at step 3 of 12" in cli.out
+    assert Path("out/r50_onecycle_amp/config.toml").read_text() == before
+    environment = json.loads(Path("out/r50_onecycle_amp/environment.json").read_text())
+    assert environment["recipe"] == "mini"
+
+
+def test_a_recipe_that_would_make_it_another_run_is_refused_by_its_name(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--min-crop", 0.08) == 130
+    saved = Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes()
+    assert run_small("train", "--recipe", "mini", "--resume") == 2
+    assert cli.says("--min-crop 0.25 of --recipe mini: this run was started with 0.08")
+    assert cli.says("Leave --recipe mini out to go on, or start a new run")
+    assert Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes() == saved
+
+
+def test_a_flag_over_a_recipe_is_refused_as_a_flag(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--recipe", "mini") == 130
+    assert run_small("train", "--recipe", "mini", "--min-crop", 0.5, "--resume") == 2
+    assert cli.says("--min-crop 0.5: this run was started with 0.25")
+    assert cli.says("Leave --min-crop out to go on")
 
 
 def test_nothing_to_resume_names_train(cli):
@@ -387,6 +443,7 @@ def test_what_decides_the_bits_and_has_changed_is_named(run_small, stop_after, c
         (("scheduler", "total_steps"), 16, "scheduler.total_steps: 16, and by the settings"),
         (("optimizer", "param_groups", 0, "lr"), 0.5, "param_groups.0.lr: 0.5, and by the sett"),
         (("optimizer", "param_groups", 0, "momentum"), 0.1, "param_groups.0.momentum: 0.1"),
+        (("optimizer", "param_groups", 0, "params"), [0], "they are those of other parameters"),
         (("optimizer", "state"), {}, "optimizer.state: it is that of other parameters"),
         (("config", "schedule", "max_lr"), "auto", "config.schedule.max_lr: 'auto' is no number"),
         (("config", "schedule", "max_lr"), 0.3, "param_groups.0.lr: "),
@@ -534,3 +591,59 @@ def test_a_run_on_a_pack_that_is_out_of_date_is_not_resumed_until_it_fits(
     image.with_name("new.JPEG").unlink()
     stop_after(10**9)
     assert cli("resume", "--loader", "auto") == 0, cli.err
+
+
+ALL = (
+    *("--nesterov", "--no-norm-decay", "--zero-init", "--clip-norm", 0.5, "--ema", 0.9),
+    *("--accumulate", 2),
+)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the process is forked")
+def test_a_process_stopped_within_an_epoch_goes_on_bit_by_bit_with_all_that_may_be_added(
+    data, tmp_path
+):
+    options = (
+        *("--data-root", data, "--arch", "resnet18", "--img-size", 32, "--name", "a"),
+        *("--batch-size", 6, "--workers", 0, "--epochs", 2, "--max-lr", 0.02, *ALL),
+    )
+    assert run(tmp_path / "whole", "train", *options) == 0
+    stopped = tmp_path / "stopped"
+    assert run(stopped, "train", *options, signal_at=2) == 143
+    for looks in (5, 6):  # in the validation of the averaged weights, and in the second epoch
+        assert run(stopped, "resume", "--name", "a", signal_at=looks) == 143
+    saved = torch.load(stopped / "checkpoints/a/checkpoint.pth", weights_only=True)
+    assert (saved["state"]["epoch"], len(saved["records"])) == (1, 3)
+    assert 0 < saved["state"]["batch"] < 4
+    assert len(saved["optimizer"]["param_groups"]) == 2
+    assert run(stopped, "resume", "--name", "a") == 0
+    whole = outcome(tmp_path / "whole", "a")
+    assert differences(outcome(stopped, "a"), whole) == []
+    assert len(whole["csv"]) == 1 + 3 * 2
+    assert whole["state"]["ema"] != whole["state"]["model"]
+
+
+def test_averages_that_are_damaged_or_gone_are_named(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--name", "a", "--ema", 0.9) == 130
+    saved = content("a")
+    weights = saved.pop("ema")
+    torch.save(saved, "checkpoints/a/checkpoint.pth")
+    forget_manifest("a")
+    assert cli("resume", "--name", "a") == 6
+    assert cli.says("ema: it has none, and by the settings it is to have some")
+    del weights["fc.bias"]
+    torch.save(saved | {"ema": weights}, "checkpoints/a/checkpoint.pth")
+    forget_manifest("a")
+    assert cli("resume", "--name", "a") == 6
+    assert cli.says("ema: its weights are not those of the network in model")
+
+
+@pytest.mark.parametrize(
+    ("flag", "before"), [(("--ema", 0.5), "0.0"), (("--nesterov",), "False")], ids=str
+)
+def test_none_of_them_may_be_added_on_the_way(run_small, stop_after, cli, flag, before):
+    stop_after(3)
+    assert run_small("train", "--name", "a") == 130
+    assert cli("resume", "--name", "a", *flag) == 2
+    assert cli.says(f"this run was started with {before}")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -411,3 +412,77 @@ def test_a_signal_to_the_whole_group_saves_and_says_how_to_continue(data, number
     assert "Traceback" not in errors
     state = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)["state"]
     assert state["step"] == 4 * state["epoch"] + state["batch"]
+
+
+def test_averaged_weights_are_validated_beside_the_raw_ones_and_kept_as_the_best(run_small, cli):
+    assert run_small("train", "--name", "plain", "--max-lr", 0.05) == 0, cli.err
+    sha256 = re.search(r"Final weights sha256 (\w+)", cli.out)[1]
+    assert run_small("train", "--name", "a", "--max-lr", 0.05, "--ema", 0.6) == 0, cli.err
+    assert sha256 in cli.out  # of the raw weights, which are trained as ever
+    assert "of the averaged weights after epoch" in cli.out
+
+    records = read_csv(Path("out/a/train_log.csv"))
+    assert [(r.epoch, r.phase) for r in records] == [
+        (epoch, phase) for epoch in range(3) for phase in ("train", "val", "ema")
+    ]
+    plain = read_csv(Path("out/plain/train_log.csv"))
+    of_both = [replace(r, imgs_per_sec=0) for r in records if r.phase != "ema"]
+    assert of_both == [replace(r, imgs_per_sec=0) for r in plain]
+    averaged = [r for r in records if r.phase == "ema"]
+    assert averaged[0].loss != records[1].loss
+    for record in averaged:
+        assert record.to_line().startswith(f"[Ema] Epoch 00{record.epoch} | loss ")
+        assert record.to_line() in cli.out
+        assert record.to_line() in Path("out/a/logs.md").read_text("utf-8")
+    events = EventAccumulator("runs/a")
+    events.Reload()
+    assert [event.value for event in events.Scalars("ema/top1")] == pytest.approx(
+        [r.top1 for r in averaged]
+    )
+    assert events.Scalars("val/best_top1")[0].value == pytest.approx(max(r.top1 for r in averaged))
+
+    best = torch.load("checkpoints/a/best.pth", weights_only=True)
+    last = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)
+    top1 = [r.top1 for r in averaged]
+    assert best["epoch"] == last["state"]["best_epoch"] == top1.index(max(top1))
+    assert best["metrics"]["loss"] == averaged[best["epoch"]].loss
+    for weights in (best["model"], best["raw"], last["model"], last["ema"]):
+        torchvision.models.shufflenet_v2_x0_5(num_classes=3).load_state_dict(weights)
+    assert not torch.equal(best["model"]["fc.bias"], best["raw"]["fc.bias"])
+    if best["epoch"] == 2:
+        assert torch.equal(best["model"]["fc.bias"], last["ema"]["fc.bias"])
+
+
+def test_what_is_made_of_the_best_weights_is_made_of_the_averaged_ones(run_small, cli):
+    more = ("--name", "a", "--ema", 0.6, "--no-amp", "--epochs", 2)
+    assert run_small("train", *more) == 0, cli.err
+    assert cli("report", "--name", "a", "--workers", 0) == 0, cli.err
+    best = torch.load("checkpoints/a/best.pth", weights_only=True)
+    metrics = json.loads(Path("reports/a/metrics.json").read_text("utf-8"))
+    assert metrics["loss"] == pytest.approx(best["metrics"]["loss"], rel=1e-6)
+    assert metrics["top1"] == best["metrics"]["top1"]
+    assert "EMA top-1" in Path("reports/a/index.html").read_text("utf-8")
+    assert cli("readme", "--name", "a") == 0, cli.err
+    assert "averaged weights (EMA)" in Path("README.md").read_text("utf-8")
+    assert cli("export", "--name", "a", "--format", "state-dict") == 0, cli.err
+    assert cli("evaluate", "--name", "a", "--workers", 0, "--checkpoint", "last") == 0, cli.err
+    last = json.loads(Path("reports/a/metrics.json").read_text("utf-8"))["loss"]
+    (raw,) = [r for r in read_csv(Path("out/a/train_log.csv")) if (r.epoch, r.phase) == (1, "val")]
+    assert last == pytest.approx(raw.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--nesterov", "--momentum", 0), "--nesterov needs a --momentum above 0, such as 0.9"),
+        (("--zero-init",), "--zero-init is for the ResNets of torchvision, and not for shufflenet"),
+        (("--ema", 1), "optimizer.ema: Input should be less than 1"),
+        (("--clip-norm", 0), "optimizer.clip_norm: Input should be greater than 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_written(
+    run_small, cli, options, says
+):
+    assert run_small("train", "--name", "a", *options) == 2
+    assert cli.says(says)
+    assert not Path("out").exists()

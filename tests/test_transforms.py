@@ -7,6 +7,7 @@ from PIL import Image
 from scipy import stats
 from torch.overrides import TorchFunctionMode
 from torchvision import transforms
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
@@ -18,6 +19,7 @@ from imgnet_mini.data.transforms import (
     ClassStyle,
     EvalCrop,
     Normalise,
+    RandomErasing,
     TrainCrop,
     eval_resize,
 )
@@ -49,7 +51,7 @@ def draws(count, times):
 def loads(path, times=50, **settings):
     crop = TrainCrop(DataConfig(**settings))
     for numbers in draws(CROP_NUMBERS, times).tolist():
-        yield crop.load(path, numbers)
+        yield crop.load(path, numbers, settings["img_size"])
 
 
 @pytest.mark.parametrize("side", [32, 64, 176, 224])
@@ -126,7 +128,7 @@ def test_a_training_image_is_the_crop_that_its_numbers_stand_for(save):
     for numbers in draws(CROP_NUMBERS, 20).tolist():
         left, top, width, height, mirrored = crop.sample(numbers, 45, 60)
         expected = TF.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
-        assert torch.equal(crop.load(path, numbers), expected.flip(2) if mirrored else expected)
+        assert torch.equal(crop.load(path, numbers, 32), expected.flip(2) if mirrored else expected)
 
 
 @pytest.mark.parametrize("crop", [TrainCrop(DataConfig(img_size=32)), EvalCrop(32)])
@@ -134,7 +136,7 @@ def test_a_crop_may_be_sent_to_a_process_that_was_started_afresh(save, crop):
     path = save(noise(60, 45))
     numbers = draws(CROP_NUMBERS, 1)[0].tolist()
     sent = pickle.loads(pickle.dumps(crop.load))
-    assert torch.equal(sent(path, numbers), crop.load(path, numbers))
+    assert torch.equal(sent(path, numbers, 32), crop.load(path, numbers, 32))
 
 
 def mirrored(path, **settings):
@@ -202,6 +204,13 @@ def holes(images):
     return (images == MEAN_COLOUR.view(3, 1, 1)).all(1)
 
 
+def extent(masks):
+    """First index and length along the last axis but one of (N, S, S), and along the last."""
+    for mask in (masks.any(2), masks.any(1)):
+        first, last = mask.int().argmax(1), masks.shape[1] - 1 - mask.flip(1).int().argmax(1)
+        yield from (first, last - first + 1)
+
+
 def test_an_image_that_is_chosen_for_nothing_is_untouched():
     images = noisy(20)
     assert torch.equal(styled(images, style_numbers(20, warp=False, hole=False)), images)
@@ -228,11 +237,7 @@ def test_what_is_uncovered_takes_the_mean_colour():
 
 def test_a_hole_is_one_rectangle_distributed_as_those_that_torchvision_erases():
     found = holes(styled(black(1000), style_numbers(1000, warp=False, hole=True)))
-    ours = []
-    for mask in (found.any(2), found.any(1)):
-        first, last = mask.int().argmax(1), SIDE - 1 - mask.flip(1).int().argmax(1)
-        ours += [first, last - first + 1]
-    top, height, left, width = ours
+    top, height, left, width = extent(found)
     assert torch.equal(found.sum((1, 2)), height * width)
 
     with torch.random.fork_rng(devices=[]):
@@ -249,6 +254,51 @@ def test_a_hole_reaches_the_borders(number, corner):
     numbers = style_numbers(20, warp=False, hole=True)
     numbers[:, -2:] = number  # its place
     assert holes(styled(black(20), numbers))[:, corner, corner].all()
+
+
+def erased(times, *, side=SIDE, probability=1.0):
+    """Where rectangles were erased: (N, S, S)."""
+    images = black(times, side)
+    result = RandomErasing(probability, CPU)(images, draws(RandomErasing.NUMBERS, times))
+    assert (result.shape, result.dtype, int(images.sum())) == (images.shape, torch.uint8, 0)
+    return holes(result)
+
+
+@pytest.mark.parametrize("side", [32, SIDE])
+def test_erased_rectangles_are_distributed_as_those_of_torchvision(side):
+    found = erased(3000, side=side)
+    top, height, left, width = extent(found)
+    assert torch.equal(found.sum((1, 2)), height * width)
+    theirs = []
+    transform = v2.RandomErasing(p=1.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(3000):
+            made = transform.make_params([black(1, side)[0]])
+            theirs.append([made[name] for name in "ijhw"])
+    i, j, h, w = np.array(theirs).T
+    pairs = [(top, i), (left, j), (height, h), (width, w), (height * width, h * w)]
+    pairs.append((height / width, h / w))
+    for mine, other in pairs:
+        assert stats.ks_2samp(mine.numpy(), other).pvalue > 0.01
+    shares = height * width / side**2
+    assert float(shares.min()) == pytest.approx(0.02, abs=0.006)
+    assert float(shares.max()) == pytest.approx(0.33, abs=0.02)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_so_many_images_are_erased_as_the_probability_says(probability):
+    count = int(erased(2000, side=32, probability=probability).any((1, 2)).sum())
+    deviation = (2000 * probability * (1 - probability)) ** 0.5
+    assert abs(count - 2000 * probability) < 4 * deviation
+
+
+def test_what_never_fits_is_left_as_it_is():
+    numbers = draws(RandomErasing.NUMBERS, 4)
+    numbers[:, 1:-2] = np.nextafter(1, 0)  # a third of the area, 3.3 times as high as wide
+    assert not holes(RandomErasing(1.0, CPU)(black(4), numbers)).any()
+    numbers[:, 1 + 2 * 9 : -2] = 0.5  # but for the last try
+    assert holes(RandomErasing(1.0, CPU)(black(4), numbers)).any((1, 2)).all()
 
 
 @pytest.mark.parametrize("side", [33, SIDE])
@@ -294,9 +344,10 @@ class Dtypes(TorchFunctionMode):
     [
         lambda: crop_batch(torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.ones(2, 5), 32),
         lambda: ClassStyle(CPU)(black(2), style_numbers(2, warp=True, hole=True)),
+        lambda: RandomErasing(1.0, CPU)(black(2), draws(RandomErasing.NUMBERS, 2)),
         lambda: Normalise(CPU)(black(2)),
     ],
-    ids=["crop", "style", "normalise"],
+    ids=["crop", "style", "erasing", "normalise"],
 )
 def test_no_number_on_the_device_is_a_double_which_apples_gpus_lack(work):
     with Dtypes() as dtypes:

@@ -1,4 +1,4 @@
-"""The run configuration: all sections, from defaults, a TOML file and what was typed."""
+"""The run configuration: all sections, from defaults, a recipe, a TOML file and what was typed."""
 
 import difflib
 import json
@@ -6,11 +6,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.recipes import recipe_text
 from imgnet_mini.sections import (
     CheckpointConfig,
     DataConfig,
@@ -41,6 +42,13 @@ class RunConfig(Section):
     finder: FinderConfig = Field(default_factory=FinderConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
+    _recipe: str | None = PrivateAttr(default=None)
+
+    @property
+    def recipe(self) -> str | None:
+        """Name of the recipe that it starts from, if from one."""
+        return self._recipe
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a TOML file; what it leaves out keeps its default.
@@ -48,14 +56,41 @@ class RunConfig(Section):
         Raises:
             ConfigError: the file cannot be read, is not TOML, or holds a wrong setting.
         """
+        return cls().override_from(path)
+
+    @classmethod
+    def of_recipe(cls, name: str) -> Self:
+        """Read a recipe; what it leaves out keeps its default.
+
+        Raises:
+            ConfigError: there is no such recipe, or it holds a wrong setting.
+        """
+        config = cls()._override_from_text(recipe_text(name), f"recipe {name}")
+        config._recipe = name
+        return config
+
+    def override_from(self, path: Path) -> Self:
+        """The same configuration with the values of a TOML file in place of its own.
+
+        Raises:
+            ConfigError: the file cannot be read, is not TOML, or holds a wrong setting, or one that
+                contradicts another one.
+        """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text("utf-8")))
+            return self._override_from_text(path.read_text("utf-8"), str(path))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not a TOML file: {error}") from error
+
+    def _override_from_text(self, text: str, source: str) -> Self:
+        """source: what an error names."""
+        try:
+            return self._override(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{source}: not a TOML file: {error}") from error
         except ValidationError as error:
-            raise ConfigError(_explain(error, prefix=f"{path}: ")) from error
+            raise ConfigError(_explain(error, prefix=f"{source}: ")) from error
 
     def override(self, changes: Tables) -> Self:
         """The same configuration with these values replaced.
@@ -63,16 +98,22 @@ class RunConfig(Section):
         Raises:
             ConfigError: a value is out of bounds, or contradicts another one.
         """
-        tables = self.given()
-        for section, values in changes.items():
-            tables.setdefault(section, {}).update(values)
         try:
-            return type(self).model_validate(tables)
+            return self._override(changes)
         except ValidationError as error:
             raise ConfigError(_explain(error)) from error
 
+    def _override(self, changes: dict[str, Any]) -> Self:
+        tables: dict[str, Any] = self.given()
+        for section, values in changes.items():  # of a file, they may be anything
+            own = tables.get(section, {})
+            tables[section] = own | values if isinstance(values, dict) else values
+        config = type(self).model_validate(tables)
+        config._recipe = self._recipe
+        return config
+
     def given(self) -> Tables:
-        """What a file or a flag has set, without the defaults."""
+        """What a recipe, a file or a flag has set, without the defaults."""
         return self.model_dump(exclude_unset=True)
 
     def to_toml(self) -> str:

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from itertools import chain, islice
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,26 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.data.draws import mix
-from imgnet_mini.data.loaders import Loader
+from imgnet_mini.data.loaders import Batches, Loader
 from imgnet_mini.distributed.ranks import ALONE, Ranks, inner_step
+from imgnet_mini.ema import WeightAverage, load_average
 from imgnet_mini.errors import CheckpointError, DivergedError
-from imgnet_mini.evaluation import Answers, Metrics, count_hits, evaluate, top_classes
+from imgnet_mini.evaluation import (
+    Answers,
+    Metrics,
+    Validation,
+    count_hits,
+    evaluate,
+    main_classes,
+    top_classes,
+)
 from imgnet_mini.history import History
 from imgnet_mini.lockstep import Lockstep
-from imgnet_mini.optim import load_optimizer, refuse_other_settings, take_place
-from imgnet_mini.precision import Precision
+from imgnet_mini.optim import load_optimizer, momenta, refuse_other_settings, take_place
+from imgnet_mini.precision import Precision, all_finite
 from imgnet_mini.progress import show_bar
 from imgnet_mini.random_state import random_state, set_random_state
+from imgnet_mini.records import Phase
 from imgnet_mini.signals import StopRequest, StopRequestedError
 from imgnet_mini.train_state import TrainState
 
@@ -32,23 +42,12 @@ _LEAST_SCALE: Final = 1.0
 """Scaling starts at 65536 and is halved by each overflow; below this, gradients hold no numbers."""
 
 
-class Batches(Protocol):
-    """What training takes: a `Loader`, or what stands in for one."""
-
-    images_per_step: int
-    """On all ranks together."""
-
-    def __len__(self) -> int:
-        """Steps of a whole epoch."""
-
-    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
-        """Images (N, 3, H, W) float32 and targets (N,), from step `start` on."""
-
-
 class Trainer:
     """The parts of a run in motion.
 
     accumulate: batches of the loader that make one step.
+    clip_norm: the largest norm of its gradient.
+    ema: the decay of a moving average of the weights; 0 for none.
     ranks: the processes of the run; they make each step together.
     """
 
@@ -62,9 +61,14 @@ class Trainer:
         *,
         compiled: bool = False,
         accumulate: int = 1,
+        clip_norm: float | None = None,
+        ema: float = 0.0,
         ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
+        self._average = WeightAverage(model, ema) if ema else None
+        averaged = {} if self._average is None else {"ema": self._average.model}
+        self._networks = {"model": model, **averaged}
         self._parallel = ranks.parallel(model)
         if compiled:
             self._parallel.compile()
@@ -74,7 +78,7 @@ class Trainer:
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._precision = precision
-        self._scaler = precision.build_scaler()
+        self._scaler = precision.build_scaler(clip_norm)
         self.state = TrainState()
         device = next(model.parameters()).device
         self._losses = torch.zeros(_UNREAD_STEPS, device=device)
@@ -84,7 +88,8 @@ class Trainer:
     def train_step(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take one step on all of these batches together, waiting for nothing.
 
-        batches: as many of equal size as are accumulated; (N, 3, H, W) float and (N,) each.
+        batches: as many of equal size as are accumulated; (N, 3, H, W) float and (N,) each, or
+            (N, C) shares of classes.
         """
         unread = len(self._rates)
         self._losses[unread] = 0
@@ -96,10 +101,12 @@ class Trainer:
                     loss = self._criterion(logits, targets) / self._accumulate
                 self._scaler.scale(loss).backward()
             self._losses[unread] += loss.detach()
-            self._hits += count_hits(top_classes(logits.detach()), targets)
+            self._hits += count_hits(top_classes(logits.detach()), main_classes(targets))
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update(self.state.step)
         self.state.rate = self.rate
         self._rates.append(self.state.rate)
         self.state.step += 1
@@ -146,7 +153,8 @@ class Trainer:
                         self._read(history)
                         read_at = time.perf_counter()
                         state.seconds = seconds_before + read_at - began
-                        bar.show(state.batch, self._figures(images_per_step))
+                        now = self._epoch_metrics(images_per_step)
+                        bar.show(state.batch, now.to_text(state.rate))
                         if lockstep.look(read_at - saved_at > save_seconds):
                             save()
                             saved_at = time.perf_counter()
@@ -159,21 +167,30 @@ class Trainer:
         state.seconds = seconds_before + time.perf_counter() - began
         return self._epoch_metrics(images_per_step)
 
-    def evaluate(self, loader: Loader, stop: StopRequest) -> tuple[Metrics, Answers]:
-        """Validate the network in the precision it is trained in.
+    def validate(self, loader: Loader, stop: StopRequest) -> Validation:
+        """Evaluate the network in the precision it is trained in, and its averaged weights too.
 
         Raises:
-            DivergedError: the loss is not finite.
+            DivergedError: a loss is not finite.
         """
-        self._ranks.take_buffers(self.model)
+        phases: dict[str, Phase] = {"model": "val", "ema": "ema"}
+        return {
+            phases[name]: self._evaluate(network, loader, stop, phases[name])
+            for name, network in self._networks.items()
+        }
+
+    def _evaluate(
+        self, network: nn.Module, loader: Loader, stop: StopRequest, phase: Phase
+    ) -> tuple[Metrics, Answers]:
+        self._ranks.take_buffers(network)
         metrics, answers = evaluate(
-            self.model,
+            network,
             loader,
             self._precision,
             stop,
             ranks=self._ranks,
             label_smoothing=self._criterion.label_smoothing,
-            label=f"Epoch {self.state.epoch:03d} val",
+            label=f"Epoch {self.state.epoch:03d} {phase}",
         )
         if not math.isfinite(metrics.loss):
             raise DivergedError(
@@ -196,7 +213,7 @@ class Trainer:
         self._refuse_infinite_weights()
         rng, *rng_of_others = self._ranks.gather(random_state())
         return {
-            "model": self.model.state_dict(),
+            **{name: network.state_dict() for name, network in self._networks.items()},
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "scaler": self._scaler.state_dict(),
@@ -221,6 +238,7 @@ class Trainer:
 
     def _load(self, content: dict[str, Any], *, replan: bool) -> None:
         self.model.load_state_dict(content["model"])
+        load_average(self._average, content.get("ema"))
         saved, step = content["optimizer"], content["state"]["step"]
         load_optimizer(self._optimizer, saved, step=step)
         take_place(self._scheduler, step=step)
@@ -229,11 +247,8 @@ class Trainer:
         if content["scaler"] and self._scaler.is_enabled():  # empty where nothing was scaled
             self._scaler.load_state_dict(content["scaler"])
         self.state = TrainState(**content["state"])
-        states = [content["rng"], *content.get("rng_of_others", ())]
-        if self._ranks.rank < len(states):
-            set_random_state(states[self._ranks.rank])
-        else:  # the run goes on with more ranks than it had
-            torch.manual_seed(mix(step, self._ranks.rank))
+        states, rank = [content["rng"], *content.get("rng_of_others", ())], self._ranks.rank
+        set_random_state(states, rank, fallback=mix(step, rank))
 
     def _read(self, history: History) -> None:
         """Bring the unread losses and hits to the host, from all ranks. Blocking."""
@@ -272,19 +287,12 @@ class Trainer:
             imgs_per_sec=images / state.seconds,
         )
 
-    def _figures(self, images_per_step: int) -> str:
-        state, now = self.state, self._epoch_metrics(images_per_step)
-        return (
-            f"loss {now.loss:.3f}  top1 {now.top1:.2f}%  lr {state.rate:.2e}  "
-            f"{now.imgs_per_sec:.0f} img/s"
-        )
-
     def _refuse_infinite_weights(self) -> None:
         """Look at the weights, their statistics and their momenta. Blocking."""
-        momenta = [state["momentum_buffer"] for state in self._optimizer.state.values()]
-        tensors = [*self.model.state_dict().values(), *(m for m in momenta if m is not None)]
-        norms = torch.stack(torch._foreach_norm([t for t in tensors if t.is_floating_point()]))
-        if not bool(norms.isfinite().all()):
+        tensors = momenta(self._optimizer)
+        for network in self._networks.values():
+            tensors += network.state_dict().values()
+        if not all_finite(tensors):
             raise DivergedError(
                 f"a weight is no longer finite after step {self.state.step}: {self._advice()}"
             )

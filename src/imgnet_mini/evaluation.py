@@ -16,6 +16,7 @@ from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.precision import Precision
 from imgnet_mini.predictions import Predictions
 from imgnet_mini.progress import show_bar
+from imgnet_mini.records import Phase
 from imgnet_mini.signals import StopRequest
 
 TOP: Final = 5
@@ -33,6 +34,13 @@ class Metrics:
     images: int
     imgs_per_sec: float
 
+    def to_text(self, lr: float) -> str:
+        """What is shown beside a bar of training at a learning rate."""
+        return (
+            f"loss {self.loss:.3f}  top1 {self.top1:.2f}%  lr {lr:.2e}  "
+            f"{self.imgs_per_sec:.0f} img/s"
+        )
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -40,6 +48,10 @@ class Answers:
 
     top: Tensor
     probabilities: Tensor
+
+
+Validation = dict[Phase, tuple[Metrics, Answers]]
+"""What was found of the network, and of its averaged weights where there are any."""
 
 
 def evaluate(
@@ -125,6 +137,11 @@ def to_predictions(answers: Answers, images: ImageFolder) -> Predictions:
 def top_classes(logits: Tensor) -> Tensor:
     """The likeliest classes, (N, C) to (N, min(5, C)), best first."""
     return logits.topk(min(TOP, logits.shape[1]), dim=1).indices
+
+
+def main_classes(targets: Tensor) -> Tensor:
+    """The class of each image, (N,), or of shares of classes, (N, C), the one of the largest."""
+    return targets.argmax(1) if targets.ndim > 1 else targets
 
 
 def count_hits(top: Tensor, targets: Tensor) -> Tensor:

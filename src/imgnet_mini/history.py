@@ -47,7 +47,8 @@ class History:
         self._paths = paths
         self.records = list(records)
         with explaining_writes(paths.event_dir):
-            _drop_events_beyond(paths.event_dir, step=step, epoch=len(self.records) // 2)
+            epochs = len({record.epoch for record in self.records})
+            _drop_events_beyond(paths.event_dir, step=step, epoch=epochs)
             self._events = SummaryWriter(str(paths.event_dir))
 
     def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
@@ -61,14 +62,14 @@ class History:
                 self._events.add_scalar("train/loss_step", loss, first_step + offset)
                 self._events.add_scalar("train/lr", rate, first_step + offset)
 
-    def add_epoch(self, train: EpochRecord, val: EpochRecord) -> None:
+    def add_epoch(self, *phases: EpochRecord) -> None:
         """Log an epoch to TensorBoard; `write` brings it to the text files.
 
         Raises:
             WriteError: the events cannot be written.
         """
         with explaining_writes(self._paths.event_dir):
-            for record in (train, val):
+            for record in phases:
                 for name in ("loss", "top1", "top5", "imgs_per_sec"):
                     tag = f"{record.phase}/{name}"
                     self._events.add_scalar(tag, getattr(record, name), record.epoch)

@@ -54,6 +54,11 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_one_of_several() -> bool:
+    """Whether other processes were started together with this one."""
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def processes_of_this_machine() -> int:
     """How many ranks share its processors; a number that makes no sense counts as one."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")

@@ -8,9 +8,14 @@ import torchvision
 from torch import Tensor, nn
 
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.sections import ModelConfig
+from imgnet_mini.sections import DataConfig, ModelConfig
 
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+_OF_ONE_SIZE = ("maxvit_", "vit_")
+"""What the names of networks begin with that take images of one size only."""
+
+_RESNETS = "torchvision.models.resnet"
+"""The module of the networks that take `zero_init_residual`."""
 
 
 def build_model(
@@ -19,10 +24,11 @@ def build_model(
     """A fresh torchvision network, channels last; its weights are the same on every device.
 
     Raises:
-        ConfigError: torchvision has no such classification network, or not for this image size.
+        ConfigError: torchvision has no such classification network, or not for this image size,
+            or none whose residual blocks it starts as the identity.
     """
     torch.manual_seed(seed)
-    network = _make(model, classes=classes, img_size=img_size)
+    network = _make(model, classes=classes, img_size=img_size, zero_init=model.zero_init)
     return network.to(device).to(memory_format=torch.channels_last)
 
 
@@ -46,7 +52,27 @@ def build_with_weights(
     return network.float().to(memory_format=torch.channels_last).eval()
 
 
-def _make(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:
+def refuse_other_sizes(model: ModelConfig, data: DataConfig) -> None:
+    """Hold networks that take images of one size only to that one.
+
+    Raises:
+        ConfigError: they would see others.
+    """
+    if not model.arch.startswith(_OF_ONE_SIZE):
+        return
+    if data.progressive is not None:
+        raise ConfigError(
+            f"--progressive {data.progressive}: {model.arch} takes images of one size only; leave "
+            "it out, or choose another --arch"
+        )
+    if data.eval_side != data.img_size:
+        raise ConfigError(
+            f"--eval-size {data.eval_side}: {model.arch} takes images of one size only; leave it "
+            f"out to evaluate at --img-size {data.img_size}, or choose another --arch"
+        )
+
+
+def _make(model: ModelConfig, *, classes: int, img_size: int, zero_init: bool = False) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if model.arch not in known:
         nearest = difflib.get_close_matches(model.arch, known, n=3)
@@ -55,6 +81,8 @@ def _make(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:
     options: dict[str, object] = {"weights": None, "num_classes": classes}
     if model.arch in _WITH_AUXILIARY_HEADS:
         options |= {"aux_logits": False, "init_weights": True}
+    if zero_init:
+        options |= _zero_init(model.arch)
     if model.arch.startswith("vit_"):
         options["image_size"] = img_size
     try:
@@ -64,6 +92,16 @@ def _make(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--arch {model.arch} with --img-size {img_size}: {error}") from error
     return network
+
+
+def _zero_init(arch: str) -> dict[str, object]:
+    """The option that starts residual blocks as the identity (Goyal et al. 2017, section 5.1)."""
+    if torchvision.models.get_model_builder(arch).__module__ != _RESNETS:
+        raise ConfigError(
+            f"--zero-init is for the ResNets of torchvision, and not for {arch}: leave it out, or "
+            "choose one of them with --arch, such as resnet50"
+        )
+    return {"zero_init_residual": True}
 
 
 def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:

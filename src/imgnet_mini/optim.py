@@ -1,10 +1,11 @@
 """The loss, SGD, and the one-cycle learning rate."""
 
 import math
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -32,16 +33,31 @@ def build_optimizer(optimizer: OptimizerConfig, model: nn.Module, *, lr: float) 
     torch, it would stay unwritten memory where that step is skipped for gradients that overflow.
     """
     sgd = SGD(
-        model.parameters(),
+        parameter_groups(optimizer, model),
         lr=lr,
         momentum=optimizer.momentum,
         weight_decay=optimizer.weight_decay,
+        nesterov=optimizer.nesterov,
         fused=True,
     )
     if optimizer.momentum:
         for parameter in model.parameters():
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
+
+
+def parameter_groups(optimizer: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """All parameters in one group; without `norm_decay`, norms and biases in a second one.
+
+    Those are what has one dimension or none (Jia et al. 2018, arXiv:1807.11205, section 3.2).
+    """
+    parameters = list(model.parameters())
+    if optimizer.norm_decay:
+        return [{"params": parameters}]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def build_scheduler(
@@ -76,14 +92,23 @@ def load_optimizer(optimizer: SGD, saved: dict[str, Any], *, step: int) -> None:
         ValueError: it is that of other parameters.
     """
     own = optimizer.state_dict()
-    group = own["param_groups"][0]
-    if step and group["momentum"] and saved["state"].keys() != set(group["params"]):
+    groups = own["param_groups"]
+    members = [group["params"] for group in groups]
+    if [group["params"] for group in saved["param_groups"]] != members:
+        raise ValueError("optimizer.param_groups: they are those of other parameters")
+    if step and groups[0]["momentum"] and saved["state"].keys() != set(chain(*members)):
         raise ValueError("optimizer.state: it is that of other parameters")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     for parameter, state in optimizer.state.items():
         momentum = state["momentum_buffer"]
         if momentum is not None and momentum.shape != parameter.shape:
             raise ValueError(f"optimizer.state: a momentum of shape {tuple(momentum.shape)}")
+
+
+def momenta(optimizer: SGD) -> list[Tensor]:
+    """The momentum of each parameter that has some."""
+    found = [state["momentum_buffer"] for state in optimizer.state.values()]
+    return [momentum for momentum in found if momentum is not None]
 
 
 def take_place(scheduler: OneCycleLR, *, step: int) -> None:
@@ -108,10 +133,11 @@ def refuse_other_settings(
         raise ValueError(
             f"scheduler.total_steps: {total}, and by the settings it is {scheduler.total_steps}"
         )
-    (before,), (now,) = saved["param_groups"], optimizer.param_groups
-    for name in (*RATES, "momentum", "weight_decay"):
-        if not math.isclose(before[name], now[name], rel_tol=1e-6):  # versions of torch may round
-            raise ValueError(
-                f"optimizer.param_groups.0.{name}: {before[name]:g}, and by the settings it is "
-                f"{now[name]:g}"
-            )
+    groups = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    for place, (before, now) in enumerate(groups):
+        for name in (*RATES, "momentum", "weight_decay"):
+            if not math.isclose(before[name], now[name], rel_tol=1e-6):  # torch may round otherwise
+                raise ValueError(
+                    f"optimizer.param_groups.{place}.{name}: {before[name]:g}, and by the settings "
+                    f"it is {now[name]:g}"
+                )

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from imgnet_mini.config import RunConfig, Tables, fields_of
+from imgnet_mini.recipes import recipe_names
 
 Command = Callable[..., None]
 
@@ -22,16 +23,30 @@ ConfigFile = Annotated[
     ),
 ]
 
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="|".join(recipe_names()),
+        help="Settings that belong together; a file and typed flags win over them.",
+        autocompletion=recipe_names,
+    ),
+]
+
 
 def config_options(
-    *sections: str, leave_out: Collection[str] = (), show_defaults: bool = True
+    *sections: str,
+    leave_out: Collection[str] = (),
+    show_defaults: bool = True,
+    recipes: bool = False,
 ) -> Callable[[Command], Command]:
     """Give a command one option per field of these sections, and `--config FILE`.
 
-    The command's `given` parameter receives a `RunConfig` made of defaults, the file and
-    what the user typed, in rising order; `RunConfig.given()` tells what was set.
+    The command's `given` parameter receives a `RunConfig` made of defaults, the recipe, the file
+    and what the user typed, in rising order; `RunConfig.given()` tells what was set.
 
     show_defaults: no for commands that start from a run's own settings.
+    recipes: give it `--recipe NAME` too; for commands that do not.
     """
     fields = {
         name: (section, field)
@@ -42,13 +57,20 @@ def config_options(
 
     def decorate(function: Command) -> Command:
         @wraps(function)
-        def command(ctx: typer.Context, config_file: Path | None, **values: Any) -> None:
+        def command(
+            ctx: typer.Context,
+            config_file: Path | None,
+            recipe: str | None = None,
+            **values: Any,
+        ) -> None:
             changes: Tables = {}
             for name, (section, _) in fields.items():
                 value = values.pop(name)
                 if _was_typed(ctx, name):
                     changes.setdefault(section, {})[name] = value
-            base = RunConfig.read(config_file) if config_file else RunConfig()
+            base = RunConfig() if recipe is None else RunConfig.of_recipe(recipe)
+            if config_file:
+                base = base.override_from(config_file)
             function(**values, given=base.override(changes))
 
         own = inspect.signature(function, eval_str=True).parameters
@@ -58,12 +80,8 @@ def config_options(
                     "ctx", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context
                 ),
                 *(parameter for name, parameter in own.items() if name != "given"),
-                inspect.Parameter(
-                    "config_file",
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=None,
-                    annotation=ConfigFile,
-                ),
+                *([_optional("recipe", Recipe)] if recipes else []),
+                _optional("config_file", ConfigFile),
                 *(
                     _parameter(name, field, panel=section.capitalize(), show_default=show_defaults)
                     for name, (section, field) in fields.items()
@@ -73,6 +91,12 @@ def config_options(
         return command
 
     return decorate
+
+
+def _optional(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
 def _was_typed(ctx: typer.Context, name: str) -> bool:

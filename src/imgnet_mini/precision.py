@@ -1,8 +1,11 @@
 """Autocast and gradient scaling for a device and a precision."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import RuntimeConfig
@@ -24,9 +27,40 @@ class Precision:
         """A fresh context; inside it the network runs in the lower precision."""
         return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
 
-    def build_scaler(self) -> torch.amp.GradScaler:
-        """Only fp16 needs its gradients scaled: they would underflow (Micikevicius et al. 2018)."""
-        return torch.amp.GradScaler(self.device_type, enabled=self.dtype is torch.float16)
+    def build_scaler(self, clip_norm: float | None = None) -> torch.amp.GradScaler:
+        """Only fp16 needs its gradients scaled: they would underflow (Micikevicius et al. 2018).
+
+        clip_norm: let its steps clip gradients too, whatever the precision.
+        """
+        enabled = self.dtype is torch.float16
+        if clip_norm is None:
+            return torch.amp.GradScaler(self.device_type, enabled=enabled)
+        return ClippingScaler(self.device_type, clip_norm, enabled=enabled)
+
+
+class ClippingScaler(torch.amp.GradScaler):
+    """A scaler in whose steps the gradient of all parameters together has a largest norm.
+
+    It is clipped without its scale (Pascanu et al. 2013, arXiv:1211.5063, section 3.2), and the
+    device is not waited for.
+    """
+
+    def __init__(self, device_type: str, clip_norm: float, *, enabled: bool) -> None:
+        super().__init__(device_type, enabled=enabled)
+        self._clip_norm = clip_norm
+
+    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
+        """Take the step of a scaler on clipped gradients."""
+        self.unscale_(optimizer)
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        return super().step(optimizer, *args, **kwargs)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether floating-point tensors hold no infinity and no NaN, by a norm of each. Blocking."""
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    return not floats or bool(torch.stack(torch._foreach_norm(floats)).isfinite().all())
 
 
 def choose_precision(runtime: RuntimeConfig, device: torch.device) -> Precision:

@@ -1,5 +1,7 @@
 """The generators of torch that a run's next random numbers come from."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,15 @@ def random_state() -> dict[str, Tensor]:
     return state
 
 
-def set_random_state(state: dict[str, Tensor]) -> None:
-    """Go on from what `random_state` gave."""
+def set_random_state(states: Sequence[dict[str, Tensor]], rank: int, *, fallback: int) -> None:
+    """Go on from what `random_state` gave on this rank.
+
+    fallback: the seed of a rank that there was none of before.
+    """
+    if rank >= len(states):
+        torch.manual_seed(fallback)
+        return
+    state = states[rank]
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -5,11 +5,12 @@ import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from imgnet_mini.errors import DataError
 
-Phase = Literal["train", "val"]
+Phase = Literal["train", "val", "ema"]
+"""Training, the validation of the network, and that of its averaged weights."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,15 @@ class EpochRecord:
     @classmethod
     def from_row(cls, row: dict[str, str]) -> Self:
         """Read one row of `train_log.csv`."""
-        if row["phase"] not in ("train", "val"):
+        found: dict[str, Phase] = {phase: phase for phase in get_args(Phase)}
+        if row["phase"] not in found:
             raise ValueError(f"{row['phase']!r} is no phase")
-        phase: Phase = "train" if row["phase"] == "train" else "val"
         numbers = {
             field.name: float(row[field.name])
             for field in fields(cls)
             if field.name not in ("epoch", "phase")
         }
-        return cls(epoch=int(row["epoch"]), phase=phase, **numbers)
+        return cls(epoch=int(row["epoch"]), phase=found[row["phase"]], **numbers)
 
     def to_line(self) -> str:
         """The line of `logs.md` and of a piped terminal."""
@@ -44,6 +45,17 @@ class EpochRecord:
             f"{label} Epoch {self.epoch:03d} | loss {self.loss:.4f} | top1 {self.top1:.2f}% | "
             f"top5 {self.top5:.2f}% | lr {self.lr:.6f} | ips {self.imgs_per_sec:.1f}"
         )
+
+
+def of_phase(records: Iterable[EpochRecord], phase: Phase) -> list[EpochRecord]:
+    """The records of one phase, in their order."""
+    return [record for record in records if record.phase == phase]
+
+
+def judged(records: Iterable[EpochRecord]) -> list[EpochRecord]:
+    """The validations that say how good a run is: of the averaged weights, where it has them."""
+    records = list(records)
+    return of_phase(records, "ema") or of_phase(records, "val")
 
 
 def to_csv(records: Iterable[EpochRecord]) -> str:

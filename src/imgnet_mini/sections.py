@@ -49,6 +49,19 @@ def _peak_lr(value: Any) -> Any:
     return rate
 
 
+def _growing_sides(sides: str | None) -> str | None:
+    """Two sides, the first of 32 pixels or more and below the second; or both as shares."""
+    if sides is None or re.fullmatch(r"0?\.\d{1,6}:1", sides, re.ASCII):
+        return sides
+    found = re.fullmatch(r"(\d{1,5}):(\d{1,5})", sides, re.ASCII)
+    if not found or not 32 <= int(found[1]) < int(found[2]):
+        raise ValueError(
+            "must be two sides in pixels, the first 32 or more and the second above it, such as "
+            "160:224; or the first as a share of the second, such as 0.7:1"
+        )
+    return sides
+
+
 def available_cpus() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -126,6 +139,29 @@ class DataConfig(Section):
     pack_on_device: Literal["auto", "on", "off"] = "auto"
     """Keep the pack in the GPU's memory; auto: where training leaves room for it."""
 
+    progressive: Annotated[str | None, AfterValidator(_growing_sides)] = None
+    """Sides of the training images: small at first, such as 160:224, or 0.7:1 of img_size."""
+
+    eval_size: Annotated[int | None, Ge(32)] = None
+    """Side of the centre crop that networks are evaluated and used on; unset: img_size."""
+
+    trivial_augment: bool = False
+    """TrivialAugment: shear, shift, turn or recolour each training image, in one way at random."""
+
+    random_erasing: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Probability that a rectangle of 2 to 33 % of a training image takes the mean colour."""
+
+    mixup: Annotated[float, Ge(0)] = 0.0
+    """Blend pairs of training images and labels: alpha of the Beta distribution; 0 is off."""
+
+    cutmix: Annotated[float, Ge(0)] = 0.0
+    """Paste a part of one image into another: alpha as of mixup; with both, one a batch."""
+
+    @property
+    def eval_side(self) -> int:
+        """Side of the centre crop, in pixels."""
+        return self.eval_size if self.eval_size is not None else self.img_size
+
 
 class PrepareConfig(Section):
     """How `prepare` packs the images."""
@@ -140,6 +176,9 @@ class ModelConfig(Section):
     arch: str = "resnet50"
     """Any classification network of torchvision."""
 
+    zero_init: bool = False
+    """Start each residual block of a ResNet as the identity: its last norm at zero."""
+
 
 class OptimizerConfig(Section):
     """What is minimised, and how the weights move."""
@@ -152,6 +191,27 @@ class OptimizerConfig(Section):
 
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of each target that is spread over all the classes."""
+
+    nesterov: bool = False
+    """Nesterov's momentum."""
+
+    norm_decay: bool = True
+    """Weight decay also on norms and biases."""
+
+    clip_norm: Annotated[float | None, Gt(0)] = None
+    """Largest norm of the gradient of a step; a longer one is cut to it. Unset: none is."""
+
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Decay of the moving average of the weights that is validated and kept as best; 0: none."""
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "--nesterov needs a --momentum above 0, such as 0.9, and it is 0: raise it, or "
+                "leave --nesterov out"
+            )
+        return self
 
 
 class ScheduleConfig(Section):

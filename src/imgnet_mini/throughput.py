@@ -97,6 +97,8 @@ class Subject:
             choose_precision(config.runtime, device),
             compiled=config.runtime.compile,
             accumulate=config.data.accumulate,
+            clip_norm=config.optimizer.clip_norm,
+            ema=config.optimizer.ema,
         )
         self._loader = build_train_loader(
             config.data, images, seed=config.runtime.seed, device=device

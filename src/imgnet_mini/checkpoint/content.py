@@ -20,6 +20,7 @@ from torch import Tensor
 
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.errors import CheckpointError
+from imgnet_mini.precision import all_finite
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = InstanceOf[str]
@@ -54,7 +55,7 @@ class _State(_Known):
 
 class _Record(_Known):
     epoch: NonNegativeInt
-    phase: Literal["train", "val"]
+    phase: Literal["train", "val", "ema"]
     loss: FiniteFloat
     top1: Percent
     top5: Percent
@@ -74,7 +75,8 @@ class _Group(_Checked):
 
 class _Optimizer(_Checked):
     state: dict[NonNegativeInt, dict[Literal["momentum_buffer"], Tensor | None]]
-    param_groups: Annotated[list[_Group], Len(1, 1)]
+    param_groups: Annotated[list[_Group], Len(1, 2)]
+    """A second one holds what weight decay is not for."""
 
 
 class _Schedule(_Checked):
@@ -98,6 +100,8 @@ class _Weights(_Checked):
 class _Run(_Weights):
     """What `resume` needs."""
 
+    ema: dict[str, Tensor] | None = None
+    """The average of the weights in `model`."""
     optimizer: _Optimizer
     scheduler: _Schedule
     scaler: dict[Scaling, NonNegativeFiniteFloat]
@@ -132,6 +136,7 @@ def check_run(content: Content, path: Path) -> Content:
         raise CheckpointError(f"{path}: images: Field required")
     for contradiction in _contradictions(run):
         raise CheckpointError(f"{path} cannot be used: {contradiction}")
+    _refuse_infinite(list((run.ema or {}).values()), path, "averaged weights")
     momenta = [m for state in run.optimizer.state.values() for m in state.values()]
     _refuse_infinite([m for m in momenta if m is not None], path, "momentum")
     return content
@@ -157,9 +162,12 @@ def check_place(content: Content, path: Path, *, steps: int) -> None:
 
 def _contradictions(run: _Run) -> Iterator[str]:
     state, schedule = run.state, run.scheduler
+    if run.ema is not None and _shapes(run.ema) != _shapes(run.model):
+        yield "ema: its weights are not those of the network in model"
+    phases = ("train", "val") if run.ema is None else ("train", "val", "ema")
     done = [(record.epoch, record.phase) for record in run.records]
-    if len(done) != 2 * state.epoch or done != [
-        (epoch, phase) for epoch in range(state.epoch) for phase in ("train", "val")
+    if len(done) != len(phases) * state.epoch or done != [
+        (epoch, phase) for epoch in range(state.epoch) for phase in phases
     ]:
         yield f"records: they are not those of {state.epoch} epochs"
     if state.best_epoch >= state.epoch or (state.best_epoch < 0) != (state.best_top1 < 0):
@@ -190,9 +198,12 @@ def _check(kind: type[T], content: Content, path: Path) -> T:
     return checked
 
 
+def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+
+
 def _refuse_infinite(tensors: list[Tensor], path: Path, what: str) -> None:
-    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
-    if floats and not bool(torch.stack(torch._foreach_norm(floats)).isfinite().all()):
+    if not all_finite(tensors):
         raise CheckpointError(f"{path} cannot be used: it holds {what} that are not finite")
 
 

@@ -1,17 +1,18 @@
 """The command line as a whole: what goes for every command, and how each of them ends."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from imgnet_mini import __version__
 from imgnet_mini.console import say, show_error, show_stop
 from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
-from imgnet_mini.launch import Launch, speaks
+from imgnet_mini.launch import Launch, is_one_of_several, speaks
 from imgnet_mini.signals import StopNowError, stopping_at_once
 
 WITH_RANKS = ("find-lr", "train", "resume", "evaluate")
@@ -28,8 +29,13 @@ app = typer.Typer(
 def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
     """Run the command line; the package's own errors end as a message and an exit code.
 
-    is_process: whether the process ends with it.
+    is_process: whether the process ends with it. One of several does so in here, and at once.
     """
+    with _ending_at_once() if is_process and is_one_of_several() else nullcontext():
+        _run(args, is_process)
+
+
+def _run(args: list[str] | None, is_process: bool) -> None:
     # Torch's large tensors then live in large pages of memory, which the system hands out faster.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
@@ -51,6 +57,29 @@ def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
         if speaks() or isinstance(error, RankError):
             show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
         raise SystemExit(error.exit_code) from error
+
+
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """End the process with the block, and leave Python no time to tear down what it holds.
+
+    Torch would wait there, without a limit, for ranks that are gone or do not answer.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        _end(error.code if isinstance(error.code, int) else int(error.code is not None))
+    except BaseException as error:  # a bug
+        sys.excepthook(type(error), error, error.__traceback__)
+        _end(1)
+    _end(0)
+
+
+def _end(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

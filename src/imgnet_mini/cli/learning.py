@@ -16,6 +16,7 @@ from imgnet_mini.options import config_options
 @config_options(
     *("run", "prepare", "data"),
     leave_out=(*TRAINING_ONLY, "name", "output_dir", "batch_size", "workers", "loader"),
+    recipes=True,
 )
 def prepare(*, given: RunConfig) -> None:
     """Decode and resize all images once, so that training never waits for them.
@@ -33,9 +34,10 @@ def prepare(*, given: RunConfig) -> None:
     *("run", "data"),
     leave_out=(
         *TRAINING_ONLY,
-        *("name", "output_dir", "pack_dir", "batch_size", "img_size", "workers", "loader"),
-        "skip_bad",
+        *("name", "output_dir", "pack_dir", "batch_size", "img_size", "eval_size", "workers"),
+        *("loader", "skip_bad"),
     ),
+    recipes=True,
 )
 def check(*, given: RunConfig) -> None:
     """Decode every image, and list all that would stop or spoil a training.
@@ -49,7 +51,9 @@ def check(*, given: RunConfig) -> None:
 
 @app.command(rich_help_panel="Workflow")
 @config_options(
-    *("run", "data", "model", "optimizer", "schedule", "finder", "runtime"), leave_out=("max_lr",)
+    *("run", "data", "model", "optimizer", "schedule", "finder", "runtime"),
+    leave_out=("max_lr",),
+    recipes=True,
 )
 def find_lr(*, given: RunConfig) -> None:
     """Suggest a peak learning rate: by raising the rate step by step, and by short trainings."""
@@ -61,7 +65,9 @@ def find_lr(*, given: RunConfig) -> None:
 
 
 @app.command(rich_help_panel="Workflow")
-@config_options("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime")
+@config_options(
+    *("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime"), recipes=True
+)
 def train(
     *,
     resume: Annotated[

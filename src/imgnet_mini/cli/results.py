@@ -43,7 +43,7 @@ def evaluate(
 @app.command(rich_help_panel="Workflow")
 @config_options(
     *("run", "data", "runtime"),
-    leave_out=(*TRAINING_ONLY, "img_size", "dist_timeout"),
+    leave_out=(*TRAINING_ONLY, "img_size", "eval_size", "dist_timeout"),
     show_defaults=False,
 )
 def report(*, given: RunConfig) -> None:

@@ -10,9 +10,10 @@ Checkpoint = Annotated[
 
 TRAINING_ONLY = (
     *("min_crop", "flip", "use_class_style_aug", "pack_on_device", "accumulate"),
-    *("amp", "precision", "compile", "sync_bn", "deterministic", "seed"),
+    *("progressive", "trivial_augment", "random_erasing", "mixup", "cutmix"),
+    *("amp", "precision", "compile", "sync_bn", "deterministic", "seed", "zero_init"),
 )
-"""Settings of the data and runtime sections that evaluation has no use for."""
+"""Settings of the data, model and runtime sections that evaluation has no use for."""
 
 IMAGES = ("data_root", "pack_dir", "workers", "loader", "skip_bad", "allow_missing_val_classes")
 """Settings that say which images a run has, and how they are read."""

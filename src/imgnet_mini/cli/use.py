@@ -91,6 +91,7 @@ def export(
 @config_options(
     *("run", "data", "model", "optimizer", "runtime"),
     leave_out=("name", "output_dir", "sync_bn", "dist_timeout"),
+    recipes=True,
 )
 def bench(
     *,

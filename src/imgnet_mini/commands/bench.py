@@ -87,7 +87,7 @@ def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
         StoppedError: a signal has come.
     """
     deadline = time.perf_counter() + seconds
-    setup = set_up(given)
+    setup = set_up(given, growing=False)
     setup.train_loader.close()
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -50,7 +50,7 @@ def continued(
         for section, values in given.given().items()
         if section != "finder"
     }
-    _refuse_other_settings(saved, changes, replan=replan, other_ranks=other_ranks)
+    _refuse_other_settings(saved, changes, given.recipe, replan=replan, other_ranks=other_ranks)
     plan = saved.override(changes)
     place = {"name": given.run.name, "output_dir": given.run.output_dir}  # not where it says it is
     plan = plan.override({"run": place})
@@ -60,7 +60,7 @@ def continued(
 
 
 def _refuse_other_settings(
-    saved: RunConfig, changes: Tables, *, replan: bool, other_ranks: bool
+    saved: RunConfig, changes: Tables, recipe: str | None, *, replan: bool, other_ranks: bool
 ) -> None:
     may_change = {section: set(names) for section, names in MAY_CHANGE.items()}
     if replan:
@@ -68,11 +68,13 @@ def _refuse_other_settings(
     if other_ranks:
         for section, names in OTHER_RANKS.items():
             may_change[section] |= names
+    of_recipe = {} if recipe is None else RunConfig.of_recipe(recipe).given()
     for section, values in changes.items():
         for name, value in values.items():
             before = getattr(getattr(saved, section), name)
             if name not in may_change.get(section, ()) and value != before:
-                raise ConfigError(_refusal(section, name, before, value))
+                source = recipe if value == of_recipe.get(section, {}).get(name) else None
+                raise ConfigError(_refusal(section, name, before, value, source))
 
 
 def _refuse_useless_plan(content: Content, saved: RunConfig, plan: RunConfig) -> None:
@@ -105,11 +107,15 @@ def refuse_other_ranks(content: Content, ranks: Ranks, *, allowed: bool) -> None
         )
 
 
-def _refusal(section: str, name: str, before: Any, after: Any) -> str:
+def _refusal(section: str, name: str, before: Any, after: Any, recipe: str | None) -> str:
     flag = f"--{name.replace('_', '-')}"
+    setting = f"{flag} {after}"
     way_out = "add --replan to go on under a new schedule, " if section == "schedule" else ""
+    if recipe is not None:
+        flag, way_out = f"--recipe {recipe}", ""  # which `resume`, that has --replan, does not take
+        setting += f" of {flag}"
     return (
-        f"{flag} {after}: this run was started with {before}, and going on with another one would "
+        f"{setting}: this run was started with {before}, and going on with another one would "
         "not be the same run: its learning-rate schedule, its weights and its order of images "
         f"depend on it. Leave {flag} out to go on, {way_out}or start a new run under another --name"
     )

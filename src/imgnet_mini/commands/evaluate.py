@@ -35,12 +35,18 @@ from imgnet_mini.signals import StopRequest, StopRequestedError
 
 
 def saved_settings(given: RunConfig) -> RunConfig:
-    """The settings of the run of this name, if there is one, under those that were given."""
+    """The settings of the run of this name, if there is one, under those that were given.
+
+    An image size that was given is also that of the evaluation, unless that was given too.
+    """
     paths = RunPaths(given.run.output_dir, given.run.name)
     if not paths.config.exists():
         return given
     place = {"name": given.run.name, "output_dir": given.run.output_dir}  # not where it says it is
-    return RunConfig.read(paths.config).override(given.given()).override({"run": place})
+    saved = RunConfig.read(paths.config)
+    if "img_size" in given.given().get("data", {}):
+        saved = saved.override({"data": {"eval_size": None}})
+    return saved.override(given.given()).override({"run": place})
 
 
 def run(
@@ -72,8 +78,8 @@ def run(
         "checkpoint_sha256": weights.sha256,
         "epoch": epoch_of(content),
         "arch": config.model.arch,
-        "img_size": config.data.img_size,
-        "resize": eval_resize(config.data.img_size),
+        "img_size": config.data.eval_side,
+        "resize": eval_resize(config.data.eval_side),
         "tta": tta,
         "precision": "fp32",
         "device": describe_device(device),

@@ -38,7 +38,7 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     paths = RunPaths(given.run.output_dir, given.run.name)
     refuse_short_trials(given)
     ranks.from_first(lambda: refuse_unwritable(paths.finder_dir))
-    setup = set_up(given, ranks=ranks)
+    setup = set_up(given, growing=False, ranks=ranks)
     _announce(given, setup)
     curve, trials = _measure(given, setup)
     if not ranks.is_first:
@@ -95,8 +95,9 @@ def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, Trials | None]:
 
 def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
     steps = config.finder.num_iter
-    precision = setup.precision
-    autocast = {"device_type": precision.device_type, "dtype": precision.dtype}
+    precision, clip_norm = setup.precision, config.optimizer.clip_norm
+    mixed = precision.dtype is not None
+    autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
     with show_bar("find-lr", steps) as bar:
         lockstep = Lockstep(setup.ranks, stop, most=1)
 
@@ -112,8 +113,8 @@ def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
             setup.train_loader.endless(),
             config.finder,
             device=setup.device,
-            autocast=autocast if precision.dtype else None,
-            scaler=precision.build_scaler(),
+            autocast=autocast if mixed or clip_norm else None,  # the scaler comes with it
+            scaler=precision.build_scaler(clip_norm),
             accumulate=config.data.accumulate,
             agree=lambda loss: setup.ranks.sum([loss])[0] / setup.ranks.size,
             on_step=on_step,

@@ -36,7 +36,7 @@ def try_rates(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
 
     def train(lr: float) -> Sequence[float]:
         own = replace(setup, model=copy.deepcopy(setup.model))
-        at_rate = config.override({"schedule": {"max_lr": lr}})
+        at_rate = config.override({"schedule": {"max_lr": lr}, "optimizer": {"ema": 0.0}})
         trainer = build_trainer(at_rate, own, total_steps=finder.trial_steps)
         torch.manual_seed(mix(config.runtime.seed, _RNG, setup.ranks.rank))
         losses = _Losses()

@@ -9,6 +9,7 @@ from imgnet_mini.errors import ConfigError
 from imgnet_mini.finder.results import SavedSuggestion, latest_suggestion
 from imgnet_mini.optim import linear_rule
 from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.sections import DataConfig
 
 _DECISIVE: Final = ("arch", "batch_size", "img_size")
 """Where one of these is another, the rate is not this run's."""
@@ -43,12 +44,26 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "arch": config.model.arch,
         "batch_size": data.batch_size,
         "img_size": data.img_size,
-        "augmentation": "class-style" if data.use_class_style_aug else "standard",
+        "augmentation": _describe_augmentation(data),
         "label_smoothing": optimizer.label_smoothing,
         "momentum": optimizer.momentum,
         "weight_decay": optimizer.weight_decay,
+        "nesterov": optimizer.nesterov,
+        "norm_decay": optimizer.norm_decay,
+        "clip_norm": optimizer.clip_norm,
+        "zero_init": config.model.zero_init,
         "data_root": config.run.data_root.as_posix(),
     }
+
+
+def _describe_augmentation(data: DataConfig) -> str:
+    """What is done to images beyond crop and flip, such as `class-style, mixup 0.2`."""
+    switches = {"class-style": data.use_class_style_aug, "trivial-augment": data.trivial_augment}
+    found = [name for name, is_on in switches.items() if is_on]
+    for name in ("random_erasing", "mixup", "cutmix"):
+        value = getattr(data, name)
+        found += [f"{name.replace('_', '-')} {value:g}"] if value else []
+    return ", ".join(found) or "standard"
 
 
 def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:

@@ -31,14 +31,20 @@ def run(given: RunConfig) -> None:
     ignored = count_ignored(train, val)
     if ignored:
         say(f"Files passed over: {ignored}")
-    plan = make_plan(train, val, pack_size=given.prepare.pack_size, img_size=given.data.img_size)
+    plan = make_plan(
+        train,
+        val,
+        pack_size=given.prepare.pack_size,
+        img_size=given.data.img_size,
+        eval_size=given.data.eval_size,
+    )
     manifest = _current(pack_dir, train, val, plan, skip=given.data.skip_bad)
     if manifest is not None:
         say(f"The pack in {pack_dir} is up to date")
         return
     say(
         f"Packing {len(train)} training images at {plan.pack_size} px and {len(val)} validation "
-        f"images at {plan.img_size} px into {pack_dir}, {in_bytes(plan.nbytes)}"
+        f"images at {plan.eval_side} px into {pack_dir}, {in_bytes(plan.nbytes)}"
     )
     manifest = _write(plan, pack_dir, skip=given.data.skip_bad)
     if manifest.skipped:

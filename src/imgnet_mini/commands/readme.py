@@ -9,7 +9,7 @@ from imgnet_mini.console import say
 from imgnet_mini.errors import DataError, StaleError
 from imgnet_mini.reporting.readme.anonymous import command_line
 from imgnet_mini.reporting.readme.run_view import read_run
-from imgnet_mini.reporting.readme.splice import as_experiment, with_results
+from imgnet_mini.reporting.readme.splice import as_experiment, with_block
 from imgnet_mini.reporting.readme.template import render
 from imgnet_mini.run_paths import RunPaths
 
@@ -43,7 +43,7 @@ def run(
     if template == "experiment":
         new = as_experiment(old, text, path)
     else:
-        new = with_results(old or b"", text, path)
+        new = with_block(old or b"", text, path)
     if new == old:
         say(f"{path} is up to date")
     elif check:

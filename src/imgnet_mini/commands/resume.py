@@ -174,9 +174,9 @@ def _refuse_other_images(content: Content, setup: Setup, pack_dir: Path) -> None
     pack = setup.images.pack
     if (pack.manifest.id if pack is not None else None) != content.get("pack"):
         raise DataError(
-            f"the pack in {pack_dir} is not the one the run was started on: "
-            "prepare it with the --pack-size and --img-size of that one, or start a new run under "
-            "another --name"
+            f"the pack in {pack_dir} is not the one the run was started on: prepare it with the "
+            "--pack-size, --img-size and --eval-size of that one, or start a new run under another "
+            "--name"
         )
     train, val = setup.images.train, setup.images.val
     same = (

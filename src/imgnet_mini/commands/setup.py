@@ -26,7 +26,7 @@ from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError, DataError, WriteError
-from imgnet_mini.model import build_model, synchronise_batch_norms
+from imgnet_mini.model import build_model, refuse_other_sizes, synchronise_batch_norms
 from imgnet_mini.optim import build_loss
 from imgnet_mini.precision import Precision, choose_precision
 from imgnet_mini.progress import show_bar
@@ -52,21 +52,32 @@ class Setup:
 
 
 def set_up(
-    config: RunConfig, *, skipped: Mapping[str, str] | None = None, ranks: Ranks = ALONE
+    config: RunConfig,
+    *,
+    skipped: Mapping[str, str] | None = None,
+    growing: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Setup:
     """Check the settings, the machine and the images, then build.
 
     skipped: the image files that the run goes without, if that has been found out before.
+    growing: whether images may be smaller in the first epochs, as in training.
 
     Raises:
         ConfigError: a setting does not fit the machine, the network or the images.
         DataError: the folders or images cannot be used.
     """
+    refuse_other_sizes(config.model, config.data)
     device = choose_device(config.runtime, ranks)
     precision = choose_precision(config.runtime, device)
     images = find_images_once(config, ranks, skipped=skipped)
     train_loader = build_train_loader(
-        config.data, images, seed=config.runtime.seed, device=device, ranks=ranks
+        config.data,
+        images,
+        seed=config.runtime.seed,
+        device=device,
+        epochs=config.schedule.epochs if growing else None,
+        ranks=ranks,
     )
     with explaining_device_errors(config.data.batch_size):
         model = build_model(
@@ -191,11 +202,16 @@ def run_options(run: RunSection) -> str:
 
 
 def options_of(config: RunConfig, *sections: str, leave_out: Collection[str] = ()) -> str:
-    """The options that give another command these settings, as text to paste."""
-    words: list[str] = []
+    """The options that give another command these settings, as text to paste.
+
+    A recipe that they start from is named, and then only what differs from it.
+    """
+    recipe = config.recipe
+    words = [] if recipe is None else ["--recipe", recipe]
+    base = RunConfig() if recipe is None else RunConfig.of_recipe(recipe)
     for section in sections:
         for name, value in getattr(config, section):
-            if name in leave_out or value == getattr(getattr(RunConfig(), section), name):
+            if name in leave_out or value == getattr(getattr(base, section), name):
                 continue
             flag = name.replace("_", "-")
             if isinstance(value, bool):

@@ -22,6 +22,7 @@ from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
 from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.sizes import relative_cost, training_sizes
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError, StoppedError
@@ -101,22 +102,24 @@ def build_trainer(config: RunConfig, setup: Setup, *, total_steps: int | None = 
     max_lr = float(config.schedule.max_lr or 0.0)
     with explaining_device_errors(config.data.batch_size):
         optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
-    scheduler = build_scheduler(
-        config.schedule,
-        optimizer,
-        max_lr=max_lr,
-        total_steps=total_steps or config.schedule.epochs * len(setup.train_loader),
-    )
-    return Trainer(
-        setup.model,
-        setup.criterion,
-        optimizer,
-        scheduler,
-        setup.precision,
-        compiled=config.runtime.compile,
-        accumulate=config.data.accumulate,
-        ranks=setup.ranks,
-    )
+        scheduler = build_scheduler(
+            config.schedule,
+            optimizer,
+            max_lr=max_lr,
+            total_steps=total_steps or config.schedule.epochs * len(setup.train_loader),
+        )
+        return Trainer(
+            setup.model,
+            setup.criterion,
+            optimizer,
+            scheduler,
+            setup.precision,
+            compiled=config.runtime.compile,
+            accumulate=config.data.accumulate,
+            clip_norm=config.optimizer.clip_norm,
+            ema=config.optimizer.ema,
+            ranks=setup.ranks,
+        )
 
 
 def train(run: TrainingRun, *, new_plan: bool) -> None:
@@ -148,8 +151,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                     save=run.save,
                     save_seconds=60 * run.config.checkpoint.save_minutes,
                 )
-                validated, answers = run.trainer.evaluate(val_loader, stop)
-                run.finish_epoch(trained, validated, answers)
+                run.finish_epoch(trained, run.trainer.validate(val_loader, stop))
         except StopRequestedError as error:
             run.save()
             ranks.wait()  # else torchrun, seeing one end, would end the one that still writes
@@ -159,8 +161,9 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                 f"  imgnet-mini resume{run_options(run.config.run)}",
                 error.signal_number,
             ) from error
+    averaged = " of the averaged weights" if run.config.optimizer.ema else ""
     say(
-        f"Done: best top-1 {state.best_top1:.2f}% after epoch {state.best_epoch:03d}, "
+        f"Done: best top-1 {state.best_top1:.2f}%{averaged} after epoch {state.best_epoch:03d}, "
         f"in {run.paths.best}",
         f"Final weights sha256 {weights_sha256(run.setup.model)}",
         f"Next: imgnet-mini report{run_options(run.config.run)}",
@@ -198,7 +201,7 @@ def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
         f"{environment['classes']} classes, on {environment['device']} in {setup.precision.name}",
         f"{len(setup.images.train)} training and {len(setup.images.val)} validation images from "
         f"{config.run.data_root} ({environment['loader']})",
-        f"{config.schedule.epochs} epochs of {steps} steps of {batch}, "
+        f"{config.schedule.epochs} epochs of {steps} steps of {batch}{_describe_growth(config)}, "
         f"learning rate up to {config.schedule.max_lr:.3g}",
         f"Writing {paths.checkpoint_dir}, {paths.log_dir}, {paths.event_dir}",
         f"Watch with: tensorboard --logdir {paths.event_dir.parent}",
@@ -214,3 +217,13 @@ def _describe_batch(config: RunConfig, ranks: Ranks) -> str:
     blocks = [f"{ranks.size} ranks"] if ranks.size > 1 else []
     blocks += [f"{data.accumulate} parts"] if data.accumulate > 1 else []
     return f"{images} ({' x '.join(blocks)} x {data.batch_size // (ranks.size * data.accumulate)})"
+
+
+def _describe_growth(config: RunConfig) -> str:
+    """What is to be known of images that grow, such as `, images of 48 to 64 px, ...`."""
+    data, epochs = config.data, config.schedule.epochs
+    if data.progressive is None:
+        return ""
+    sizes = training_sizes(data, epochs)
+    share = relative_cost(data, epochs)
+    return f", images of {sizes.of(0)} to {sizes.last} px, {share:.2f} of the arithmetic"

@@ -13,7 +13,7 @@ from imgnet_mini.commands.setup import paths_of, run_options
 from imgnet_mini.config import RunConfig
 from imgnet_mini.data.classes import imagenet_classes
 from imgnet_mini.errors import CheckpointError, ConfigError
-from imgnet_mini.model import build_with_weights
+from imgnet_mini.model import build_with_weights, refuse_other_sizes
 from imgnet_mini.run_paths import RunPaths
 
 _LARGEST_CROP: Final = 2048
@@ -24,6 +24,7 @@ _LARGEST_CROP: Final = 2048
 class Trained:
     """A network in evaluation mode and float32, and how to feed and to read it.
 
+    img_size: side of the images it takes.
     classes: folder names, in the order of the outputs.
     names_known: whether the file has named them.
     epoch: the one after which the weights were saved, where that is known.
@@ -65,7 +66,7 @@ def load_trained(given: RunConfig, checkpoint: str, device: torch.device) -> Tra
         path,
         sha256,
         arch=config.model.arch,
-        img_size=config.data.img_size,
+        img_size=config.data.eval_side,
         classes=classes,
         names_known=named is not None,
         epoch=epoch_of(content),
@@ -94,8 +95,9 @@ def load_network(
 
     Raises:
         CheckpointError: they are those of another network.
-        ConfigError: there is no such network.
+        ConfigError: there is no such network, or not for this size of the evaluation.
     """
+    refuse_other_sizes(config.model, config.data)
     weights, img_size = _weights(content), config.data.img_size
     try:
         model = build_with_weights(config.model, weights, classes=classes, img_size=img_size)
@@ -132,8 +134,9 @@ def _weights(content: Content) -> dict[str, Tensor]:
 def _settings(content: Content, given: RunConfig, path: Path) -> RunConfig:
     """The file's own network and crop, under what was typed."""
     own: dict[str, dict[str, Any]] = content.get("config") or {} if "model" in content else {}
-    arch, img_size = own.get("model", {}).get("arch"), own.get("data", {}).get("img_size")
+    arch, sizes = own.get("model", {}).get("arch"), own.get("data", {})
     typed = given.given()
+    typed_sizes = typed.get("data", {}).keys() & {"img_size", "eval_size"}
     asked = typed.get("model", {}).get("arch")
     if arch is None and asked is None:
         raise ConfigError(
@@ -143,15 +146,18 @@ def _settings(content: Content, given: RunConfig, path: Path) -> RunConfig:
     if arch is not None and asked is not None and arch != asked:
         raise other_arch(path, arch, asked)
     said = {"model": {"arch": arch}} if arch is not None else {}
-    said |= {"data": {"img_size": img_size}} if img_size is not None else {}
+    said |= {"data": {name: sizes[name] for name in ("img_size", "eval_size") if name in sizes}}
     try:
         config = RunConfig().override(said)
+        if "img_size" in typed_sizes:  # it is that of the evaluation too
+            config = config.override({"data": {"eval_size": None}})
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
-    if config.data.img_size > _LARGEST_CROP and "img_size" not in typed.get("data", {}):
+    side = config.data.eval_side
+    if side > _LARGEST_CROP and not typed_sizes:
         raise CheckpointError(
-            f"{path} asks for images of {img_size} pixels a side; if that is meant, say so with "
-            f"--img-size {img_size}"
+            f"{path} asks for images of {side} pixels a side; if that is meant, say so with "
+            f"--img-size {side}"
         )
     return config.override(typed)
 

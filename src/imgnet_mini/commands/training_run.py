@@ -17,7 +17,7 @@ from imgnet_mini.console import in_bytes, say
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
-from imgnet_mini.evaluation import Answers, Metrics
+from imgnet_mini.evaluation import Answers, Metrics, Validation
 from imgnet_mini.history import History
 from imgnet_mini.records import EpochRecord, Phase
 from imgnet_mini.reporting.summary import summarise_model
@@ -60,8 +60,8 @@ class TrainingRun:
             return
         write_text(self.paths.config, self.config.to_toml())
         if not self.paths.environment.exists():
-            environment = json.dumps(describe_environment(self.setup), indent=2) + "\n"
-            write_text(self.paths.environment, environment)
+            environment = describe_environment(self.setup) | {"recipe": self.config.recipe}
+            write_text(self.paths.environment, json.dumps(environment, indent=2) + "\n")
             summary = summarise_model(self.setup.model, self.config.data.img_size)
             write_text(self.paths.model_summary, summary)
         precision = {"precision": self.setup.precision.name}
@@ -75,13 +75,16 @@ class TrainingRun:
             self.history.flush()
             self.store.save(content)
 
-    def finish_epoch(self, trained: Metrics, validated: Metrics, answers: Answers) -> None:
+    def finish_epoch(self, trained: Metrics, validation: Validation) -> None:
         """Log an epoch and save; a run that is killed on the way makes the epoch again.
 
-        answers: what was said of each validation image.
+        The averaged weights, where there are any, decide which epoch is the best, and are kept.
         """
         state, writes = self.trainer.state, self.setup.ranks.is_first
-        records = (_record(state, "train", trained), _record(state, "val", validated))
+        measured: dict[Phase, Metrics] = {"train": trained}
+        measured |= {phase: metrics for phase, (metrics, _) in validation.items()}
+        records = [_record(state, phase, metrics) for phase, metrics in measured.items()]
+        validated, answers = validation.get("ema", validation["val"])
         if writes:
             self._show(answers, best_top1=max(state.best_top1, validated.top1))
             self.history.add_epoch(*records)
@@ -90,8 +93,10 @@ class TrainingRun:
         if not writes:
             return
         if is_best:
-            best = {"model": content["model"], "epoch": state.best_epoch}
-            best |= {"metrics": asdict(validated)} | self._identity
+            best = {"model": content["model"]}
+            if "ema" in content:
+                best = {"model": content["ema"], "raw": content["model"]}
+            best |= {"epoch": state.best_epoch, "metrics": asdict(validated)} | self._identity
             self.store.save_best(best, step=state.step)
         self.store.save(content)
         self.history.write()
@@ -161,8 +166,10 @@ class TrainingRun:
         }
 
     def _warn_of_small_disk(self) -> None:
-        # The momentum will take as much as the weights; and a new one is written beside the old.
-        needed = 2 * bytes_of(self.setup.model.state_dict()) * (self.config.checkpoint.keep + 2)
+        # Momentum and averages take as much as the weights; a new one is written beside the old.
+        copies = 3 if self.config.optimizer.ema else 2
+        weights = bytes_of(self.setup.model.state_dict())
+        needed = copies * weights * (self.config.checkpoint.keep + 2)
         free = free_bytes(self.paths.checkpoint_dir)
         if free < needed:
             say(
@@ -175,7 +182,9 @@ def _hyper_parameters(config: RunConfig) -> dict[str, float | str]:
     """The settings in which two runs may differ, by name; TensorBoard takes a bool for a number."""
     settings: dict[str, float | str] = {}
     for section in ("data", "model", "optimizer", "schedule", "runtime"):
-        for name, value in getattr(config, section).model_dump(exclude=_WITHOUT_EFFECT).items():
+        for name, value in (
+            getattr(config, section).model_dump(exclude=_WITHOUT_EFFECT, exclude_none=True).items()
+        ):
             settings[name] = str(value).lower() if isinstance(value, bool) else value
     return settings
 

@@ -4,9 +4,12 @@ Not of a generator's state: so neither workers nor batches, nor where a run was 
 the device show in what is drawn.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 _GAMMA: Final = 0x9E3779B97F4A7C15
@@ -37,6 +40,17 @@ def uniforms(seed: int, epoch: int, indices: NDArray[np.int64], count: int) -> N
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
         bits = _scramble(start[:, None] + steps)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Let what draws from torch's global generator of the CPU do so from `mix(*numbers)` on.
+
+    Afterwards that generator is as it was; those of other devices are not touched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(mix(*numbers))
+        yield
 
 
 def _scramble(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

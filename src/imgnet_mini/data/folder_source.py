@@ -22,8 +22,8 @@ from imgnet_mini.data.shared_memory import (
 )
 from imgnet_mini.errors import DataError, ImgnetMiniError
 
-Load = Callable[[Path, Sequence[float]], Tensor]
-"""From a file and random numbers in [0, 1) to pixels: (3, S, S) uint8."""
+Load = Callable[[Path, Sequence[float], int], Tensor]
+"""From a file, random numbers in [0, 1) and a side S to pixels: (3, S, S) uint8."""
 
 _GRACE_SECONDS: Final = 20
 
@@ -40,12 +40,11 @@ class FolderSource:
         split: ImageFolder,
         load: Load,
         *,
-        img_size: int,
         workers: int,
         device: torch.device,
         neighbours: int = 1,
     ) -> None:
-        batch_bytes = 3 * img_size**2 * order.largest_part
+        batch_bytes = 3 * order.sizes.last**2 * order.largest_part
         refuse_little_shared_memory(workers, batch_bytes, neighbours)
         self._workers, self._batch_bytes = workers, batch_bytes
         self._loader: DataLoader[Batch | ImgnetMiniError] = DataLoader(
@@ -93,13 +92,13 @@ class _Files(Dataset[Batch | ImgnetMiniError]):
 
     def __getitem__(self, key: Key) -> Batch | ImgnetMiniError:
         """Load a batch; an error is returned, since DataLoader would bury it in a traceback."""
-        epoch, indices = key
+        epoch, indices, size = key
         numbers: list[list[float]] = [[] for _ in indices]
         if self._seed is not None:
             numbers = uniforms(self._seed, epoch, indices, CROP_NUMBERS).tolist()
         try:
             pixels = [
-                self._load(self._split.path(index), drawn)
+                self._load(self._split.path(index), drawn, size)
                 for index, drawn in zip(indices, numbers, strict=True)
             ]
         except ImageError as error:

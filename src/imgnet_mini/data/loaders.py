@@ -1,6 +1,7 @@
 """Batches ready for the network; (seed, epoch, index) alone decide their order and pixels."""
 
 from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,23 +10,38 @@ from torch import Tensor
 
 from imgnet_mini.data.batches import Batch, Mover, Source
 from imgnet_mini.data.choice import Images
-from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
-from imgnet_mini.data.draws import uniforms
+from imgnet_mini.data.finishing import FinishTraining
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.folder_source import FolderSource, Load
 from imgnet_mini.data.order import Key, Order, Share
 from imgnet_mini.data.pack.source import PackSource
-from imgnet_mini.data.transforms import ClassStyle, EvalCrop, Normalise, TrainCrop
+from imgnet_mini.data.sizes import Sizes, training_sizes
+from imgnet_mini.data.transforms import EvalCrop, Normalise, TrainCrop
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import DataConfig
 
-Finish = Callable[[Batch, Key], Tensor]
-"""From a batch on its device to what the network takes: (N, 3, S, S) float32."""
+Finish = Callable[[Batch, Key], tuple[Tensor, Tensor]]
+"""From a batch on its device to what the network takes, (N, 3, S, S) float32, and targets."""
+
+
+class Batches(Protocol):
+    """What training takes: a `Loader`, or what stands in for one."""
+
+    images_per_step: int
+    """On all ranks together."""
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
+        """Images (N, 3, H, W) float32 and targets (N,) or (N, C), from step `start` on."""
 
 
 class Loader:
     """Batches of a split: images (N, 3, S, S) float32, normalised, and targets (N,) int64.
+
+    Where images are mixed, targets are shares of classes, (N, C) float32.
 
     images: how many there are; images_per_step: how many make a step. Both count all ranks.
     """
@@ -61,7 +77,8 @@ class Loader:
         self._order.epoch, self._order.start = epoch, start
         for batch in self._source.batches():
             moved = self._move(batch)
-            yield self._finish(moved, Key(epoch, batch.indices.numpy())), moved.targets
+            key = Key(epoch, batch.indices.numpy(), self._order.sizes.of(epoch))
+            yield self._finish(moved, key)
 
     def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Epoch after epoch."""
@@ -77,15 +94,20 @@ def build_train_loader(
     *,
     seed: int,
     device: torch.device,
+    epochs: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Loader:
     """Shuffled, augmented batches; images that do not fill the last batch sit out the epoch.
 
+    epochs: those of the run, in which images may grow; None: they have their full size throughout.
+
     Raises:
-        ConfigError: the batch size is above the number of images, or cannot be shared out; or the
-            pack was asked to be where it cannot be.
+        ConfigError: the batch size is above the number of images, or cannot be shared out; images
+            grow to another size than their last, or have none to be mixed with; or the pack was
+            asked to be where it cannot be.
     """
     _refuse_uneven_batches(data, ranks)
+    _refuse_single_images(data, ranks)
     count = len(images.train)
     if data.batch_size > count:
         raise ConfigError(
@@ -93,7 +115,8 @@ def build_train_loader(
             f"{images.train.root}; use --batch-size {count} or less"
         )
     share = Share(ranks.rank, ranks.size, data.accumulate)
-    order = Order(count, data.batch_size, seed=seed, share=share)
+    sizes = training_sizes(data, epochs)
+    order = Order(count, data.batch_size, seed=seed, sizes=sizes, share=share)
     crop = TrainCrop(data)
     source: Source
     if images.pack is None:
@@ -107,7 +130,9 @@ def build_train_loader(
         )
     else:
         source = PackSource(order, images.pack.train, crop, data, device=device)
-    return Loader(order, source, _FinishTraining(data, seed, device), device=device)
+    classes = len(images.train.classes)
+    finish = FinishTraining(data, classes=classes, seed=seed, device=device)
+    return Loader(order, source, finish, device=device)
 
 
 def build_eval_loader(
@@ -115,16 +140,21 @@ def build_eval_loader(
 ) -> Loader:
     """Every image once, in the order of the split, on one rank or the other."""
     share = Share(ranks.rank, ranks.size)
-    order = Order(len(images.val), data.batch_size, seed=None, share=share)
-    packed = images.packed_val(data.img_size)
+    sizes = Sizes.always(data.eval_side)
+    order = Order(len(images.val), data.batch_size, seed=None, sizes=sizes, share=share)
+    packed = images.packed_val(data.eval_side)
     source: Source
     if packed is None:
-        load = EvalCrop(data.img_size).load
+        load = EvalCrop(data.eval_side).load
         source = _from_files(order, images.val, load, data, device, neighbours=ranks.local_size)
     else:
         source = PackSource(order, packed, None, data, device=device)
     normalise = Normalise(device)
-    return Loader(order, source, lambda batch, _: normalise(batch.images), device=device)
+
+    def finish(batch: Batch, _: Key) -> tuple[Tensor, Tensor]:
+        return normalise(batch.images), batch.targets
+
+    return Loader(order, source, finish, device=device)
 
 
 def _from_files(
@@ -136,15 +166,8 @@ def _from_files(
     *,
     neighbours: int,
 ) -> FolderSource:
-    return FolderSource(
-        order,
-        split,
-        load,
-        img_size=data.img_size,
-        workers=data.workers,
-        device=device,
-        neighbours=neighbours,
-    )
+    workers = data.workers
+    return FolderSource(order, split, load, workers=workers, device=device, neighbours=neighbours)
 
 
 def _refuse_uneven_batches(data: DataConfig, ranks: Ranks) -> None:
@@ -161,21 +184,16 @@ def _refuse_uneven_batches(data: DataConfig, ranks: Ranks) -> None:
         )
 
 
-class _FinishTraining:
-    """What is done to whole batches on the device; to the same numbers, whatever the device."""
-
-    def __init__(self, data: DataConfig, seed: int, device: torch.device) -> None:
-        self._img_size = data.img_size
-        self._seed = seed
-        self._style = ClassStyle(device) if data.use_class_style_aug else None
-        self._normalise = Normalise(device)
-
-    def __call__(self, batch: Batch, key: Key) -> Tensor:
-        images = batch.images
-        if batch.crops is not None:
-            images = crop_batch(images, batch.crops, self._img_size)
-        if self._style is not None:
-            count = CROP_NUMBERS + ClassStyle.NUMBERS
-            numbers = uniforms(self._seed, key.epoch, key.indices, count)[:, CROP_NUMBERS:]
-            images = self._style(images, numbers)
-        return self._normalise(images)
+def _refuse_single_images(data: DataConfig, ranks: Ranks) -> None:
+    """Images are mixed among those that go through the network at once: one has no partner."""
+    blocks = ranks.size * data.accumulate
+    mixes = [f"--{name} {getattr(data, name):g}" for name in ("mixup", "cutmix")]
+    mixes = [mix for mix, alpha in zip(mixes, (data.mixup, data.cutmix), strict=True) if alpha]
+    if mixes and data.batch_size == blocks:
+        shared = f" for {ranks.size} processes" if ranks.size > 1 else ""
+        shared += f" in --accumulate {data.accumulate} parts" if data.accumulate > 1 else ""
+        raise ConfigError(
+            f"{' '.join(mixes)} mixes images that go through the network at once, and --batch-size "
+            f"{data.batch_size}{shared} lets them through one by one: use --batch-size "
+            f"{2 * blocks} or more, or leave {'it' if len(mixes) == 1 else 'them'} out"
+        )

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from imgnet_mini.data.draws import mix
+from imgnet_mini.data.sizes import Sizes
 
 
 class Key(NamedTuple):
-    """One batch: its epoch, and the positions of its images in the split, (N,)."""
+    """One batch: its epoch, the positions of its images in the split, (N,), and their side."""
 
     epoch: int
     indices: NDArray[np.int64]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,31 @@ WHOLE = Share()
 class Order(Sampler[Key]):
     """The batches of an epoch. With a seed: shuffled, whole batches only.
 
+    sizes: how large the images are to be.
     share: what is taken of each; parts without an image are left out.
     """
 
     def __init__(
-        self, images: int, batch_size: int, *, seed: int | None, share: Share = WHOLE
+        self,
+        images: int,
+        batch_size: int,
+        *,
+        seed: int | None,
+        sizes: Sizes,
+        share: Share = WHOLE,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
+        self.sizes = sizes
         self.share = share
         self.epoch = 0
         self.start = 0
+
+    @property
+    def at_full_size(self) -> bool:
+        """Whether the images of the current epoch are as large as they will ever be."""
+        return self.sizes.of(self.epoch) == self.sizes.last
 
     @property
     def largest_part(self) -> int:
@@ -73,11 +88,12 @@ class Order(Sampler[Key]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
             order = torch.randperm(self.images, generator=generator)
+        size = self.sizes.of(self.epoch)
         for batch in range(self.start, len(self)):
             first = batch * self.batch_size
             for part in self.share.of(order[first : first + self.batch_size].numpy()):
                 if len(part):
-                    yield Key(self.epoch, part.copy())
+                    yield Key(self.epoch, part.copy(), size)
 
     def positions(self) -> NDArray[np.int64]:
         """Those of all images of an epoch that are this share's, in their order."""

@@ -29,7 +29,6 @@ class TrainCrop:
     """Random resized crop and flip."""
 
     def __init__(self, data: DataConfig) -> None:
-        self.img_size = data.img_size
         self._min_crop = data.min_crop
         self._flip = data.flip
 
@@ -37,15 +36,15 @@ class TrainCrop:
         """The crop of an image of this size that these numbers in [0, 1) stand for."""
         return sample_crop(numbers, width, height, min_crop=self._min_crop, flip=self._flip)
 
-    def load(self, path: Path, numbers: Sequence[float]) -> Tensor:
-        """Read, crop and resize one image: (3, S, S) uint8.
+    def load(self, path: Path, numbers: Sequence[float], size: int) -> Tensor:
+        """Read, crop and resize one image: (3, size, size) uint8.
 
         Raises:
             DataError: it cannot be decoded.
         """
         pixels = read_pixels(path)
         height, width = pixels.shape[:2]
-        return crop_image(pixels, self.sample(numbers, width, height), self.img_size)
+        return crop_image(pixels, self.sample(numbers, width, height), size)
 
 
 class EvalCrop:
@@ -62,13 +61,12 @@ class EvalCrop:
         image: Image.Image = self._crop(Image.fromarray(_without_ends(pixels)))
         return image
 
-    def load(self, path: Path, numbers: Sequence[float] = ()) -> Tensor:
-        """Read and crop one image, to (3, S, S) uint8; nothing of it is random.
+    def load(self, path: Path, *_: object) -> Tensor:
+        """Read and crop one image, to (3, S, S) uint8; nothing else decides what becomes of it.
 
         Raises:
             DataError: it cannot be decoded.
         """
-        del numbers
         return torch.from_numpy(np.array(self(read_pixels(path)))).permute(2, 0, 1)
 
 
@@ -111,9 +109,8 @@ class ClassStyle:
             index = self._to_device(chosen)
             warped = self._warp(images.index_select(0, index), numbers[chosen, 1:5])
             images = images.index_copy(0, index, warped)
-        return torch.where(
-            self._holes(numbers[:, 5:], images.shape[2]), self._mean.to(torch.uint8), images
-        )
+        holes = self._holes(numbers[:, 5:], images.shape[2])
+        return torch.where(holes, self._mean.to(torch.uint8), images)
 
     def _warp(self, images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
         angle = np.deg2rad(self.DEGREES) * (2 * numbers[:, 0] - 1)
@@ -135,15 +132,66 @@ class ClassStyle:
         ratio = np.exp(math.log(self.HOLE_RATIO) * (2 * numbers[:, 2] - 1))
         sides = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], 1).round()
         sides[numbers[:, 0] >= 0.5] = 0
-        start = np.floor(numbers[:, 3:5] * (size - sides + 1))
-        ends = np.stack([start, start + sides], 2).astype(np.float32)
-        bounds = self._to_device(ends).unsqueeze(3)
-        pixel = torch.arange(size, device=self._device)
-        inside = (pixel >= bounds[:, :, 0]) & (pixel < bounds[:, :, 1])
-        return (inside[:, 0].unsqueeze(2) & inside[:, 1].unsqueeze(1)).unsqueeze(1)
+        return rectangles(sides, numbers[:, 3:5], size, self._device)
 
     def _to_device(self, values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(values).to(self._device, non_blocking=True)
+
+
+class RandomErasing:
+    """One erased rectangle for a share of the images, on their device.
+
+    Zhong et al. 2017 (arXiv:1708.04896), with torchvision's distribution: where ten tries do not
+    fit, nothing is erased. It takes the mean colour.
+    """
+
+    TRIES: Final = 10
+    NUMBERS: Final = 1 + 2 * TRIES + 2
+    """How many random numbers an image takes."""
+    AREA: Final = (0.02, 0.33)
+    RATIO: Final = (0.3, 3.3)
+    """Height to width."""
+
+    def __init__(self, probability: float, device: torch.device) -> None:
+        self._probability = probability
+        self._device = device
+        self._mean = torch.tensor(MEAN, device=device).round().to(torch.uint8).view(1, 3, 1, 1)
+
+    def __call__(self, images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
+        """Erase from (N, 3, S, S) uint8, with (N, 23) numbers in [0, 1)."""
+        size = images.shape[2]
+        sides = self._sides(numbers[:, 1:-2].reshape(len(numbers), self.TRIES, 2), size)
+        sides[numbers[:, 0] >= self._probability] = 0
+        holes = rectangles(sides, numbers[:, -2:], size, self._device)
+        return torch.where(holes, self._mean, images)
+
+    def _sides(self, numbers: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+        """Height and width of the first try that fits, else 0: (N, 10, 2) to (N, 2)."""
+        low, high = self.AREA
+        area = size * size * (low + (high - low) * numbers[:, :, 0])
+        low, high = np.log(self.RATIO)
+        ratio = np.exp(low + (high - low) * numbers[:, :, 1])
+        sides = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], 2).round()
+        sides[(sides >= size).any(2)] = 0
+        first = sides.any(2).argmax(1)
+        chosen: NDArray[np.float64] = sides[np.arange(len(sides)), first]
+        return chosen
+
+
+def rectangles(
+    sides: NDArray[np.float64], places: NDArray[np.float64], size: int, device: torch.device
+) -> Tensor:
+    """Masks that are True in one rectangle each: (N, 1, size, size) bool on the device.
+
+    sides: (N, 2), height and width in whole pixels; places: (N, 2), how far down and to the
+    right it lies, from 0, at the border, to 1, beyond the last place inside.
+    """
+    start = np.floor(places * (size - sides + 1))
+    ends = np.stack([start, start + sides], 2).astype(np.float32)
+    bounds = torch.from_numpy(ends).to(device, non_blocking=True).unsqueeze(3)
+    pixel = torch.arange(size, device=device)
+    inside = (pixel >= bounds[:, :, 0]) & (pixel < bounds[:, :, 1])
+    return (inside[:, 0].unsqueeze(2) & inside[:, 1].unsqueeze(1)).unsqueeze(1)
 
 
 class Normalise:

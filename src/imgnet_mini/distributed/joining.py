@@ -52,7 +52,7 @@ def joined(runtime: RuntimeConfig) -> Iterator[Ranks]:
             raise _lost(error, runtime.dist_timeout) or error from error
         with _failing_together(ranks, runtime):
             yield ranks
-    dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def _link(runtime: RuntimeConfig, launch: Launch) -> Ranks:

@@ -47,7 +47,7 @@ def run_range_test(
     if an exception ends the test.
 
     optimizer: with no scheduler attached; its own rate is not used.
-    batches: endless; (N, C, H, W) float images and (N,) targets.
+    batches: endless; (N, C, H, W) float images and (N,) or (N, C) targets.
     autocast: `device_type` and `dtype` of `torch.autocast`; None for plain float32.
     scaler: a disabled one where nothing is to be scaled.
     accumulate: batches that make one step.

@@ -8,8 +8,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from imgnet_mini.records import EpochRecord
-from imgnet_mini.reporting.style import TRAIN, VALIDATION, new_figure, save_png, tidy
+from imgnet_mini.records import EpochRecord, Phase, judged, of_phase
+from imgnet_mini.reporting.style import (
+    AVERAGED,
+    TRAIN,
+    VALIDATION,
+    new_figure,
+    save_png,
+    tidy,
+)
+
+_LINES: dict[Phase, tuple[str, str]] = {
+    "train": ("train", TRAIN),
+    "val": ("validation", VALIDATION),
+    "ema": ("EMA", AVERAGED),
+}
+"""Name and colour of each phase."""
 
 _MARKED_EPOCHS = 30
 """Up to so many epochs, each is a dot too."""
@@ -23,39 +37,40 @@ def draw_curves(records: Sequence[EpochRecord], report_dir: Path) -> None:
     Raises:
         WriteError: a file cannot be written.
     """
-    train = [record for record in records if record.phase == "train"]
-    val = [record for record in records if record.phase == "val"]
-    save_png(_loss_figure(train, val), report_dir / "loss_curve.png")
-    save_png(_accuracy_figure(train, val), report_dir / "accuracy_curve.png")
-    save_png(_lr_figure(train or val), report_dir / "lr_curve.png")
+    save_png(_loss_figure(records), report_dir / "loss_curve.png")
+    save_png(_accuracy_figure(records), report_dir / "accuracy_curve.png")
+    lr = of_phase(records, "train") or of_phase(records, "val")
+    save_png(_lr_figure(lr), report_dir / "lr_curve.png")
 
 
-def _loss_figure(train: list[EpochRecord], val: list[EpochRecord]) -> Figure:
-    figure, axes = epoch_figure("Loss", "loss", train + val)
-    _plot(axes, train, "loss", label="train", color=TRAIN)
-    _plot(axes, val, "loss", label="validation", color=VALIDATION)
-    _add_legend(figure, columns=2)
+def _loss_figure(records: Sequence[EpochRecord]) -> Figure:
+    figure, axes = epoch_figure("Loss", "loss", records)
+    for phase, (name, color) in _LINES.items():
+        _plot(axes, of_phase(records, phase), "loss", label=name, color=color)
+    _add_legend(figure, columns=3)
     return figure
 
 
-def _accuracy_figure(train: list[EpochRecord], val: list[EpochRecord]) -> Figure:
-    figure, axes = epoch_figure("Accuracy", "accuracy (%)", train + val)
-    for records, phase, color in ((train, "train", TRAIN), (val, "validation", VALIDATION)):
-        _plot(axes, records, "top1", label=f"{phase} top-1", color=color)
-        _plot(axes, records, "top5", label=f"{phase} top-5", color=color, dashed=True)
-    best = best_epoch(val)
+def _accuracy_figure(records: Sequence[EpochRecord]) -> Figure:
+    figure, axes = epoch_figure("Accuracy", "accuracy (%)", records)
+    for phase, (name, color) in _LINES.items():
+        found = of_phase(records, phase)
+        _plot(axes, found, "top1", label=f"{name} top-1", color=color)
+        _plot(axes, found, "top5", label=f"{name} top-5", color=color, dashed=True)
+    best = best_epoch(judged(records))
     if best is not None:
-        axes.axvline(best.epoch, color=VALIDATION, linewidth=0.8, linestyle=":", zorder=1)
+        name, color = _LINES[best.phase]
+        axes.axvline(best.epoch, color=color, linewidth=0.8, linestyle=":", zorder=1)
         axes.plot(
             best.epoch,
             best.top1,
             linestyle="none",
             marker="*",
             markersize=14,
-            color=VALIDATION,
+            color=color,
             markeredgecolor="white",
             zorder=4,
-            label=f"best validation top-1: {best.top1:.2f} % (epoch {best.epoch})",
+            label=f"best {name} top-1: {best.top1:.2f} % (epoch {best.epoch})",
         )
     axes.set_ylim(bottom=0)
     _add_legend(figure, columns=3)
@@ -69,7 +84,7 @@ def _lr_figure(records: list[EpochRecord]) -> Figure:
     return figure
 
 
-def epoch_figure(title: str, y_label: str, records: list[EpochRecord]) -> tuple[Figure, Axes]:
+def epoch_figure(title: str, y_label: str, records: Sequence[EpochRecord]) -> tuple[Figure, Axes]:
     """An empty plot over the epochs of these records."""
     figure = new_figure(8, 5)
     axes = figure.add_subplot()

@@ -67,7 +67,9 @@ class Manifest(BaseModel):
     pack_size: int
     """Side of the training images."""
     img_size: int
-    """Side of the validation images, and the `--img-size` they are for."""
+    """The `--img-size` it is for, and side of the validation images where nothing else is said."""
+    eval_size: int | None = None
+    """Side of the validation images; None for that of the training crops."""
     images: dict[str, int]
     """Split to the number of its images."""
     mean: list[float]
@@ -79,6 +81,11 @@ class Manifest(BaseModel):
     """Place and reason of each file that was left out: `train/<class>/<image>: ...`."""
     suspect: list[str]
     """JPEG files with damage inside that could be decoded all the same, and are packed."""
+
+    @property
+    def eval_side(self) -> int:
+        """Side of the validation images."""
+        return self.img_size if self.eval_size is None else self.eval_size
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ def open_pack(
                 f"the pack in {pack_dir} is out of date: {change}; make it anew with "
                 "imgnet-mini prepare"
             )
-        side = manifest.pack_size if split == "train" else manifest.img_size
+        side = manifest.pack_size if split == "train" else manifest.eval_side
         splits[split] = _packed_split(pack_dir, split, source, index, side)
         places += [f"{split}/{os.fsdecode(file)}" for file in skipped["file"]]
     return Pack(manifest, **splits, skipped=_reasons(pack_dir, places, manifest.skipped))

@@ -33,10 +33,16 @@ class Plan:
     stamps: dict[str, NDArray[np.int64]]
     pack_size: int
     img_size: int
+    eval_size: int | None = None
+
+    @property
+    def eval_side(self) -> int:
+        """Side of the validation images."""
+        return self.img_size if self.eval_size is None else self.eval_size
 
     def side(self, split: str) -> int:
         """Side of the images of a split."""
-        return self.pack_size if split == "train" else self.img_size
+        return self.pack_size if split == "train" else self.eval_side
 
     @property
     def data_root(self) -> Path:
@@ -56,7 +62,9 @@ class Plan:
     @cached_property
     def id(self) -> str:
         """Hash of all that decides what the pack holds, but for the pixels in the files."""
-        digest = hashlib.sha256(json.dumps([FORMAT, self.pack_size, self.img_size]).encode())
+        sizes = [self.pack_size, self.img_size]
+        sizes += [self.eval_size] if self.eval_size is not None else []
+        digest = hashlib.sha256(json.dumps([FORMAT, *sizes]).encode())
         for split, images in self.splits.items():
             digest.update("\0".join(images.classes).encode("utf-8", "surrogateescape"))
             for part in (images.files, images.targets, self.stamps[split][:, 0]):
@@ -74,9 +82,16 @@ class Plan:
 
 
 def make_plan(
-    train: ImageFolder, val: ImageFolder, *, pack_size: int | None, img_size: int
+    train: ImageFolder,
+    val: ImageFolder,
+    *,
+    pack_size: int | None,
+    img_size: int,
+    eval_size: int | None = None,
 ) -> Plan:
     """The plan for these images.
+
+    eval_size: side of the validation images; None for img_size.
 
     pack_size: None for 3/2 of img_size, or for the longest side of all the images where that is
     less, since a larger square would hold no more; squares of that side stay as they are.
@@ -86,6 +101,7 @@ def make_plan(
         stamps={"train": file_stamps(train), "val": file_stamps(val)},
         pack_size=pack_size or _longest_side(train, round(DETAIL * img_size)),
         img_size=img_size,
+        eval_size=eval_size if eval_size != img_size else None,
     )
 
 
@@ -118,7 +134,7 @@ class Packer:
 
     def __init__(self, plan: Plan, split: str) -> None:
         self._side = plan.side(split)
-        self._crop = EvalCrop(plan.img_size) if split == "val" else None
+        self._crop = EvalCrop(plan.eval_side) if split == "val" else None
 
     def __call__(self, path: Path) -> PackedImage:
         """Decode an image whole, and make it a square.

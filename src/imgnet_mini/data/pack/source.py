@@ -50,7 +50,7 @@ class PackSource:
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the order's epoch."""
-        self._resident.settle()
+        self._resident.settle(at_full_size=self._order.at_full_size)
         if self._crop_here or not self._threads:
             # A CPU that trains has no core to spare: its threads share each batch instead.
             yield from map(self._load, self._order)
@@ -69,7 +69,7 @@ class PackSource:
             return self._pin(Batch(images, targets, indices))
         crops = self._crops(key, self._crop)
         if self._crop_here:
-            return Batch(self._cut(key.indices, crops, self._crop.img_size), targets, indices)
+            return Batch(self._cut(key.indices, crops, key.size), targets, indices)
         places = torch.tensor(crops, dtype=torch.float32)
         return self._pin(Batch(self._rows(key.indices), targets, indices, places))
 
@@ -121,8 +121,8 @@ class PackSource:
 class ResidentRows:
     """The rows of a pack in the device's own memory: when asked for, or once there is room.
 
-    Whether there is room is seen, not guessed: after an epoch with its validation, training
-    holds all the memory that it will need.
+    Whether there is room is seen, not guessed: after an epoch of images at their full size, with
+    its validation, training holds all the memory that it will need.
 
     Raises:
         ConfigError: they were asked for, and there is no such memory.
@@ -137,8 +137,10 @@ class ResidentRows:
         self._wanted = wanted if device.type == "cuda" else "off"
         self._epochs = 0
 
-    def settle(self) -> None:
+    def settle(self, *, at_full_size: bool = True) -> None:
         """Call before each epoch.
+
+        at_full_size: whether no later epoch has larger images.
 
         Raises:
             ConfigError: they were asked for and do not fit.
@@ -152,7 +154,7 @@ class ResidentRows:
                 )
             if self._wanted == "on" or self._fits(free, total):
                 self.tensor = torch.from_numpy(self._rows).to(self._device)
-        self._epochs += 1
+        self._epochs += at_full_size
 
     def _fits(self, free: int, total: int) -> bool:
         return self._epochs > 0 and self._rows.nbytes + _MARGIN * total <= free

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from imgnet_mini.records import Phase
+from imgnet_mini.records import Phase, of_phase
 from imgnet_mini.reporting.page.chart import Chart, Series
 from imgnet_mini.reporting.page.epoch_charts import epoch_chart, points
 from imgnet_mini.reporting.page.render import render_page
@@ -42,7 +42,7 @@ def _chart(title: str, runs: Sequence[RunView], phase: Phase, field: str) -> Cha
         Series(
             run.name,
             f"s{place % _COLOURS}" + (" dashed" if place >= _COLOURS else ""),
-            points([record for record in run.records if record.phase == phase], field),
+            points(run.judged if phase == "val" else of_phase(run.records, phase), field),
         )
         for place, run in enumerate(runs)
     ]

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 
-from imgnet_mini.records import EpochRecord
+from imgnet_mini.records import EpochRecord, Phase, of_phase
 from imgnet_mini.reporting.page.axes import Axis
 from imgnet_mini.reporting.page.chart import Chart, Point, Series, line_chart, mark
 from imgnet_mini.reporting.readme.markdown import rate
+
+_NAMES: dict[Phase, str] = {"train": "train", "val": "validation", "ema": "EMA"}
 
 
 def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
@@ -14,22 +16,28 @@ def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
 
     records: of at least one epoch; best: the validated epoch to point out.
     """
-    train = [record for record in records if record.phase == "train"]
-    val = [record for record in records if record.phase == "val"]
-    loss = [
-        Series("train", "train", points(train, "loss")),
-        Series("validation", "val", points(val, "loss")),
-    ]
-    accuracy = [
-        Series("train top-1", "train", points(train, "top1")),
-        Series("train top-5", "train dashed", points(train, "top5")),
-        Series("validation top-1", "val", points(val, "top1")),
-        Series("validation top-5", "val dashed", points(val, "top5")),
-    ]
+    train, val = of_phase(records, "train"), of_phase(records, "val")
+    loss, accuracy = [], []
+    for phase, name in _NAMES.items():
+        found = of_phase(records, phase)
+        if not found and phase == "ema":
+            continue
+        loss.append(Series(name, phase, points(found, "loss")))
+        accuracy += [
+            Series(f"{name} top-1", phase, points(found, "top1")),
+            Series(f"{name} top-5", f"{phase} dashed", points(found, "top5")),
+        ]
     lr = [Series("at the last step", "train", points(train or val, "lr"))]
     return [
         epoch_chart("Loss", loss, say=lambda value: f"{value:.3f}"),
-        epoch_chart("Accuracy, %", accuracy, best=best, from_zero=True, say=lambda v: f"{v:.2f}"),
+        epoch_chart(
+            "Accuracy, %",
+            accuracy,
+            best=best,
+            best_style="ema" if of_phase(records, "ema") else "val",
+            from_zero=True,
+            say=lambda value: f"{value:.2f}",
+        ),
         epoch_chart("Learning rate", lr, from_zero=True, say=rate),
     ]
 
@@ -46,17 +54,18 @@ def epoch_chart(
     say: Callable[[float], str],
     start: float | None = None,
     best: int | None = None,
+    best_style: str = "val",
     from_zero: bool = False,
 ) -> Chart:
     """Lines over the epochs.
 
     start: where the legend is read at first, the last epoch if not given; best: the same, and a
-    mark is set there.
+    mark is set there, on the line of a style.
     """
     shown = [one for one in series if one.points]
     x = Axis.across([across for one in shown for across, _ in one.points])
     y = Axis.up([up for one in shown for _, up in one.points], from_zero=from_zero)
-    heights = {across: up for one in shown if one.style == "val" for across, up in one.points}
+    heights = {across: up for one in shown if one.style == best_style for across, up in one.points}
     height = math.nan if best is None else heights.get(best, math.nan)
     return line_chart(
         title,
@@ -68,5 +77,5 @@ def epoch_chart(
         say_y=say,
         start=start if best is None else best,
         whole=True,
-        marks=mark("val", best or 0, height, x=x, y=y),
+        marks=mark(best_style, best or 0, height, x=x, y=y),
     )

@@ -21,7 +21,6 @@ from imgnet_mini.reporting.page.matrix import matrix_picture
 from imgnet_mini.reporting.page.render import render_page
 from imgnet_mini.reporting.page.shots import build_gallery
 from imgnet_mini.reporting.readme.advice import remarks
-from imgnet_mini.reporting.readme.markdown import NOTHING
 from imgnet_mini.reporting.readme.run_view import RunView, settings_of
 
 
@@ -80,6 +79,5 @@ def _settings(run: RunView) -> dict[str, list[tuple[str, str, bool]]]:
     sections: dict[str, list[tuple[str, str, bool]]] = {}
     for key, value in run.settings.items():
         section, _, name = key.partition(".")
-        shown = NOTHING if value == "None" else value
-        sections.setdefault(section, []).append((name, shown, value != defaults.get(key)))
+        sections.setdefault(section, []).append((name, value, value != defaults.get(key)))
     return sections

@@ -34,6 +34,11 @@ def remarks(run: RunView) -> list[str]:
             f"With {images / classes:.3g} training images a class, data are scarce for a network "
             "that starts from random weights."
         )
+    if run.best.phase == "ema":
+        found.append(
+            "The figures of validation are those of the averaged weights (EMA), and so are the "
+            "weights that are kept as the best."
+        )
     smoothing = run.config.optimizer.label_smoothing
     if smoothing:
         found.append(

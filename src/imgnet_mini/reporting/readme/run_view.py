@@ -8,7 +8,7 @@ from typing import Any
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import one_line
 from imgnet_mini.errors import DataError
-from imgnet_mini.records import EpochRecord, read_csv
+from imgnet_mini.records import EpochRecord, judged, of_phase, read_csv
 from imgnet_mini.reporting.readme.anonymous import last_component, recorded_command
 from imgnet_mini.reporting.readme.evaluation import Evaluation, read_evaluation
 from imgnet_mini.reporting.readme.finder import (
@@ -66,7 +66,7 @@ class RunView:
     data_name: the folder of the images.
     records: of all its epochs, in their order.
     epochs: those that were validated.
-    best: the first validation record of the highest top-1; final: the last one.
+    best: the first of the `judged` records of the highest top-1; final: the last one.
     final_train: the last training record.
     train_rate, val_rate: images per second, mean over the epochs.
     seconds: of all epochs, by their images and rates; None where the images were not counted.
@@ -98,6 +98,11 @@ class RunView:
     log: str
     model_summary: str | None
 
+    @property
+    def judged(self) -> list[EpochRecord]:
+        """The validation of each epoch: of the averaged weights, where the run has them."""
+        return judged(self.records)
+
 
 def read_run(paths: RunPaths, readme_dir: Path) -> RunView:
     """Read one run; links start at `readme_dir`.
@@ -112,8 +117,7 @@ def read_run(paths: RunPaths, readme_dir: Path) -> RunView:
             f"make it with `imgnet-mini train --name {paths.name}`, or give another --name"
         )
     records = read_csv(paths.train_log)
-    val = [record for record in records if record.phase == "val"]
-    train = [record for record in records if record.phase == "train"]
+    val, train = judged(records), of_phase(records, "train")
     if not val:
         raise DataError(
             f"{paths.train_log} holds no validated epoch yet; "
@@ -169,6 +173,7 @@ def _seconds(records: list[EpochRecord], environment: Environment, batch_size: i
     images = {
         "train": environment.train_images // batch_size * batch_size,
         "val": environment.val_images,
+        "ema": environment.val_images,
     }
     return sum(images[one.phase] / one.imgs_per_sec for one in records if one.imgs_per_sec > 0)
 
@@ -187,6 +192,8 @@ def settings_of(config: RunConfig) -> dict[str, str]:
 
 
 def _setting(value: Any) -> str:
+    if value is None:
+        return "unset"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -23,8 +23,8 @@ def end_marker(block: str) -> str:
     return f"<!-- imgnet-mini {block}: end -->"
 
 
-def with_results(content: bytes, text: str, path: Path) -> bytes:
-    """The content of a README with `text` between the markers, which are appended if missing.
+def with_block(content: bytes, text: str, path: Path, *, block: str = RESULTS) -> bytes:
+    """The content of a README with `text` between a block's markers, appended if missing.
 
     The block takes the line ends of its first marker, or of the file's first line.
 
@@ -32,17 +32,17 @@ def with_results(content: bytes, text: str, path: Path) -> bytes:
         DataError: the markers do not make one block, or the file is UTF-16.
     """
     lines = _lines(content, path)
-    place = _find_block(lines, RESULTS, path)
+    place = _find_block(lines, block, path)
     if place is None:
         end = _line_end(lines)
-        markers = [start_marker(RESULTS), "", text, "", end_marker(RESULTS)]
+        markers = [start_marker(block), "", text, "", end_marker(block)]
         before = b""
         if content not in (b"", _BOM):
             before = end if lines[-1].endswith((b"\n", b"\r")) else end + end
         return content + before + _encode("\n".join(markers) + "\n", end)
     start, stop = place
-    block = _encode(f"\n{text}\n\n", _line_end(lines[start:]))
-    return b"".join([*lines[: start + 1], block, *lines[stop:]])
+    new = _encode(f"\n{text}\n\n", _line_end(lines[start:]))
+    return b"".join([*lines[: start + 1], new, *lines[stop:]])
 
 
 def as_experiment(content: bytes | None, text: str, path: Path) -> bytes:

@@ -1,0 +1,271 @@
+"""What each ingredient is worth, from the recipe `reference` to the recipe `mini`.
+
+    python benchmarks/ablation.py --data-root data/tiny-imagenet-mini --work-dir out/ablation
+    python benchmarks/ablation.py --show --readme README.md
+
+Each row adds one ingredient to the rows above it. It is trained by `imgnet-mini train` with the
+arithmetic of `--epochs` epochs at the full image size, and measured by `imgnet-mini evaluate` with
+the weights of its last epoch: no epoch is chosen. What was left out of the recipe is added to the
+whole of it, each by itself. Settings were chosen on seed 100; the seeds here are others.
+
+A run is a line of a CSV file and is not made again; one that was stopped goes on. `--show` makes a
+table and a picture of the file, and puts them into a README.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from threading import Lock
+from typing import Final, get_type_hints
+
+from ablation_table import show
+
+from imgnet_mini.data.sizes import relative_cost
+from imgnet_mini.sections import DataConfig
+
+HERE: Final = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """An ingredient: what it adds to the options of the rows above it.
+
+    progressive: that option. Small images are less arithmetic, and so there are more epochs.
+    eval_share: size of the evaluation's images, as a share of those of training.
+    """
+
+    name: str
+    train: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+    progressive: str | None = None
+    eval_share: float = 1.0
+
+
+STEPS: Final = (
+    Row("reference", ("--recipe", "reference")),
+    Row("peak learning rate 0.1", ("--max-lr", "0.1")),
+    Row("blocks that start as the identity", ("--zero-init",)),
+    Row("Nesterov momentum", ("--nesterov",)),
+    Row("weight decay 0.0005, off norms and biases", ("--weight-decay", "5e-4", "--no-norm-decay")),
+    Row("crops of 30 % and more", ("--min-crop", "0.3")),
+    Row("batches of 32", ("--batch-size", "32")),
+    Row("small images first, more epochs", progressive="0.5:1"),
+    Row("mean over the image and its mirror image", evaluate=("--tta",)),
+)
+"""From the recipe `reference` to the recipe `mini`."""
+
+LEFT_OUT: Final = (
+    Row("mixup 0.2", ("--mixup", "0.2")),
+    Row("cutmix 1", ("--cutmix", "1")),
+    Row("TrivialAugment", ("--trivial-augment",)),
+    Row("random erasing 0.25", ("--random-erasing", "0.25")),
+    Row("mean of the weights (EMA 0.998)", ("--ema", "0.998"), ("--checkpoint", "best")),
+    Row("gradient clipping at 1", ("--clip-norm", "1")),
+    Row("evaluation at 5/4 of the size", eval_share=1.25),
+)
+"""What `mini` goes without, each added to the whole of it."""
+
+ROWS: Final = tuple(row.name for row in (*STEPS, *LEFT_OUT))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run.
+
+    budget: epochs at the full image size whose arithmetic it was to take.
+    arithmetic: what it took, the same way.
+    top1, top5: in percent.
+    train_loss: of its last epoch.
+    """
+
+    row: str
+    seed: int
+    arch: str
+    img_size: int
+    budget: int
+    epochs: int
+    arithmetic: float
+    top1: float
+    top5: float
+    train_loss: float
+    torch: str
+    options: str
+
+
+TYPES: Final = get_type_hints(Result)
+
+
+class Plan:
+    """How a row is trained and evaluated.
+
+    run: the name of the training; rows that differ in the evaluation alone share it.
+    """
+
+    def __init__(self, row: str, *, img_size: int, budget: int) -> None:
+        parts = parts_of(row)
+        progressive = next((part.progressive for part in parts if part.progressive), None)
+        data = DataConfig(img_size=img_size, progressive=progressive)
+        self.epochs = epochs_for(budget, data)
+        self.arithmetic = self.epochs * relative_cost(data, self.epochs)
+        self.train = [word for part in parts for word in part.train]
+        self.train += ["--progressive", progressive] if progressive else []
+        self.train += ["--epochs", f"{self.epochs}"]
+        self.evaluate = [word for part in parts for word in part.evaluate]
+        eval_size = round(max(part.eval_share for part in parts) * img_size)
+        self.evaluate += ["--eval-size", f"{eval_size}"] if eval_size > img_size else []
+        trained = [part.name for part in parts if part.train or part.progressive][-1]
+        self.run = re.sub(r"[^a-z0-9]+", "-", trained.lower())[:40].strip("-")
+
+
+class Ablation:
+    """The runs of a table, made where they are not there yet."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._lock = Lock()
+        self._done = {
+            (done.row, done.seed, done.arch, done.img_size, done.budget)
+            for done in read_results(options.results)
+        }
+
+    def make_all(self, rows: Sequence[str], seeds: Sequence[int], *, jobs: int) -> None:
+        """Make the rows; those that share a training one after the other."""
+        groups: dict[tuple[int, str], list[str]] = {}
+        for seed, row in product(seeds, rows):
+            run = Plan(row, img_size=self._options.img_size, budget=self._options.epochs).run
+            groups.setdefault((seed, run), []).append(row)
+        with ThreadPoolExecutor(jobs) as pool:
+            for work in [pool.submit(self._make, seed, of) for (seed, _), of in groups.items()]:
+                work.result()
+
+    def _make(self, seed: int, rows: Sequence[str]) -> None:
+        options = self._options
+        for row in rows:
+            if (row, seed, options.arch, options.img_size, options.epochs) not in self._done:
+                result = measure(row, seed, options)
+                with self._lock:
+                    add_result(options.results, result)
+                print(f"{row}, seed {seed}: {result.top1:.2f} %", flush=True)
+
+
+def measure(row: str, seed: int, options: argparse.Namespace) -> Result:
+    """Train a row, unless that is done, and evaluate it."""
+    plan = Plan(row, img_size=options.img_size, budget=options.epochs)
+    name = f"{plan.run}-{options.arch}-{options.img_size}-{plan.epochs}-{seed}"
+    place = ["--name", name, "--output-dir", f"{options.work_dir}"]
+    place += ["--data-root", f"{options.data_root}"]
+    log = options.work_dir / f"{name}.log"
+    network = ["--arch", options.arch, "--img-size", f"{options.img_size}", "--seed", f"{seed}"]
+    imgnet_mini("train", "--resume", *place, *network, *plan.train, *options.more, log=log)
+    weights = [] if "--checkpoint" in plan.evaluate else ["--checkpoint", "last"]
+    imgnet_mini("evaluate", *place, *weights, *plan.evaluate, log=log)
+    metrics = json.loads((options.work_dir / "reports" / name / "metrics.json").read_text())
+    with (options.work_dir / "out" / name / "train_log.csv").open(newline="") as file:
+        training = [line for line in csv.DictReader(file) if line["phase"] == "train"]
+    return Result(
+        row=row,
+        seed=seed,
+        arch=options.arch,
+        img_size=options.img_size,
+        budget=options.epochs,
+        epochs=plan.epochs,
+        arithmetic=round(plan.arithmetic, 3),
+        top1=metrics["top1"],
+        top5=metrics["top5"],
+        train_loss=round(float(training[-1]["loss"]), 4),
+        torch=version("torch"),
+        options=" ".join([*plan.train, "/", *weights, *plan.evaluate]),
+    )
+
+
+def parts_of(row: str) -> list[Row]:
+    """The ingredients of a row: those above it, and itself.
+
+    Raises:
+        SystemExit: there is no such row.
+    """
+    names = [step.name for step in STEPS]
+    if row in names:
+        return list(STEPS[: names.index(row) + 1])
+    for other in LEFT_OUT:
+        if other.name == row:
+            return [*STEPS, other]
+    raise SystemExit(f"there is no row {row!r}; there are: {', '.join(ROWS)}")
+
+
+def epochs_for(budget: int, data: DataConfig) -> int:
+    """The most epochs whose arithmetic is no more than that of `budget` at the full size."""
+    epochs = budget
+    while (epochs + 1) * relative_cost(data, epochs + 1) <= budget:
+        epochs += 1
+    return epochs
+
+
+def imgnet_mini(*words: str, log: Path) -> None:
+    """Run a command on one thread, since several of them run at a time."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        subprocess.run(
+            [sys.executable, "-m", "imgnet_mini", *words],
+            check=True,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+
+def read_results(path: Path) -> list[Result]:
+    """The lines of the CSV file; none where it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Result(**{name: TYPES[name](text) for name, text in line.items()})
+            for line in csv.DictReader(file)
+        ]
+
+
+def add_result(path: Path, result: Result) -> None:
+    """Add a line to the file, which is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(asdict(result))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--work-dir", type=Path)
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "ablation.csv")
+    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--img-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--rows", nargs="+", default=ROWS, metavar="ROW")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--show", action="store_true", help="make nothing but table and picture")
+    parser.add_argument("--readme", type=Path, help="where they go; else the table is printed")
+    parser.add_argument("more", nargs="*", help="after --: more options of train")
+    options = parser.parse_args()
+    if not options.show:
+        if options.data_root is None or options.work_dir is None:
+            parser.error("training needs --data-root and --work-dir")
+        Ablation(options).make_all(options.rows, options.seeds, jobs=options.jobs)
+    show(read_results(options.results), ROWS, options.readme)
+
+
+if __name__ == "__main__":
+    main()

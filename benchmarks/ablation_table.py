@@ -1,0 +1,100 @@
+"""The table and the picture of `ablation.py`."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from imgnet_mini.atomic_file import replacing
+from imgnet_mini.reporting.readme.splice import with_block
+from imgnet_mini.reporting.style import RIGHT, TRAIN, VALIDATION, WRONG, new_figure, save_png, tidy
+
+if TYPE_CHECKING:
+    from ablation import Result
+
+BLOCK: Final = "recipes"
+PICTURE: Final = Path("docs/recipes.png")
+COLORS: Final = (TRAIN, VALIDATION, RIGHT, WRONG)
+
+Setting = tuple[str, int, int]
+"""Network, image size, and epochs at that size whose arithmetic each run took."""
+
+
+def show(results: Sequence["Result"], rows: Sequence[str], readme: Path | None) -> None:
+    """Draw the picture beside the README and put it and the table there; or print the table."""
+    settings = _settings(results)
+    text = _table(results, rows, settings)
+    if readme is None:
+        print(text)
+        return
+    _draw(results, rows, settings, readme.parent / PICTURE)
+    picture = f"![Top-1 accuracy of every row of the table, seed by seed]({PICTURE.as_posix()})"
+    content = with_block(readme.read_bytes(), f"{text}\n\n{picture}", readme, block=BLOCK)
+    with replacing(readme) as file:
+        file.write(content)
+
+
+def _settings(results: Sequence["Result"]) -> list[Setting]:
+    """The largest network first, as far as names tell."""
+    found = {(result.arch, result.img_size, result.budget) for result in results}
+    return sorted(found, reverse=True)
+
+
+def _name(setting: Setting) -> str:
+    arch, size, budget = setting
+    return f"{arch}, {size} px, {budget} epochs"
+
+
+def _figures(results: Sequence["Result"], row: str, setting: Setting) -> list[float]:
+    return [
+        result.top1
+        for result in results
+        if result.row == row and (result.arch, result.img_size, result.budget) == setting
+    ]
+
+
+def _table(results: Sequence["Result"], rows: Sequence[str], settings: Sequence[Setting]) -> str:
+    headings = [_name(setting) for setting in settings]
+    lines = [["", *headings], [":--", *["--:"] * len(settings)]]
+    for row in rows:
+        cells = [_cell(_figures(results, row, setting)) for setting in settings]
+        if any(cells):
+            lines.append([row, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(figures: Sequence[float]) -> str:
+    """Mean, standard deviation and number of the seeds."""
+    if not figures:
+        return ""
+    mean = statistics.mean(figures)
+    if len(figures) == 1:
+        return f"{mean:.2f} (one seed)"
+    return f"{mean:.2f} ± {statistics.stdev(figures):.2f} ({len(figures)})"
+
+
+def _draw(
+    results: Sequence["Result"], rows: Sequence[str], settings: Sequence[Setting], path: Path
+) -> None:
+    """A point for each run, a bar up to the mean of a row."""
+    shown = [row for row in rows if any(result.row == row for result in results)]
+    figure = new_figure(9, 1 + 0.34 * len(shown) * len(settings))
+    axes = figure.add_subplot()
+    tidy(axes)
+    height = 0.8 / len(settings)
+    for place, (setting, color) in enumerate(zip(settings, COLORS, strict=False)):
+        figures = {row: _figures(results, row, setting) for row in shown}
+        lines = {row: line - 0.4 + height * (place + 0.5) for line, row in enumerate(shown)}
+        means = {row: statistics.mean(found) for row, found in figures.items() if found}
+        ys = [lines[row] for row in means]
+        axes.barh(
+            ys, list(means.values()), 0.9 * height, color=color, alpha=0.4, label=_name(setting)
+        )
+        points = [(top1, lines[row]) for row, found in figures.items() for top1 in found]
+        axes.plot(*zip(*points, strict=True), "o", color=color, markersize=4)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("top-1 accuracy, percent; a point for each seed")
+    axes.legend(loc="lower right", frameon=False)
+    save_png(figure, path)

@@ -1,0 +1,204 @@
+"""What is done to training images on their device, one ingredient beside the other."""
+
+from contextlib import closing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
+
+from imgnet_mini.config import RunConfig
+from imgnet_mini.data.choice import Images
+from imgnet_mini.data.crops import CROP_NUMBERS
+from imgnet_mini.data.draws import mix, uniforms
+from imgnet_mini.data.loaders import build_train_loader
+from imgnet_mini.data.order import Key, Order
+from imgnet_mini.data.sizes import Sizes
+from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.transforms import ClassStyle, Normalise, RandomErasing, TrainCrop
+from imgnet_mini.data.trivial_augment import TrivialAugment
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.sections import DataConfig
+from packs import build, opened
+
+CPU = torch.device("cpu")
+SEED = 5
+INGREDIENTS = {
+    "trivial-augment": {"trivial_augment": True},
+    "erasing": {"random_erasing": 0.6},
+    "style": {"use_class_style_aug": True},
+    "growth": {"progressive": "32:40"},
+    "mixing": {"mixup": 0.4, "cutmix": 1.0},
+}
+INGREDIENTS["all"] = {name: on for each in INGREDIENTS.values() for name, on in each.items()}
+EACH = pytest.mark.parametrize("ingredients", INGREDIENTS.values(), ids=INGREDIENTS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """14 training images of 40 x 40 pixels, of which a pack of that size holds every pixel."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "data"
+    for split, count in (("train", 7), ("val", 1)):
+        for name in "ab":
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+    return Images(*find_splits(root))
+
+
+def packed(images):
+    root = images.train.root.parent
+    build(root / "pack", root=root, img_size=40, pack_size=40)
+    pack = opened(root / "pack", root=root)
+    return Images(pack.train.images, pack.val.images, pack)
+
+
+def batches_of(images, *, epoch=1, start=0, ranks=None, **settings):
+    data = DataConfig(**{"img_size": 40, "batch_size": 6, "workers": 0} | settings)
+    ranks = {} if ranks is None else {"ranks": ranks}
+    loader = build_train_loader(data, images, seed=SEED, device=CPU, epochs=4, **ranks)
+    with closing(loader):
+        return list(loader.epoch(epoch, start=start))
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def noisy(count, side=40):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+
+
+def changed_by_torchvision(images, indices, *, epoch, seed=SEED):
+    """Each image through torchvision's own transform, under the seed of its place."""
+    change = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
+    results = []
+    with torch.random.fork_rng(devices=[]):
+        for image, index in zip(images, indices, strict=True):
+            torch.manual_seed(mix(seed, epoch, int(index), 2))
+            results.append(change(image))
+    return torch.stack(results)
+
+
+def test_trivial_augment_is_torchvisions_under_the_seed_of_each_image():
+    images, indices = noisy(200), np.arange(1000, 1200)
+    before = images.clone()
+    ours = TrivialAugment(SEED)(images, Key(3, indices, 40))
+    assert torch.equal(images, before)
+    assert torch.equal(ours, changed_by_torchvision(images, indices, epoch=3))
+    changed = (ours != images).flatten(1).any(1)
+    assert 100 < int(changed.sum()) < 200  # some ways and strengths leave an image as it is
+
+
+def test_trivial_augment_of_an_image_is_the_same_in_any_batch_and_layout():
+    images, indices = noisy(12), np.arange(12)
+    together = TrivialAugment(SEED)(images, Key(0, indices, 40))
+    for n in range(12):
+        alone = TrivialAugment(SEED)(images[n : n + 1], Key(0, indices[n : n + 1], 40))
+        assert torch.equal(alone[0], together[n])
+    last = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(TrivialAugment(SEED)(last, Key(0, indices, 40)), together)
+
+
+def test_each_ingredient_has_its_own_numbers_and_its_place_in_the_order(folder):
+    order = Order(len(folder.train), 6, seed=SEED, sizes=Sizes.always(40))
+    order.epoch = 1
+    indices = np.concatenate([key.indices for key in order])
+    style_at, erasing_at = CROP_NUMBERS, CROP_NUMBERS + ClassStyle.NUMBERS
+    numbers = uniforms(SEED, 1, indices, erasing_at + RandomErasing.NUMBERS)
+    crop = TrainCrop(DataConfig())
+    crops = torch.stack(
+        [
+            crop.load(folder.train.path(index), drawn, 40)
+            for index, drawn in zip(indices, numbers[:, :style_at].tolist(), strict=True)
+        ]
+    )
+
+    def style(images):
+        return ClassStyle(CPU)(images, numbers[:, style_at:erasing_at])
+
+    def erase(images):
+        return RandomErasing(0.6, CPU)(images, numbers[:, erasing_at:])
+
+    changed = changed_by_torchvision(crops, indices, epoch=1)
+    on = INGREDIENTS
+    for settings, expected in (
+        ({}, crops),
+        (on["trivial-augment"], changed),
+        (on["style"], style(crops)),
+        (on["erasing"], erase(crops)),
+        (on["style"] | on["erasing"], erase(style(crops))),
+        (on["trivial-augment"] | on["style"] | on["erasing"], erase(style(changed))),
+    ):
+        pixels = torch.cat([pixels for pixels, _ in batches_of(folder, **settings)])
+        assert torch.equal(pixels, Normalise(CPU)(expected)), settings
+
+
+@EACH
+def test_workers_a_late_start_and_the_source_change_nothing(folder, ingredients):
+    whole = batches_of(folder, **ingredients)
+    assert_same(batches_of(folder, workers=2, **ingredients), whole)
+    assert_same(batches_of(folder, start=1, **ingredients), whole[1:])
+    pack = packed(folder)
+    assert_same(batches_of(pack, **ingredients), whole)
+    assert_same(batches_of(pack, workers=2, **ingredients), whole)
+
+
+@EACH
+def test_parts_of_a_step_are_the_same_on_other_ranks(folder, ingredients):
+    parts = batches_of(folder, accumulate=2, **ingredients)
+    for rank in range(2):
+        ranks = SimpleNamespace(rank=rank, size=2, local_size=2)
+        assert_same(batches_of(folder, ranks=ranks, **ingredients), parts[rank::2])
+
+
+@EACH
+def test_the_global_generator_neither_decides_nor_moves(folder, ingredients):
+    expected = batches_of(folder, **ingredients)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        state = torch.get_rng_state()
+        assert_same(batches_of(folder, **ingredients), expected)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+@EACH
+def test_each_epoch_has_its_own_draws(folder, ingredients):
+    def by_target(epoch):
+        return torch.cat([pixels for pixels, _ in batches_of(folder, epoch=epoch, **ingredients)])
+
+    one, other = by_target(3), by_target(1)
+    assert one.shape != other.shape or not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_a_probability_has_its_bounds(value):
+    with pytest.raises(ConfigError, match=r"data\.random_erasing"):
+        RunConfig().override({"data": {"random_erasing": value}})
+
+
+def test_help_says_the_bounds(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli("train", "--help") == 0
+    lines = {
+        flag: next(line for line in cli.out.splitlines() if f"--{flag} " in line)
+        for flag in ("random-erasing", "mixup", "cutmix", "eval-size")
+    }
+    assert "0<=x<=1" in lines["random-erasing"]
+    assert "x>=0" in lines["mixup"]
+    assert "x>=0" in lines["cutmix"]
+    assert "x>=32" in lines["eval-size"]
+
+
+def test_what_only_training_draws_is_no_option_of_what_only_evaluates(cli):
+    for command in ("evaluate", "predict", "export", "report", "prepare", "check"):
+        assert cli(command, "--help") == 0
+        for flag in ("--mixup", "--cutmix", "--trivial", "--random-erasing", "--progressive"):
+            assert flag not in cli.out
