@@ -150,8 +150,13 @@ def _draw_trials(axes: Axes, trials: Trials, suggestions: Suggestions) -> None:
     for trial in trials.runs:
         if trial not in finite:
             axes.axvline(trial.lr, color=_FAINT, linestyle=":")
-            place = {"xycoords": ("data", "axes fraction"), "ha": "right", "color": _FAINT}
-            axes.annotate("diverged ", (trial.lr, 0.9), **place)
+            axes.annotate(
+                "diverged ",
+                (trial.lr, 0.9),
+                xycoords=("data", "axes fraction"),
+                horizontalalignment="right",
+                color=_FAINT,
+            )
     if trials.lr is not None:
         axes.axvline(trials.lr, color=color, linewidth=1, linestyle="--")
         axes.plot(
