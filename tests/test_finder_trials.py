@@ -19,7 +19,12 @@ def search(loss_of, *, most=6, first=0.1):
 
 @pytest.mark.parametrize(
     ("peak", "tried"),
-    [(1.2, [0, 1, 2]), (2.4, [0, 1, 2, 3]), (-0.6, [0, 1, 2, -1, -2]), (4.0, [0, 1, 2, 3, 4, 5])],
+    [
+        (1.2, [0, 2, 4, 3, 1]),
+        (2.4, [0, 2, 4, 3, 1]),
+        (-0.6, [0, 2, 4, 1, -1, -2]),
+        (4.9, [0, 2, 4, 5, 6]),
+    ],
 )
 def test_it_goes_on_until_the_best_lies_between_two(peak, tried):
     trials, rates = search(lambda power: (power - peak) ** 2)
@@ -31,21 +36,21 @@ def test_it_goes_on_until_the_best_lies_between_two(peak, tried):
 
 def test_no_more_are_made_than_are_allowed_and_the_best_of_an_end_stands():
     trials, tried = search(lambda power: -power, most=4)
-    assert tried == [0, 1, 2, 3]
-    assert (trials.lr, trials.lowest) == (0.8, -3)
+    assert tried == [0, 2, 4, 5]
+    assert (trials.lr, trials.lowest) == (3.2, -5)
     trials, tried = search(lambda power: -power, most=1)
     assert (tried, trials.lr) == ([0], 0.1)
 
 
 def test_what_diverges_is_not_gone_beyond():
     trials, tried = search(lambda power: math.nan if power > 0 else -power)
-    assert tried == [0, 1, 2, -1]
+    assert tried == [0, 2, 4, 1, -1]
     assert trials.lr == 0.1
 
 
 def test_the_search_goes_down_from_where_all_diverge():
     trials, tried = search(lambda power: math.inf if power > -2 else -power)
-    assert tried == [0, 1, 2, -1, -2, -3]
+    assert tried == [0, 2, 4, -1, -2, -3]
     assert trials.lr == pytest.approx(0.1 / 4)
 
 
@@ -58,7 +63,7 @@ def test_where_all_diverge_there_is_no_rate():
 def test_equal_losses_suggest_the_lowest_rate():
     trials, tried = search(lambda _: 1.0)
     assert trials.lr == trials.runs[0].lr
-    assert min(tried) == -3
+    assert min(tried) == -2
 
 
 def test_the_last_quarter_of_the_steps_is_judged():
@@ -67,12 +72,14 @@ def test_the_last_quarter_of_the_steps_is_judged():
     assert Trial(0.1, (5.0, math.nan)).loss == math.inf
 
 
-def test_the_peak_lies_within_half_a_step_of_the_best_trial():
+def test_the_peak_is_that_of_the_parabola_through_the_best_and_its_neighbours():
     for left, right in np.random.default_rng(0).uniform(0.01, 1, (50, 2)):
         losses = (1 + left, 1.0, 1 + right)
-        trials = Trials(1, tuple(Trial(2.0**i, (loss,)) for i, loss in enumerate(losses)))
-        polynomial = np.polyfit([0, 1, 2], losses, 2)
-        vertex = -polynomial[1] / polynomial[0] / 2
-        assert trials.lr == pytest.approx(2**vertex)
-        assert trials.lowest == pytest.approx(np.polyval(polynomial, vertex))
-        assert 0.5 <= vertex <= 1.5
+        for powers in ([0, 1, 2], [0, 2, 3]):
+            runs = (Trial(2.0**power, (loss,)) for power, loss in zip(powers, losses, strict=True))
+            trials = Trials(1, tuple(runs))
+            polynomial = np.polyfit(powers, losses, 2)
+            vertex = -polynomial[1] / polynomial[0] / 2
+            assert trials.lr == pytest.approx(2**vertex)
+            assert trials.lowest == pytest.approx(np.polyval(polynomial, vertex))
+            assert abs(vertex - powers[1]) <= 1

@@ -8,8 +8,8 @@ from typing import Final
 Train = Callable[[float], Sequence[float]]
 """From a peak rate to the loss of each step; one that is not finite is the last."""
 
-_FIRST: Final = (0, 1, 2)
-"""What is tried first, in doublings of the linear rule's rate; then on from the best one."""
+_FIRST: Final = (0, 2, 4)
+"""What is tried first, in doublings of the lowest; then the neighbours of the best."""
 
 _JUDGED: Final = 0.25
 """The share of a trial's steps, its last ones, whose mean loss is compared."""
@@ -39,7 +39,7 @@ class Trials:
     """Short trainings on the same batches from the same weights.
 
     steps: of each that did not diverge.
-    runs: by rising rate, a factor of 2 apart.
+    runs: by rising rate.
     """
 
     steps: int
@@ -70,15 +70,18 @@ class Trials:
         place = self.runs.index(best)
         if not 0 < place < len(self.runs) - 1:
             return best.lr, best.loss
-        before, after = (self.runs[place + side].loss - best.loss for side in (-1, 1))
-        bend, tilt = before + after, before - after
+        below, above = self.runs[place - 1], self.runs[place + 1]
+        left, right = math.log(best.lr / below.lr), math.log(above.lr / best.lr)
+        fall, rise = (below.loss - best.loss) / left, (above.loss - best.loss) / right
+        bend = (fall + rise) / (left + right)
         if not 0 < bend < math.inf:
             return best.lr, best.loss
-        return best.lr * 2.0 ** (tilt / bend / 2), best.loss - tilt**2 / bend / 8
+        slope = rise - bend * right
+        return best.lr * math.exp(-slope / bend / 2), best.loss - slope**2 / bend / 4
 
 
 def search_peak(train: Train, *, first: float, most: int, steps: int) -> Trials:
-    """Try rates a factor of 2 apart until the best lies between two worse ones.
+    """Try rates until the best lies between two that are half and double, and worse.
 
     first: the lowest of those that are tried in any case.
     most: trials.
@@ -99,4 +102,5 @@ def _next(runs: dict[int, Trial]) -> int | None:
         if power not in runs:
             return power
     best = min(runs, key=lambda power: (runs[power].loss, power))
-    return next((power for power in (best + 1, best - 1) if power not in runs), None)
+    around = (best - 1,) if runs[best].loss == math.inf else (best + 1, best - 1)
+    return next((power for power in around if power not in runs), None)
