@@ -15,7 +15,7 @@ from imgnet_mini import errors
 from imgnet_mini.cli import entry
 
 PANELS = {
-    "find-lr": {"Run", "Data", "Model", "Optimizer", "Finder", "Runtime"},
+    "find-lr": {"Run", "Data", "Model", "Optimizer", "Schedule", "Finder", "Runtime"},
     "train": {"Run", "Data", "Model", "Optimizer", "Schedule", "Runtime"},
     "resume": {"Run", "Data", "Model", "Optimizer", "Schedule", "Runtime"},
     "evaluate": {"Run", "Data", "Model", "Runtime"},

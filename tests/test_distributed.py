@@ -283,13 +283,16 @@ def test_a_rank_that_ends_waits_for_no_other(images, tmp_path, how, code, said):
 
 def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):
     words = (*small(images, "plain"), "--num-iter", 30, "--start-lr", 1e-4, "--no-amp")
+    words += ("--trials", 3, "--trial-steps", 20)
     two, one = tmp_path / "two", tmp_path / "one"
     code, _ = run_ranks(two, 2, "find-lr", *words)
     assert run(one, "find-lr", *words, "--accumulate", 2) == code
     curves = []
     for folder in (two, one):
-        (path,) = folder.glob("lr_finder_plots/*.csv")
-        curves.append(np.loadtxt(path, delimiter=",", skiprows=1)[:, :2])
+        curve, trials = sorted(folder.glob("lr_finder_plots/*.csv"))
+        assert trials.name.endswith("_trials.csv")
+        columns = [np.loadtxt(path, delimiter=",", skiprows=1) for path in (curve, trials)]
+        curves.append(np.concatenate([columns[0][:, :2], columns[1][:, ::2]]))
     np.testing.assert_allclose(*curves, rtol=1e-4)
 
 

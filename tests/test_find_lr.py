@@ -1,11 +1,17 @@
 import json
 import shlex
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from imgnet_mini.commands import lr_trials
 from imgnet_mini.config import RunConfig
+from imgnet_mini.engine import Trainer
+from imgnet_mini.finder.suggestions import WORDS
 
 SMALL = (
     *("--data-root", "data", "--arch", "shufflenet_v2_x0_5", "--img-size", 32),
@@ -17,16 +23,19 @@ FAR = ("--start-lr", 1e-4, "--end-lr", 50)
 
 
 def result():
+    """Of the only test."""
     (path,) = Path("lr_finder_plots").glob("*.json")
     return json.loads(path.read_text("utf-8"))
 
 
 def test_it_saves_plot_curve_and_suggestions_and_the_line_to_paste_works(data, cli):
-    code = cli("find-lr", *SMALL, "--name", "a", *FAR, "--num-iter", 60)
-    assert code == 0, cli.err
+    rates = ("--start-lr", 1e-4, "--end-lr", 50, "--num-iter", 60, "--trials", 0)
+    assert cli("find-lr", *SMALL, "--name", "a", *rates) == 0, cli.err
+    assert "cautious" in " ".join(cli.out.split())
     saved = result()
     assert saved["name"] == "a"
-    assert saved["suggestions"].keys() == {"steepest", "valley", "minimum_over_10"}
+    assert saved["suggestions"].keys() == set(WORDS)
+    assert saved["suggestions"]["trials"] is saved["trials"] is None
     assert saved["lr"] == saved["suggestions"][saved["recommended"]]
     with Image.open(Path("lr_finder_plots") / saved["plot"]) as plot:
         assert plot.width > 600
@@ -54,7 +63,7 @@ def test_it_saves_plot_curve_and_suggestions_and_the_line_to_paste_works(data, c
     ids=["too-short", "never-falls", "clipped-away", "not-finite"],
 )
 def test_a_curve_that_suggests_nothing_says_so_and_is_kept(data, cli, arguments, code):
-    assert cli("find-lr", *SMALL, *arguments) == code
+    assert cli("find-lr", *SMALL, "--trials", 0, *arguments) == code
     saved = result()
     assert saved["lr"] is None
     assert cli.says(saved["problem"])
@@ -65,6 +74,69 @@ def test_a_curve_that_suggests_nothing_says_so_and_is_kept(data, cli, arguments,
 def test_bounds_the_wrong_way_round_are_refused(data, cli):
     assert cli("find-lr", *SMALL, "--start-lr", 1, "--end-lr", 0.1) == 2
     assert cli.says("end_lr (0.1) must be above start_lr (1.0)")
+
+
+TRIALS = ("--name", "a", "--num-iter", 2, "--trials", 3, "--trial-steps", 20, "--no-amp")
+
+
+def test_trials_suggest_where_the_curve_does_not(data, cli):
+    assert cli("find-lr", *SMALL, *TRIALS) == 0, cli.err
+    saved = result()
+    rule = 0.1 * 12 / 256
+    assert [run["peak_lr"] for run in saved["trials"]["runs"]] == [rule, 4 * rule, 16 * rule]
+    assert "only 2 steps" in saved["problem"]
+    assert saved["recommended"] == "trials"
+    assert rule <= saved["lr"] == saved["suggestions"]["trials"] <= 16 * rule
+    assert "up to 3 short trainings of 20 steps: 30 epochs in all" in " ".join(cli.out.split())
+    assert f"imgnet-mini train --max-lr {saved['lr']:.3g}" in cli.out
+
+
+def test_a_trial_is_what_train_does_with_the_same_schedule(data, cli):
+    assert cli("find-lr", *SMALL, *TRIALS) == 0, cli.err
+    (path,) = Path("lr_finder_plots").glob("*_trials.csv")
+    rows = np.loadtxt(path, delimiter=",", skiprows=1)
+    rate = rows[20, 0]
+    losses = rows[rows[:, 0] == rate, 2]
+    train = ("train", *SMALL, "--name", "b", "--epochs", 10, "--no-amp", "--max-lr", rate)
+    assert cli(*train) == 0, cli.err
+    events = EventAccumulator("runs/b")
+    events.Reload()
+    trained = [event.value for event in events.Scalars("train/loss_step")]
+    np.testing.assert_allclose(losses, trained, rtol=1e-6)
+
+
+def test_trials_are_the_same_again_whatever_the_range_test_did(data, cli):
+    for steps in (2, 25):
+        assert cli("find-lr", *SMALL, *TRIALS, "--num-iter", steps) == 0, cli.err
+    first, second = (path.read_text() for path in Path("lr_finder_plots").glob("*_trials.csv"))
+    assert first == second
+
+
+def test_a_trial_too_short_for_its_schedule_is_refused_before_work(data, cli):
+    assert cli("find-lr", *SMALL, "--trial-steps", 20, "--pct-start", 0.05) == 2
+    assert cli.says("--trial-steps 20 is too few")
+    assert not Path("lr_finder_plots").exists()
+
+
+def test_trials_that_all_diverge_suggest_nothing_and_are_kept(data, cli, monkeypatch):
+    monkeypatch.setattr(lr_trials, "linear_rule", lambda _: 1e30)
+    assert cli("find-lr", *SMALL, *TRIALS) == 2
+    saved = result()
+    assert [run["loss"] for run in saved["trials"]["runs"]] == [None] * 3
+    assert saved["lr"] is saved["recommended"] is None
+
+
+def test_a_signal_in_a_trial_leaves_nothing(data, cli, monkeypatch):
+    train_epoch = Trainer.train_epoch
+
+    def signalled(self, *args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return train_epoch(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "train_epoch", signalled)
+    assert cli("find-lr", *SMALL, *TRIALS) == 143
+    assert cli.says("find-lr stopped by SIGTERM; nothing was written")
+    assert not list(Path().rglob("lr_finder_*"))
 
 
 def test_the_test_is_made_with_the_optimizer_of_training_and_its_line_keeps_all_of_it(data, cli):

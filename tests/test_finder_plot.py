@@ -7,6 +7,7 @@ from PIL import Image
 from imgnet_mini.finder.curve import build_curve
 from imgnet_mini.finder.plot import draw_range_test
 from imgnet_mini.finder.suggestions import Suggestions, suggest
+from imgnet_mini.finder.trials import Trial, Trials
 
 LRS = np.geomspace(1e-7, 1, 100)
 STEP = np.arange(100)
@@ -26,9 +27,9 @@ def drawn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", watch)
 
-    def draw(curve, suggestions, settings=SETTINGS):
+    def draw(curve, suggestions, settings=SETTINGS, **more):
         path = tmp_path / "plot.png"
-        draw_range_test(curve, suggestions, settings, path)
+        draw_range_test(curve, suggestions, settings, path, **more)
         with Image.open(path) as image:
             assert image.format == "PNG"
         return figures[-1]
@@ -44,7 +45,8 @@ def test_each_suggestion_is_marked_on_the_curve_with_its_value(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
     found = suggest(curve)
     figure = drawn(curve, found)
-    assert f"steepest descent: {found.steepest:.3g} (recommended)" in legend(figure)
+    assert f"turn: {found.turn:.3g} (recommended)" in legend(figure)
+    assert f"steepest descent: {found.steepest:.3g}" in legend(figure)
     assert f"valley: {found.valley:.3g}" in legend(figure)
     assert f"minimum / 10: {found.minimum_over_10:.3g}" in legend(figure)
     (axes,) = figure.axes
@@ -118,3 +120,26 @@ def test_no_figure_is_left_open(tmp_path):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
     draw_range_test(curve, suggest(curve), SETTINGS, tmp_path / "plot.png")
     assert plt.get_fignums() == []
+
+
+def test_trials_have_a_panel_with_their_best_and_the_reason(drawn):
+    curve = build_curve(LRS, FALL, "end", num_iter=100)
+    runs = [(0.05, 4.0), (0.1, 3.0), (0.2, 3.5), (0.4, np.inf)]
+    trials = Trials(30, tuple(Trial(lr, (loss,)) for lr, loss in runs))
+    figure = drawn(curve, suggest(curve, trials), trials=trials)
+    above, below = figure.axes
+    assert f"trials: {trials.lr:.3g} (recommended)" in legend(figure)
+    assert "Recommended by trials" in below.get_title(loc="left")
+    points, *_ = below.lines
+    np.testing.assert_array_equal(points.get_xydata(), runs[:3])
+    (star,) = [line for line in below.lines if line.get_marker() == "*"]
+    assert star.get_xydata().tolist() == [[trials.lr, trials.lowest]]
+    assert [text.get_text() for text in below.texts] == ["diverged "]
+    assert "Learning-rate range test" in above.get_title(loc="left")
+
+
+def test_trials_that_all_diverge_are_drawn_too(drawn):
+    curve = build_curve(LRS[:1], [np.nan], "nan", num_iter=100)
+    trials = Trials(30, (Trial(0.1, (np.inf,)),))
+    _, below = drawn(curve, suggest(curve, trials), trials=trials).axes
+    assert below.get_title(loc="left") == "All trials have diverged."

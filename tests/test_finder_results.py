@@ -10,7 +10,8 @@ from PIL import Image
 from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.finder.curve import build_curve
 from imgnet_mini.finder.results import FinderResult, latest_suggestion, save_result
-from imgnet_mini.finder.suggestions import suggest
+from imgnet_mini.finder.suggestions import WORDS, explain, suggest
+from imgnet_mini.finder.trials import Trial, Trials
 from imgnet_mini.sections import FinderConfig
 
 NOW = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -68,12 +69,16 @@ def test_the_json_holds_every_suggestion_and_how_it_was_made(good, tmp_path):
         "steps": 40,
         "stopped": "end",
         "suggestions": {
+            "trials": None,
+            "turn": found.turn,
             "steepest": found.steepest,
             "valley": found.valley,
             "minimum_over_10": found.minimum_over_10,
         },
-        "recommended": "steepest",
-        "lr": found.steepest,
+        "recommended": "turn",
+        "lr": found.turn,
+        "reason": explain(found, None),
+        "trials": None,
         "problem": None,
         "regions": {
             "flat": list(found.regions.flat),
@@ -82,7 +87,7 @@ def test_the_json_holds_every_suggestion_and_how_it_was_made(good, tmp_path):
         },
         "settings": good.settings,
         "command": ["imgnet-mini", "find-lr", "--num-iter", "40"],
-        "train_command": f"imgnet-mini train --max-lr {found.steepest:.3g} --name a",
+        "train_command": f"imgnet-mini train --max-lr {found.turn:.3g} --name a",
         "plot": paths.plot.name,
         "curve": paths.curve.name,
     }
@@ -94,7 +99,7 @@ def test_the_json_of_a_problem_has_nulls_and_no_nan(bad, tmp_path):
     content = json.loads(text, parse_constant=pytest.fail)
     assert content["problem"] == bad.suggestions.problem
     assert content["lr"] is content["recommended"] is content["train_command"] is None
-    assert content["suggestions"] == dict.fromkeys(("steepest", "valley", "minimum_over_10"))
+    assert content["suggestions"] == dict.fromkeys(WORDS)
     assert content["regions"] == dict.fromkeys(("flat", "falling", "diverging"))
     assert content["steps"] == 3
 
@@ -131,8 +136,8 @@ def test_the_newest_suggestion_of_the_run_is_found(good, bad, tmp_path):
     found = latest_suggestion(tmp_path, "a")
     assert found is not None
     assert found.path == newest.json
-    assert found.lr == good.suggestions.steepest
-    assert found.method == "steepest"
+    assert found.lr == good.suggestions.turn
+    assert found.method == "turn"
     assert found.settings == good.settings
 
 
@@ -164,3 +169,26 @@ def test_a_damaged_result_is_named(good, tmp_path, text):
     (tmp_path / "lr_finder_2.json").write_text(text)
     with pytest.raises(DataError, match=r"lr_finder_2\.json"):
         latest_suggestion(tmp_path, "a")
+
+
+def test_trials_are_kept_with_the_loss_of_each_step(good, tmp_path):
+    trials = Trials(2, (Trial(0.1, (6.9, 6.5)), Trial(0.2, (6.9, np.inf))))
+    result = replace(good, trials=trials, suggestions=suggest(good.curve, trials))
+    paths = save_result(result, tmp_path, NOW)
+    content = json.loads(paths.json.read_text("utf-8"), parse_constant=pytest.fail)
+    assert content["trials"] == {
+        "steps": 2,
+        "runs": [{"peak_lr": 0.1, "loss": 6.5}, {"peak_lr": 0.2, "loss": None}],
+        "losses": paths.trials.name,
+    }
+    assert paths.trials.read_text().splitlines() == [
+        *("peak_lr,step,loss", "0.1,0,6.9", "0.1,1,6.5", "0.2,0,6.9", "0.2,1,inf")
+    ]
+    assert content["lr"] == latest_suggestion(tmp_path, "a").lr == 0.1
+    assert content["recommended"] == latest_suggestion(tmp_path, "a").method == "trials"
+
+
+def test_results_of_earlier_releases_are_read(tmp_path):
+    old = {"name": "a", "time": "2025", "lr": 0.01, "recommended": "steepest", "settings": {}}
+    (tmp_path / "lr_finder_old.json").write_text(json.dumps(old))
+    assert latest_suggestion(tmp_path, "a").lr == 0.01

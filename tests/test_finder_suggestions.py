@@ -3,7 +3,8 @@ import pytest
 
 from imgnet_mini.finder.curve import build_curve
 from imgnet_mini.finder.shape import _middle_of_longest_fall
-from imgnet_mini.finder.suggestions import Regions, suggest
+from imgnet_mini.finder.suggestions import Regions, explain, suggest
+from imgnet_mini.finder.trials import Trial, Trials
 
 STEPS = 100
 LRS = np.geomspace(1e-7, 1, STEPS)
@@ -77,10 +78,37 @@ def test_valley_of_a_single_fall_is_its_middle():
     assert _middle_of_longest_fall(np.array([9.0, 8, 7, 6, 5, 4, 3])) == 3
 
 
-def test_steepest_is_recommended():
-    found = suggest(curve_of(fall()))
-    assert found.recommended == "steepest"
-    assert found.lr == found.steepest == found.rates["steepest"]
+def test_trials_are_recommended_before_the_turn_and_the_turn_before_the_steepest_point():
+    tried = Trials(20, (Trial(0.5, (1.0,)),))
+    with_trials, with_turn = suggest(curve_of(fall()), tried), suggest(curve_of(fall()))
+    without = suggest(curve_of(fall(rises_from=STEPS)))
+    assert (with_trials.recommended, with_trials.lr) == ("trials", 0.5)
+    assert (with_turn.recommended, with_turn.lr) == ("turn", with_turn.turn)
+    assert (without.recommended, without.lr) == ("steepest", without.steepest)
+    assert suggest(curve_of(np.full(STEPS, 6.9))).recommended is None
+
+
+def test_the_turn_is_where_half_of_the_fall_is_lost_again():
+    loss = fall()
+    found = suggest(curve_of(loss))
+    first = 60 + np.flatnonzero(loss[60:] > 6.9 - 0.5)[0]
+    assert steps_apart(found.turn, LRS[first]) < 3
+    assert found.turn == found.regions.diverging[0]
+
+
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        (None, ["turn of the range test", "cautious", "--trials 6"]),
+        ([(0.1, 3.0), (0.2, 2.0), (0.4, 3.0)], ["of 3 trainings of 20 steps", "peak of 0.2"]),
+        ([(0.1, 2.5), (0.2, 2.0), (0.4, 3.0)], ["parabola", "lowest at 0.178"]),
+        ([(0.1, 3.0), (0.2, 2.0)], ["the highest that was tried", "--trials"]),
+    ],
+)
+def test_a_sentence_says_why(trials, words):
+    tried = trials and Trials(20, tuple(Trial(lr, (loss,)) for lr, loss in trials))
+    sentence = explain(suggest(curve_of(fall()), tried), tried)
+    assert all(word in sentence for word in words), sentence
 
 
 def test_regions_follow_one_another():

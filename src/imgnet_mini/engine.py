@@ -122,11 +122,13 @@ class Trainer:
         *,
         save: Callable[[], None] = lambda: None,
         save_seconds: float = math.inf,
+        label: str = "",
     ) -> Metrics:
         """Take the remaining steps of the current epoch.
 
         save: called within it whenever so many seconds have passed since its start or the last
             time; all is counted and logged up to the last step.
+        label: of the bar; the epoch's, if empty.
 
         Raises:
             DivergedError: a loss is not finite.
@@ -136,7 +138,7 @@ class Trainer:
         self._parallel.train()
         state = self.state
         images_per_step = loader.images_per_step
-        label = f"Epoch {state.epoch:03d} train"
+        label = label or f"Epoch {state.epoch:03d} train"
         began = saved_at = time.perf_counter()
         seconds_before = state.seconds
         lockstep = Lockstep(self._ranks, stop, most=_UNREAD_STEPS)

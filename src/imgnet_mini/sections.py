@@ -244,7 +244,7 @@ class CheckpointConfig(Section):
 
 
 class FinderConfig(Section):
-    """The learning-rate range test."""
+    """The learning-rate range test, and the short trainings after it."""
 
     start_lr: Annotated[float, Gt(0)] = 1e-7
     """Rate of the first step."""
@@ -254,6 +254,12 @@ class FinderConfig(Section):
 
     num_iter: Annotated[int, Ge(2)] = 100
     """Steps, each at a rate higher than the last by the same factor."""
+
+    trials: Annotated[int, Ge(0)] = 6
+    """Short trainings, at the most, that compare peak rates; 0 makes the range test alone."""
+
+    trial_steps: Annotated[int, Ge(20)] = 100
+    """Steps of each of them: a whole one-cycle schedule."""
 
     @model_validator(mode="after")
     def _rises(self) -> Self:

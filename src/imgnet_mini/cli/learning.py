@@ -50,9 +50,13 @@ def check(*, given: RunConfig) -> None:
 
 
 @app.command(rich_help_panel="Workflow")
-@config_options("run", "data", "model", "optimizer", "finder", "runtime", recipes=True)
+@config_options(
+    *("run", "data", "model", "optimizer", "schedule", "finder", "runtime"),
+    leave_out=("max_lr",),
+    recipes=True,
+)
 def find_lr(*, given: RunConfig) -> None:
-    """Raise the learning rate step by step and suggest a peak for training."""
+    """Suggest a peak learning rate: by raising the rate step by step, and by short trainings."""
     from imgnet_mini.commands import find_lr
     from imgnet_mini.distributed.joining import joined
 

@@ -1,4 +1,4 @@
-"""The learning-rate range test on the network, loss, images and precision of training."""
+"""The range test, and short trainings, on the network, loss, images and precision of training."""
 
 import sys
 from contextlib import closing
@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from imgnet_mini.atomic_file import refuse_unwritable
+from imgnet_mini.commands.lr_trials import refuse_short_trials, try_rates
+from imgnet_mini.commands.peak_rate import settings_of
 from imgnet_mini.commands.setup import Setup, explaining_device_errors, options_of, set_up
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
@@ -15,70 +17,88 @@ from imgnet_mini.errors import ConfigError, DivergedError, StoppedError
 from imgnet_mini.finder.curve import Curve
 from imgnet_mini.finder.range_test import run_range_test
 from imgnet_mini.finder.results import FinderResult, SavedPaths, save_result
-from imgnet_mini.finder.suggestions import Suggestions, suggest
+from imgnet_mini.finder.suggestions import WORDS, Suggestions, explain, suggest
+from imgnet_mini.finder.trials import Trials
 from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.optim import build_optimizer, linear_rule
 from imgnet_mini.progress import show_bar
 from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.sections import DataConfig
 from imgnet_mini.signals import StopRequest, StopRequestedError
 
 TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
 
 
 def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
-    """Make the test, save plot, curve and suggestions, and print the line that trains with them.
+    """Make test and trials, save what they say, and print the line that trains with it.
 
     Raises:
-        ConfigError: the curve is too short or never falls, so that it suggests nothing.
+        ConfigError: the curve is too short or never falls, and no trial suggests a rate either.
         DivergedError: the loss was not finite from the start on.
     """
     paths = RunPaths(given.run.output_dir, given.run.name)
+    refuse_short_trials(given)
     ranks.from_first(lambda: refuse_unwritable(paths.finder_dir))
     setup = set_up(given, growing=False, ranks=ranks)
-    say(
-        *setup.images.notes,
-        f"Range test of {given.model.arch} on {describe_device(setup.device)} in "
-        f"{setup.precision.name}: {given.finder.num_iter} steps of {given.data.batch_size}, "
-        f"{given.finder.start_lr:g} to {given.finder.end_lr:g}",
-    )
-    curve = _measure(given, setup)
+    _announce(given, setup)
+    curve, trials = _measure(given, setup)
     if not ranks.is_first:
         return
-    suggestions = suggest(curve)
+    suggestions = suggest(curve, trials)
     result = FinderResult(
         name=given.run.name,
         finder=given.finder,
         curve=curve,
         suggestions=suggestions,
-        settings=_settings(given, setup),
+        settings=settings_of(given) | _settings(given, setup),
+        trials=trials,
         command=("imgnet-mini", *sys.argv[1:]),
         options=options_of(given, *TRAINING_SECTIONS, leave_out=("max_lr",)),
     )
     saved = save_result(result, paths.finder_dir, datetime.now().astimezone())
-    if suggestions.problem:
+    if suggestions.lr is None:
         kind = DivergedError if curve.stopped == "nan" else ConfigError
         raise kind(f"{suggestions.problem}\nThe curve is in {saved.plot}")
-    _show(given, suggestions, saved)
-    say(
-        "Train with",
-        f"  {result.train_command}",
-        "On a network that has learnt nothing yet the test is cautious: a higher peak, such as "
-        "that of train without --max-lr, may well end better.",
-    )
+    _show(given, suggestions, trials, saved)
+    say("Train with", f"  {result.train_command}", explain(suggestions, trials))
 
 
-def _measure(config: RunConfig, setup: Setup) -> Curve:
+def _announce(config: RunConfig, setup: Setup) -> None:
+    finder, epoch = config.finder, len(setup.train_loader)
+    lines = [
+        f"Range test of {config.model.arch} on {describe_device(setup.device)} in "
+        f"{setup.precision.name}: {finder.num_iter} steps of {config.data.batch_size}, "
+        f"{finder.start_lr:g} to {finder.end_lr:g}"
+    ]
+    if finder.trials:
+        steps = finder.trials * finder.trial_steps
+        lines.append(
+            f"Then up to {finder.trials} short trainings of {finder.trial_steps} steps: "
+            f"{steps / epoch:.2g} epochs in all (--trials 0 leaves them out)"
+        )
+    say(*setup.images.notes, *lines)
+
+
+def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, Trials | None]:
+    with (
+        StopRequest(with_ranks=setup.ranks.size > 1) as stop,
+        explaining_device_errors(config.data.batch_size),
+        closing(setup.train_loader),
+    ):
+        try:
+            curve = _test_range(config, setup, stop)
+            return curve, try_rates(config, setup, stop) if config.finder.trials else None
+        except StopRequestedError as error:
+            raise StoppedError(
+                f"find-lr stopped by {error}; nothing was written", error.signal_number
+            ) from error
+
+
+def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
     steps = config.finder.num_iter
     precision, clip_norm = setup.precision, config.optimizer.clip_norm
     mixed = precision.dtype is not None
     autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
-    with (
-        StopRequest(with_ranks=setup.ranks.size > 1) as stop,
-        explaining_device_errors(config.data.batch_size),
-        closing(setup.train_loader) as loader,
-        show_bar("find-lr", steps) as bar,
-    ):
+    with show_bar("find-lr", steps) as bar:
         lockstep = Lockstep(setup.ranks, stop, most=1)
 
         def on_step(done: int, loss: float) -> None:
@@ -86,59 +106,41 @@ def _measure(config: RunConfig, setup: Setup) -> Curve:
             lockstep.look()
             lockstep.check()
 
-        try:
-            return run_range_test(
-                setup.ranks.parallel(setup.model),
-                build_optimizer(config.optimizer, setup.model, lr=config.finder.start_lr),
-                setup.criterion,
-                loader.endless(),
-                config.finder,
-                device=setup.device,
-                autocast=autocast if mixed or clip_norm else None,  # the scaler comes with it
-                scaler=precision.build_scaler(clip_norm),
-                accumulate=config.data.accumulate,
-                agree=lambda loss: setup.ranks.sum([loss])[0] / setup.ranks.size,
-                on_step=on_step,
-            )
-        except StopRequestedError as error:
-            raise StoppedError(
-                f"range test stopped by {error}; nothing was written", error.signal_number
-            ) from error
+        return run_range_test(
+            setup.ranks.parallel(setup.model),
+            build_optimizer(config.optimizer, setup.model, lr=config.finder.start_lr),
+            setup.criterion,
+            setup.train_loader.endless(),
+            config.finder,
+            device=setup.device,
+            autocast=autocast if mixed or clip_norm else None,  # the scaler comes with it
+            scaler=precision.build_scaler(clip_norm),
+            accumulate=config.data.accumulate,
+            agree=lambda loss: setup.ranks.sum([loss])[0] / setup.ranks.size,
+            on_step=on_step,
+        )
 
 
 def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
+    """What a result tells beside what training compares itself with."""
     return {
-        "arch": config.model.arch,
-        "batch_size": config.data.batch_size,
-        "img_size": config.data.img_size,
-        "augmentation": _describe_augmentation(config.data),
-        "label_smoothing": config.optimizer.label_smoothing,
-        "momentum": config.optimizer.momentum,
-        "weight_decay": config.optimizer.weight_decay,
-        "nesterov": config.optimizer.nesterov,
-        "norm_decay": config.optimizer.norm_decay,
-        "clip_norm": config.optimizer.clip_norm,
-        "zero_init": config.model.zero_init,
         "precision": setup.precision.name,
         "seed": config.runtime.seed,
-        "data_root": config.run.data_root.as_posix(),
+        "classes": len(setup.images.train.classes),
+        "train_images": len(setup.images.train),
+        "steps_per_epoch": len(setup.train_loader),
     }
 
 
-def _describe_augmentation(data: DataConfig) -> str:
-    """What is done to images beyond crop and flip, such as `class-style, mixup 0.2`."""
-    switches = {"class-style": data.use_class_style_aug, "trivial-augment": data.trivial_augment}
-    found = [name for name, is_on in switches.items() if is_on]
-    for name in ("random_erasing", "mixup", "cutmix"):
-        value = getattr(data, name)
-        found += [f"{name.replace('_', '-')} {value:g}"] if value else []
-    return ", ".join(found) or "standard"
-
-
-def _show(config: RunConfig, suggestions: Suggestions, saved: SavedPaths) -> None:
+def _show(
+    config: RunConfig, suggestions: Suggestions, trials: Trials | None, saved: SavedPaths
+) -> None:
+    if trials:
+        rows = [[f"{trial.lr:.2e}", f"{trial.loss:.4f}"] for trial in trials.runs]
+        show_table(f"Trainings of {trials.steps} steps", ["peak rate", "loss at the end"], rows)
     rows = [
         [
-            method.replace("_over_", " / ") + (" *" if method == suggestions.recommended else ""),
+            WORDS[method] + (" *" if method == suggestions.recommended else ""),
             "none" if rate is None else f"{rate:.2e}",
         ]
         for method, rate in suggestions.rates.items()
@@ -146,4 +148,5 @@ def _show(config: RunConfig, suggestions: Suggestions, saved: SavedPaths) -> Non
     rule = linear_rule(config.data.batch_size)
     rows.append(["train without --max-lr (0.1 x batch / 256)", f"{rule:.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "rate"], rows)
-    say(f"Wrote {saved.plot}, and .csv and .json beside it")
+    also = ", _trials.csv" if trials else ""
+    say(f"Wrote {saved.plot}, and .csv{also} and .json beside it")

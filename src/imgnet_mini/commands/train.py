@@ -7,6 +7,7 @@ import torch
 
 from imgnet_mini.atomic_file import explaining_writes
 from imgnet_mini.checkpoint.store import CheckpointStore
+from imgnet_mini.commands.peak_rate import with_peak_rate
 from imgnet_mini.commands.setup import (
     Setup,
     describe_environment,
@@ -25,10 +26,9 @@ from imgnet_mini.data.sizes import relative_cost, training_sizes
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError, StoppedError
-from imgnet_mini.finder.results import latest_suggestion
 from imgnet_mini.history import History, SilentHistory
 from imgnet_mini.model import weights_sha256
-from imgnet_mini.optim import build_optimizer, build_scheduler, linear_rule
+from imgnet_mini.optim import build_optimizer, build_scheduler
 from imgnet_mini.run_lock import locked_run
 from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.signals import StopRequest, StopRequestedError
@@ -91,28 +91,10 @@ def _refuse_existing(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> N
         )
 
 
-def with_peak_rate(config: RunConfig, paths: RunPaths) -> RunConfig:
-    """The configuration with its peak learning rate as a number.
-
-    Raises:
-        ConfigError: `auto` was asked for, and find-lr has suggested nothing for this name.
-    """
-    rate = config.schedule.max_lr
-    if rate is None:
-        rate = linear_rule(config.data.batch_size)
-    elif rate == "auto":
-        found = latest_suggestion(paths.finder_dir, paths.name)
-        if found is None:
-            raise ConfigError(
-                f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
-                f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_options(config.run)}"
-            )
-        rate = found.lr
-    return config.override({"schedule": {"max_lr": rate}})
-
-
-def build_trainer(config: RunConfig, setup: Setup) -> Trainer:
+def build_trainer(config: RunConfig, setup: Setup, *, total_steps: int | None = None) -> Trainer:
     """The engine before its first step; `config` has its peak rate resolved.
+
+    total_steps: of the schedule; None: those of all epochs.
 
     Raises:
         ConfigError: the run is too short for its schedule.
@@ -124,7 +106,7 @@ def build_trainer(config: RunConfig, setup: Setup) -> Trainer:
             config.schedule,
             optimizer,
             max_lr=max_lr,
-            total_steps=config.schedule.epochs * len(setup.train_loader),
+            total_steps=total_steps or config.schedule.epochs * len(setup.train_loader),
         )
         return Trainer(
             setup.model,

@@ -1,8 +1,10 @@
-"""The picture of a range test."""
+"""The picture of a range test, and of the trials after it."""
 
+import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,37 +13,56 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from imgnet_mini.atomic_file import replacing
 from imgnet_mini.finder.curve import Curve
-from imgnet_mini.finder.suggestions import Suggestions
+from imgnet_mini.finder.suggestions import WORDS, Method, Suggestions, explain
+from imgnet_mini.finder.trials import Trials
 
 _LINE = "#1f77b4"
 _FAINT = "#6e7781"
 _GRID = "#d8dee4"
-_METHODS = {
-    "steepest": ("steepest descent", "o", "#c62828"),
-    "valley": ("valley", "s", "#7b3fa0"),
-    "minimum_over_10": ("minimum / 10", "D", "#d95f02"),
+_STYLES: Final[dict[Method, tuple[str, str]]] = {
+    "trials": ("^", "#c62828"),
+    "turn": ("v", "#1a7f37"),
+    "steepest": ("o", "#0b7a8a"),
+    "valley": ("s", "#7b3fa0"),
+    "minimum_over_10": ("D", "#d95f02"),
 }
+"""Marker and colour of each method."""
+
 _REGIONS = {"flat": "#6e7781", "falling": "#1a7f37", "diverging": "#c62828"}
 
 
 def draw_range_test(
-    curve: Curve, suggestions: Suggestions, settings: dict[str, Any], path: Path
+    curve: Curve,
+    suggestions: Suggestions,
+    settings: dict[str, Any],
+    path: Path,
+    *,
+    trials: Trials | None = None,
 ) -> None:
     """Write the plot as PNG: loss against learning rate, the suggestions marked on it.
 
     settings: its `arch` and `batch_size`, if there, are named in the title.
+    trials: have a panel of their own below.
 
     Raises:
         WriteError: the file cannot be written.
     """
-    figure = Figure(figsize=(9, 6), dpi=150, layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    _prepare(axes, curve, suggestions)
+    height = 9 if trials else 6
+    figure = Figure(figsize=(9, height), dpi=150, layout="constrained", facecolor="white")
+    axes, *below = figure.subplots(
+        2 if trials else 1, squeeze=False, height_ratios=(3, 2) if trials else None
+    )[:, 0]
+    _prepare(axes, [*curve.lrs, *(lr for lr in suggestions.rates.values() if lr)])
+    limits = _loss_limits(curve)
+    if limits:
+        axes.set_ylim(*limits)
     axes.plot(curve.lrs, curve.losses, color=_LINE, alpha=0.35, linewidth=1, label="loss of a step")
     axes.plot(curve.lrs, curve.smoothed, color=_LINE, linewidth=2.4, label="smoothed, peaks cut")
     if suggestions.problem is None:
         _shade(axes, suggestions)
         _mark(axes, curve, suggestions)
+    if trials:
+        _draw_trials(below[0], trials, suggestions)
     axes.set_title(
         _title(suggestions, settings),
         loc="left",
@@ -53,12 +74,11 @@ def draw_range_test(
         figure.savefig(file, format="png")
 
 
-def _prepare(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
-    """Scales, limits, ticks and grid."""
+def _prepare(axes: Axes, shown: Sequence[float]) -> None:
+    """Scales, ticks and grid; room for all of these rates."""
     axes.set_xscale("log")
     axes.set_xlabel("learning rate (log scale)")
     axes.set_ylabel("training loss")
-    shown = [*curve.lrs, *(lr for lr in suggestions.rates.values() if lr)]
     first, last = float(min(shown)), float(max(shown))
     decades = np.log10(last / first)
     margin = 10 ** max(0.02 * decades, 0.02)
@@ -67,9 +87,6 @@ def _prepare(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=16))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    limits = _loss_limits(curve)
-    if limits:
-        axes.set_ylim(*limits)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.tick_params(which="both", color=_FAINT)
@@ -103,7 +120,7 @@ def _mark(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
     for method, lr in suggestions.rates.items():
         if lr is None:
             continue
-        name, marker, color = _METHODS[method]
+        marker, color = _STYLES[method]
         recommended = method == suggestions.recommended
         loss = np.interp(np.log(lr), np.log(curve.lrs[usable]), curve.smoothed[usable])
         if recommended:
@@ -117,8 +134,43 @@ def _mark(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
             color=color,
             markeredgecolor="white",
             zorder=6 if recommended else 5,
-            label=f"{name}: {lr:.3g}" + (" (recommended)" if recommended else ""),
+            label=f"{WORDS[method]}: {lr:.3g}" + (" (recommended)" if recommended else ""),
         )
+
+
+def _draw_trials(axes: Axes, trials: Trials, suggestions: Suggestions) -> None:
+    """The loss that each trial ended with, and where the lowest is thought to be."""
+    _prepare(axes, [trial.lr for trial in trials.runs])
+    axes.set_xlabel("peak learning rate of a short training (log scale)")
+    axes.set_ylabel("loss at its end")
+    color = _STYLES["trials"][1]
+    finite = [trial for trial in trials.runs if math.isfinite(trial.loss)]
+    losses = [trial.loss for trial in finite]
+    axes.plot([trial.lr for trial in finite], losses, "o-", color=_LINE, linewidth=1.5)
+    for trial in trials.runs:
+        if trial not in finite:
+            axes.axvline(trial.lr, color=_FAINT, linestyle=":")
+            axes.annotate(
+                "diverged ",
+                (trial.lr, 0.9),
+                xycoords=("data", "axes fraction"),
+                horizontalalignment="right",
+                color=_FAINT,
+            )
+    if trials.lr is not None:
+        axes.axvline(trials.lr, color=color, linewidth=1, linestyle="--")
+        axes.plot(
+            trials.lr,
+            trials.lowest,
+            linestyle="none",
+            marker="*",
+            markersize=18,
+            color=color,
+            markeredgecolor="white",
+            zorder=6,
+        )
+    reason = explain(suggestions, trials) or "All trials have diverged."
+    axes.set_title("\n".join(textwrap.wrap(reason, width=105)), loc="left", fontsize=10)
 
 
 def _title(suggestions: Suggestions, settings: dict[str, Any]) -> str:

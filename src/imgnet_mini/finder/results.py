@@ -4,6 +4,8 @@ import csv
 import io
 import itertools
 import json
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +15,8 @@ from imgnet_mini.atomic_file import write_text
 from imgnet_mini.errors import DataError
 from imgnet_mini.finder.curve import Curve
 from imgnet_mini.finder.plot import draw_range_test
-from imgnet_mini.finder.suggestions import Suggestions
+from imgnet_mini.finder.suggestions import Suggestions, explain
+from imgnet_mini.finder.trials import Trials
 from imgnet_mini.sections import FinderConfig
 
 _PREFIX = "lr_finder_"
@@ -25,6 +28,7 @@ class FinderResult:
 
     name: of the run that it is for.
     settings: of the network, the data and the training step, as JSON has them.
+    trials: the short trainings; None where none were made.
     command: the words of the command that made it.
     options: what follows `imgnet-mini train --max-lr RATE` for the same run, such as ` --name a`.
     """
@@ -34,6 +38,7 @@ class FinderResult:
     curve: Curve
     suggestions: Suggestions
     settings: dict[str, Any]
+    trials: Trials | None = None
     command: tuple[str, ...] = ()
     options: str = ""
 
@@ -46,10 +51,11 @@ class FinderResult:
 
 @dataclass(frozen=True)
 class SavedPaths:
-    """The three files of one result."""
+    """The files of one result; that of the trials is there where they are."""
 
     plot: Path
     curve: Path
+    trials: Path
     json: Path
 
 
@@ -75,9 +81,14 @@ def save_result(result: FinderResult, finder_dir: Path, stamp: datetime) -> Save
         WriteError: a file cannot be written.
     """
     paths = _free_paths(result.finder, finder_dir, stamp)
-    draw_range_test(result.curve, result.suggestions, result.settings, paths.plot)
-    write_text(paths.curve, _to_csv(result.curve))
+    draw_range_test(
+        result.curve, result.suggestions, result.settings, paths.plot, trials=result.trials
+    )
+    write_text(paths.curve, _curve_csv(result.curve))
     content = _to_json(result, stamp) | {"plot": paths.plot.name, "curve": paths.curve.name}
+    if result.trials:
+        write_text(paths.trials, _trials_csv(result.trials))
+        content["trials"]["losses"] = paths.trials.name
     write_text(
         paths.json, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     )
@@ -112,19 +123,32 @@ def _free_paths(finder: FinderConfig, finder_dir: Path, stamp: datetime) -> Save
     )
     for number in itertools.count(1):
         stem = base if number == 1 else f"{base}_{number}"
-        plot, curve, result = (finder_dir / f"{stem}.{kind}" for kind in ("png", "csv", "json"))
-        if not (plot.exists() or curve.exists() or result.exists()):
+        endings = (".png", ".csv", "_trials.csv", ".json")
+        paths = [finder_dir / f"{stem}{ending}" for ending in endings]
+        if not any(path.exists() for path in paths):
             break
-    return SavedPaths(plot, curve, result)
+    return SavedPaths(*paths)
 
 
-def _to_csv(curve: Curve) -> str:
-    """One row a step; floats are written so that reading gives them back exactly."""
+def _curve_csv(curve: Curve) -> str:
+    """One row a step."""
+    columns = (curve.lrs, curve.losses, curve.smoothed)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return _to_csv(("lr", "loss", "smoothed"), rows)
+
+
+def _trials_csv(trials: Trials) -> str:
+    """One row a step of each trial, which its peak rate names."""
+    rows = ((run.lr, step, loss) for run in trials.runs for step, loss in enumerate(run.losses))
+    return _to_csv(("peak_lr", "step", "loss"), rows)
+
+
+def _to_csv(headings: Sequence[str], rows: Iterable[Sequence[float]]) -> str:
+    """Floats are written so that reading gives them back exactly."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["lr", "loss", "smoothed"])
-    columns = (curve.lrs, curve.losses, curve.smoothed)
-    writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+    writer.writerow(headings)
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -139,14 +163,25 @@ def _to_json(result: FinderResult, stamp: datetime) -> dict[str, Any]:
         "steps": len(result.curve.lrs),
         "stopped": result.curve.stopped,
         "suggestions": suggestions.rates,
-        "recommended": None if suggestions.lr is None else suggestions.recommended,
+        "recommended": suggestions.recommended,
         "lr": suggestions.lr,
+        "reason": explain(suggestions, result.trials),
+        "trials": result.trials and _trials_json(result.trials),
         "problem": suggestions.problem,
         "regions": asdict(suggestions.regions),
         "settings": result.settings,
         "command": list(result.command),
         "train_command": result.train_command,
     }
+
+
+def _trials_json(trials: Trials) -> dict[str, Any]:
+    """A loss that was not finite is null."""
+    runs = [
+        {"peak_lr": run.lr, "loss": run.loss if math.isfinite(run.loss) else None}
+        for run in trials.runs
+    ]
+    return {"steps": trials.steps, "runs": runs}
 
 
 def _read(path: Path) -> dict[str, Any]:

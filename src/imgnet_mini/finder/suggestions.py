@@ -1,4 +1,4 @@
-"""What the curve of a range test suggests as the peak learning rate, or why it suggests nothing."""
+"""What a range test and trials suggest as the peak learning rate, or why they suggest nothing."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -7,11 +7,24 @@ import numpy as np
 
 from imgnet_mini.finder.curve import Curve
 from imgnet_mini.finder.shape import MIN_STEPS, Shape
+from imgnet_mini.finder.trials import Trials
 
-Method = Literal["steepest", "valley", "minimum_over_10"]
+Method = Literal["trials", "turn", "steepest", "valley", "minimum_over_10"]
 Range = tuple[float, float]
 
-RECOMMENDED: Final[Method] = "steepest"
+WORDS: Final[dict[Method, str]] = {
+    "trials": "trials",
+    "turn": "turn",
+    "steepest": "steepest descent",
+    "valley": "valley",
+    "minimum_over_10": "minimum / 10",
+}
+"""Every method and its name, best first: of those that give a rate, the first is recommended.
+
+At the rate of the trials, training to the end came within a point of the best rate of a grid; of
+the range test's own methods only the turn did (benchmarks/lr_advice.py). On a deep network that
+starts plain, such as ResNet-50, the turn too lies far under a good peak.
+"""
 
 _STANDARD_ERRORS: Final = 3.0
 """A fall counts from here on. 2 to 5 in 100 flat curves of 20 to 500 noisy steps seem to fall by
@@ -39,51 +52,83 @@ class Regions:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Peak learning rates by three methods; None where the curve does not give one.
+    """Peak learning rates by five methods; None where one does not give a rate.
 
+    trials: between the best of a few short trainings and its neighbours.
+    turn: where the smoothed loss has climbed back by half of its fall.
     steepest: where, in its fall, the smoothed loss falls fastest against the rate's logarithm.
     valley: the middle of the longest fall.
     minimum_over_10: a tenth of the rate with the lowest smoothed loss; None where the loss is
         still falling at the last rate.
-    problem: why nothing is suggested and what to change, in a sentence or two.
+    problem: why the curve suggests nothing and what to change, in a sentence or two.
     """
 
+    trials: float | None = None
+    turn: float | None = None
     steepest: float | None = None
     valley: float | None = None
     minimum_over_10: float | None = None
     problem: str | None = None
     regions: Regions = Regions()
-    recommended: Method = RECOMMENDED
 
     @property
     def rates(self) -> dict[Method, float | None]:
         """Every method and what it suggests."""
-        return {
-            "steepest": self.steepest,
-            "valley": self.valley,
-            "minimum_over_10": self.minimum_over_10,
-        }
+        return {method: getattr(self, method) for method in WORDS}
+
+    @property
+    def recommended(self) -> Method | None:
+        """The first method of `WORDS` that gives a rate."""
+        return next((method for method, rate in self.rates.items() if rate is not None), None)
 
     @property
     def lr(self) -> float | None:
         """The suggestion of the recommended method."""
-        return self.rates[self.recommended]
+        return None if self.recommended is None else self.rates[self.recommended]
 
 
-def suggest(curve: Curve) -> Suggestions:
-    """Read the curve, or say why it cannot be read."""
+def suggest(curve: Curve, trials: Trials | None = None) -> Suggestions:
+    """Read the curve, or say why it cannot be read; and take what trials say."""
+    tried = None if trials is None else trials.lr
     if curve.usable < MIN_STEPS:
-        return Suggestions(problem=_too_short(curve))
+        return Suggestions(trials=tried, problem=_too_short(curve))
     shape = Shape.of(curve)
     problem = _problem(curve, shape)
     if problem:
-        return Suggestions(problem=problem)
+        return Suggestions(trials=tried, problem=problem)
+    regions = _regions(curve, shape)
     return Suggestions(
+        trials=tried,
+        turn=regions.diverging[0] if regions.diverging else None,
         steepest=float(curve.lrs[shape.steepest]),
         valley=float(curve.lrs[shape.valley]),
         minimum_over_10=None if shape.falls_to_the_end else float(curve.lrs[shape.lowest]) / 10,
-        regions=_regions(curve, shape),
+        regions=regions,
     )
+
+
+def explain(suggestions: Suggestions, trials: Trials | None) -> str:
+    """Why the recommended rate is recommended, in a sentence or two; empty where none is."""
+    if suggestions.recommended is None:
+        return ""
+    if suggestions.trials is None or trials is None:
+        return (
+            f"Recommended by the {WORDS[suggestions.recommended]} of the range test, which is "
+            "cautious on a network that has learnt nothing yet: a higher peak, such as that of "
+            "train without --max-lr, may well end better. Trials (--trials 6) compare peaks."
+        )
+    rates = [trial.lr for trial in trials.runs]
+    best = trials.best.lr
+    text = (
+        f"Recommended by trials: of {len(rates)} trainings of {trials.steps} steps, from the same "
+        f"weights on the same images, the one with a peak of {best:.3g} ended with the lowest loss"
+    )
+    if best in (rates[0], rates[-1]):
+        end = "lowest" if best == rates[0] else "highest"
+        return f"{text}. It is the {end} that was tried: more --trials look further."
+    if trials.lr == best:
+        return f"{text}."
+    return f"{text}, and a parabola through it and its neighbours is lowest at {trials.lr:.3g}."
 
 
 def _problem(curve: Curve, shape: Shape) -> str | None:

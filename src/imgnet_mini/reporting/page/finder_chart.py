@@ -25,7 +25,7 @@ def finder_chart(finder: Finder, folder: Path, name: str) -> Chart | None:
     if len(rows) < 2:
         return None
     lrs, losses, smoothed = zip(*rows, strict=True)
-    x = Axis.across(lrs, is_log=True)
+    x = Axis.across([*lrs, finder.lr], is_log=True)
     y = Axis.up(_limits(losses, smoothed))
     nearest = min(lrs, key=lambda lr: abs(math.log(lr / finder.lr)))
     height = smoothed[lrs.index(nearest)]

@@ -11,6 +11,8 @@ from imgnet_mini.reporting.readme.json_file import JsonFile, read_json
 from imgnet_mini.reporting.readme.markdown import link, rate
 
 RULES = {
+    "trials": "the best of a few short trainings",
+    "turn": "where the loss turns up again",
     "steepest": "steepest descent",
     "valley": "valley",
     "minimum_over_10": "a tenth of the rate of the lowest loss",
@@ -127,7 +129,8 @@ def peak_words(finder: Finder | None, config: RunConfig) -> str:
     text = f"The run peaked at {rate(peak)}{origin}"
     if finder is None:
         return f"{text}."
-    if finder.diverging and peak >= finder.diverging[0]:
+    cautious = finder.recommended != "trials"  # what was tried did well, whatever the ramp says
+    if cautious and finder.diverging and peak >= finder.diverging[0]:
         return f"{text}, {_factor(peak, finder.lr)}: in the range where the loss diverges."
     return f"{text}, {_factor(peak, finder.lr)}."
 

@@ -1,0 +1,280 @@
+"""Is find-lr's advice any good? Training to the end at what it advises, and at rates around.
+
+    python benchmarks/lr_advice.py --data-root data/tiny-imagenet-mini --work-dir out
+
+For each recipe and batch size: a grid of peak rates, a factor of 2 apart, which grows while its
+best is at an end; what each method of find-lr suggests, over seeds; and a training at the
+geometric mean of each method's suggestions. One row of the CSV is one result: what is there is
+not made again, so that a stopped benchmark goes on, and several may share the work.
+
+The defaults are for one CPU. With a GPU: --arch resnet50 --img-size 64 --epochs 25 --seeds 0 1 2.
+"""
+
+import argparse
+import csv
+import json
+import math
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from figures import Row, add_output_options, describe_run, show
+from torch import Tensor, nn
+from torchvision.models._api import register_model
+from torchvision.models.resnet import BasicBlock
+
+from imgnet_mini import cli
+
+RECIPES: Final = {
+    "reference": (),
+    "mini": (
+        *("--zero-init", "--nesterov", "--no-norm-decay"),
+        *("--weight-decay", "0.0005", "--min-crop", "0.25"),
+    ),
+}
+
+FAR: Final = 10.0
+"""No training is made at a rate so many times under the lowest of the grid."""
+
+DIVERGED: Final = 7
+"""Exit code."""
+
+
+class SlimResNet(nn.Module):
+    """Three residual blocks of 24, 48 and 96 channels: a ResNet that a CPU trains in a minute."""
+
+    def __init__(self, num_classes: int, zero_init_residual: bool) -> None:
+        super().__init__()
+        blocks = []
+        for before, width, stride in ((24, 24, 1), (24, 48, 2), (48, 96, 2)):
+            norm, match = nn.BatchNorm2d(width), nn.Conv2d(before, width, 1, stride, bias=False)
+            shortcut = nn.Sequential(match, norm) if stride > 1 else None
+            blocks.append(BasicBlock(before, width, stride, shortcut))
+        stem = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, num_classes))
+        self.layers = nn.Sequential(stem, *blocks, *head)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock) and zero_init_residual:
+                nn.init.zeros_(module.bn2.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) to (N, classes)."""
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+def slim_resnet(*, num_classes: int, zero_init_residual: bool = False, **_: None) -> SlimResNet:
+    """As torchvision's builders are called, with `weights=None` too."""
+    return SlimResNet(num_classes, zero_init_residual)
+
+
+class Cell(NamedTuple):
+    """What the grid and the suggestions are compared within."""
+
+    recipe: str
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row: the rate that a method suggested, or the top-1 (percent) that training came to.
+
+    method: `train`, or a method of find-lr; of the latter `top1` is NaN.
+    """
+
+    arch: str
+    img_size: int
+    epochs: int
+    recipe: str
+    batch_size: int
+    seed: int
+    method: str
+    lr: float
+    top1: float
+
+
+class Bench:
+    """Makes results, and keeps them in a CSV file."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.path: Path = options.results
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            self.path.write_text(",".join(field.name for field in fields(Result)) + "\n")
+
+    def results(self, cell: Cell) -> list[Result]:
+        """Those that are there, on the network that was asked for."""
+        with self.path.open(newline="") as file:
+            rows = [Result(*map(_value, row.values())) for row in csv.DictReader(file)]
+        wanted = asdict(self.result(cell, 0, "", 0.0))
+        same = ("arch", "img_size", "epochs", "recipe", "batch_size")
+        return [row for row in rows if all(getattr(row, name) == wanted[name] for name in same)]
+
+    def result(
+        self, cell: Cell, seed: int, method: str, lr: float, top1: float = math.nan
+    ) -> Result:
+        options = self.options
+        return Result(options.arch, options.img_size, options.epochs, *cell, seed, method, lr, top1)
+
+    def add(self, *results: Result) -> None:
+        with self.path.open("a", newline="") as file:
+            rows = (asdict(result).values() for result in results)
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+    def train(self, cell: Cell, seed: int, lr: float) -> float:
+        """Train at a rate, unless that is done; the top-1 after the last epoch, in percent."""
+        for one in self.results(cell):
+            if (one.method, one.seed) == ("train", seed) and math.isclose(one.lr, lr, rel_tol=0.01):
+                return one.top1
+        name = f"{cell.recipe}-{cell.batch_size}-{seed}-{lr:.4g}"
+        epochs = ("--epochs", str(self.options.epochs))
+        code = self.run("train", "--resume", *epochs, "--max-lr", repr(lr), name=name, cell=cell)
+        top1 = self.last_top1(name) if code == 0 else 0.0
+        self.add(self.result(cell, seed, "train", lr, top1))
+        for folder in ("checkpoints", "out", "runs", "reports"):
+            shutil.rmtree(self.options.work_dir / folder / name, ignore_errors=True)
+        return top1
+
+    def find(self, cell: Cell, seed: int) -> None:
+        """Run find-lr, unless that is done."""
+        if any(one.method != "train" and one.seed == seed for one in self.results(cell)):
+            return
+        name = f"{cell.recipe}-{cell.batch_size}-{seed}"
+        epochs = ("--epochs", str(self.options.epochs))
+        self.run("find-lr", *epochs, *self.options.find_lr.split(), name=name, cell=cell, seed=seed)
+        folder = self.options.work_dir / "lr_finder_plots"
+        saved = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
+        newest = max((one for one in saved if one["name"] == name), key=lambda one: one["time"])
+        rates = newest["suggestions"].items()
+        self.add(*(self.result(cell, seed, method, lr or math.nan) for method, lr in rates))
+
+    def run(self, command: str, *words: str, name: str, cell: Cell, seed: int = 0) -> int:
+        """Run a command of imgnet-mini; its exit code, which is 0, or that of divergence."""
+        options = self.options
+        images = ["--data-root", str(options.data_root), "--img-size", str(options.img_size)]
+        pack = ["--pack-dir", str(options.work_dir / "pack")]
+        arguments = [command, *images, *pack, *words]
+        if command != "prepare":
+            arguments += ["--name", name, "--output-dir", str(options.work_dir), "--workers", "0"]
+            arguments += ["--batch-size", str(cell.batch_size), "--arch", options.arch]
+            arguments += ["--seed", str(seed), *RECIPES[cell.recipe]]
+        try:
+            cli.main(arguments)
+        except SystemExit as end:
+            if end.code not in (0, None, DIVERGED):
+                raise
+            return int(end.code or 0)
+        return 0
+
+    def last_top1(self, name: str) -> float:
+        with (self.options.work_dir / "out" / name / "train_log.csv").open(newline="") as file:
+            *_, last = (row for row in csv.DictReader(file) if row["phase"] == "val")
+        return float(last["top1"])
+
+
+def _value(text: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def search_grid(bench: Bench, cell: Cell, seed: int) -> None:
+    """Train at rates a factor of 2 apart, until the best has a worse neighbour on both sides."""
+    top1: dict[int, float] = {}
+    missing = set(bench.options.grid)
+    while missing:
+        for power in sorted(missing):
+            top1[power] = bench.train(cell, seed, grid_rate(cell, power))
+        best = max(top1, key=lambda power: top1[power])
+        missing = {best - 1, best + 1} - top1.keys()
+
+
+def grid_rate(cell: Cell, power: int) -> float:
+    """So many doublings above the linear rule's."""
+    return 0.1 * cell.batch_size / 256 * 2.0**power
+
+
+def train_as_suggested(bench: Bench, cell: Cell, seed: int) -> list[Row]:
+    """A row for the best of the grid, and one for each method."""
+    results = bench.results(cell)
+    powers = range(-8, 16)
+    rates = [grid_rate(cell, power) for power in powers]
+    grid = {
+        one.lr: one.top1
+        for one in results
+        if (one.method, one.seed) == ("train", seed) and _is_near(one.lr, rates)
+    }
+    best = max(grid, key=lambda lr: grid[lr])
+    about = {"recipe": cell.recipe, "batch": str(cell.batch_size)}
+    rows: list[Row] = [
+        about | {"method": "best of the grid", "rate": f"{best:.3g}", "top-1": grid[best]}
+    ]
+    for method in dict.fromkeys(one.method for one in results if one.method != "train"):
+        found = [one.lr for one in results if one.method == method and one.lr > 0]
+        if not found:
+            rows.append(about | {"method": method, "rate": "none"})
+            continue
+        lr = statistics.geometric_mean(found)
+        is_far = lr * FAR < min(grid)
+        top1 = None if is_far else bench.train(cell, seed, lr)
+        rows.append(
+            about
+            | {"method": method, "rate": f"{lr:.3g}", "top-1": top1}
+            | {"spread": f"x {max(found) / min(found):.2f}", "seeds": str(len(found))}
+        )
+    columns = ("recipe", "batch", "method", "rate", "top-1", "spread", "seeds")
+    return [{column: row.get(column) for column in columns} for row in rows]
+
+
+def _is_near(lr: float, rates: Sequence[float]) -> bool:
+    return any(math.isclose(lr, rate, rel_tol=0.01) for rate in rates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--work-dir", type=Path, required=True)
+    results = Path(__file__).parent / "results" / "lr_advice.csv"
+    parser.add_argument("--results", type=Path, default=results)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--arch", default="slim_resnet", help="that, or one of torchvision's")
+    parser.add_argument("--img-size", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of find-lr")
+    parser.add_argument("--grid", type=int, nargs="+", default=[1, 2, 3], help="doublings")
+    parser.add_argument("--find-lr", default="", help="more options for find-lr, as one word")
+    parser.add_argument("--only", choices=["grid", "find-lr"], help="half of the work, no table")
+    add_output_options(parser)
+    options = parser.parse_args()
+
+    slim_resnet.__module__ = BasicBlock.__module__  # where imgnet-mini looks for networks
+    register_model()(slim_resnet)
+    bench = Bench(options)
+    cells = [Cell(recipe, size) for size in options.batch_sizes for recipe in options.recipes]
+    bench.run("prepare", name="", cell=cells[0])
+    for cell in cells:
+        if options.only != "grid":
+            for seed in options.seeds:
+                bench.find(cell, seed)
+        if options.only != "find-lr":
+            search_grid(bench, cell, options.seeds[0])
+    if options.only:
+        return
+    rows = [row for cell in cells for row in train_as_suggested(bench, cell, options.seeds[0])]
+    note = f"No training at rates more than {FAR:g} times under the grid: '-'."
+    show(options, rows, about=describe_run("torchvision"), note=note)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

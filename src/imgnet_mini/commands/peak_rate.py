@@ -1,0 +1,91 @@
+"""The peak learning rate of a run: a number, the linear rule's, or find-lr's."""
+
+from typing import Any, Final
+
+from imgnet_mini.commands.setup import run_options
+from imgnet_mini.config import RunConfig
+from imgnet_mini.console import say
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.finder.results import SavedSuggestion, latest_suggestion
+from imgnet_mini.optim import linear_rule
+from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.sections import DataConfig
+
+_DECISIVE: Final = ("arch", "batch_size", "img_size")
+"""Where one of these is another, the rate is not this run's."""
+
+
+def with_peak_rate(config: RunConfig, paths: RunPaths) -> RunConfig:
+    """The configuration with its peak learning rate as a number.
+
+    Raises:
+        ConfigError: `auto` was asked for, and find-lr has suggested nothing for this name, or
+            has for another network, batch or size of image.
+    """
+    rate = config.schedule.max_lr
+    if rate is None:
+        rate = linear_rule(config.data.batch_size)
+    elif rate == "auto":
+        found = latest_suggestion(paths.finder_dir, paths.name)
+        if found is None:
+            raise ConfigError(
+                f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
+                f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_options(config.run)}"
+            )
+        _compare_settings(found, config)
+        rate = found.lr
+    return config.override({"schedule": {"max_lr": rate}})
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """What a suggested rate depends on, as JSON has it."""
+    data, optimizer = config.data, config.optimizer
+    return {
+        "arch": config.model.arch,
+        "batch_size": data.batch_size,
+        "img_size": data.img_size,
+        "augmentation": _describe_augmentation(data),
+        "label_smoothing": optimizer.label_smoothing,
+        "momentum": optimizer.momentum,
+        "weight_decay": optimizer.weight_decay,
+        "nesterov": optimizer.nesterov,
+        "norm_decay": optimizer.norm_decay,
+        "clip_norm": optimizer.clip_norm,
+        "zero_init": config.model.zero_init,
+        "data_root": config.run.data_root.as_posix(),
+    }
+
+
+def _describe_augmentation(data: DataConfig) -> str:
+    """What is done to images beyond crop and flip, such as `class-style, mixup 0.2`."""
+    switches = {"class-style": data.use_class_style_aug, "trivial-augment": data.trivial_augment}
+    found = [name for name, is_on in switches.items() if is_on]
+    for name in ("random_erasing", "mixup", "cutmix"):
+        value = getattr(data, name)
+        found += [f"{name.replace('_', '-')} {value:g}"] if value else []
+    return ", ".join(found) or "standard"
+
+
+def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
+    """Refuse a rate that is another network's; warn of what else was other. Old files say less.
+
+    Raises:
+        ConfigError: see `with_peak_rate`.
+    """
+    own = settings_of(config)
+    others = {
+        name: f"{name} {found.settings[name]}, and not {value}"
+        for name, value in own.items()
+        if name in found.settings and found.settings[name] != value
+    }
+    decisive = [words for name, words in others.items() if name in _DECISIVE]
+    if decisive:
+        raise ConfigError(
+            f"--max-lr auto: {found.path} was made with {'; '.join(decisive)}. Run find-lr with "
+            "the settings of this run first, or give --max-lr a number"
+        )
+    if others:
+        say(
+            f"Note: --max-lr auto takes {found.lr:.3g} from {found.path}, which was made with "
+            f"{'; '.join(others.values())}. After other changes than of a path, run find-lr again"
+        )

@@ -1,0 +1,106 @@
+"""Short trainings at a few peak rates, and the peak that they suggest."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+Train = Callable[[float], Sequence[float]]
+"""From a peak rate to the loss of each step; one that is not finite is the last."""
+
+_FIRST: Final = (0, 2, 4)
+"""What is tried first, in doublings of the lowest; then the neighbours of the best."""
+
+_JUDGED: Final = 0.25
+"""The share of a trial's steps, its last ones, whose mean loss is compared."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One short training.
+
+    lr: its peak rate.
+    losses: one a step, the mean over its batch; only the last may be infinite or NaN.
+    """
+
+    lr: float
+    losses: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """The mean over the last steps, whose batches are the same in each trial; or infinite."""
+        judged = self.losses[-math.ceil(_JUDGED * len(self.losses)) :]
+        mean = math.fsum(judged) / len(judged)
+        return mean if math.isfinite(mean) else math.inf
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Short trainings on the same batches from the same weights.
+
+    steps: of each that did not diverge.
+    runs: by rising rate.
+    """
+
+    steps: int
+    runs: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        """The one with the lowest loss; of equal ones, that of the lowest rate."""
+        return min(self.runs, key=lambda trial: trial.loss)
+
+    @property
+    def lr(self) -> float | None:
+        """The peak with the lowest loss, between those tried; None where all have diverged."""
+        return None if self.best.loss == math.inf else self._vertex[0]
+
+    @property
+    def lowest(self) -> float:
+        """The loss at that peak."""
+        return self._vertex[1]
+
+    @property
+    def _vertex(self) -> tuple[float, float]:
+        """Of the parabola, loss over log rate, through the best trial and its neighbours.
+
+        The best trial itself where it has no such neighbours.
+        """
+        best = self.best
+        place = self.runs.index(best)
+        if not 0 < place < len(self.runs) - 1:
+            return best.lr, best.loss
+        below, above = self.runs[place - 1], self.runs[place + 1]
+        left, right = math.log(best.lr / below.lr), math.log(above.lr / best.lr)
+        fall, rise = (below.loss - best.loss) / left, (above.loss - best.loss) / right
+        bend = (fall + rise) / (left + right)
+        if not 0 < bend < math.inf:
+            return best.lr, best.loss
+        slope = rise - bend * right
+        return best.lr * math.exp(-slope / bend / 2), best.loss - slope**2 / bend / 4
+
+
+def search_peak(train: Train, *, first: float, most: int, steps: int) -> Trials:
+    """Try rates until the best lies between two that are half and double, and worse.
+
+    first: the lowest of those that are tried in any case.
+    most: trials.
+    """
+    runs: dict[int, Trial] = {}
+    while len(runs) < most:
+        power = _next(runs)
+        if power is None:
+            break
+        lr = first * 2.0**power
+        runs[power] = Trial(lr, tuple(train(lr)))
+    return Trials(steps, tuple(runs[power] for power in sorted(runs)))
+
+
+def _next(runs: dict[int, Trial]) -> int | None:
+    """What to try next, in doublings; None where the best has neighbours on both sides."""
+    for power in _FIRST:
+        if power not in runs:
+            return power
+    best = min(runs, key=lambda power: (runs[power].loss, power))
+    around = (best - 1,) if runs[best].loss == math.inf else (best + 1, best - 1)
+    return next((power for power in around if power not in runs), None)

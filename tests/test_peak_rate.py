@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from imgnet_mini.commands.peak_rate import settings_of, with_peak_rate
+from imgnet_mini.config import RunConfig
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.run_paths import RunPaths
+
+
+@pytest.fixture
+def resolve(tmp_path):
+    """The rate of a run by `auto`, after a find-lr with other settings."""
+
+    def at(settings=None, **sections):
+        folder = tmp_path / "lr_finder_plots"
+        folder.mkdir(exist_ok=True)
+        found = {"name": "a", "lr": 0.05, "time": "1"}
+        if settings is not None:
+            found["settings"] = settings_of(RunConfig()) | settings
+        (folder / "lr_finder_1.json").write_text(json.dumps(found))
+        config = RunConfig().override({"schedule": {"max_lr": "auto"}} | sections)
+        return with_peak_rate(config, RunPaths(tmp_path, "a")).schedule.max_lr
+
+    return at
+
+
+def test_the_same_settings_pass_in_silence(resolve, capsys):
+    assert resolve({}) == 0.05
+    assert capsys.readouterr().out == ""
+
+
+def test_a_result_that_does_not_tell_its_settings_is_taken(resolve, capsys):
+    assert resolve(None, data={"batch_size": 8}) == 0.05
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"arch": "resnet18"}, "arch resnet18, and not resnet50"),
+        ({"batch_size": 256}, "batch_size 256, and not 64"),
+        ({"img_size": 64}, "img_size 64, and not 224"),
+    ],
+)
+def test_the_rate_of_another_network_batch_or_size_is_refused(resolve, settings, words):
+    with pytest.raises(ConfigError, match=words) as refused:
+        resolve(settings)
+    assert "Run find-lr with the settings of this run" in str(refused.value)
+
+
+def test_other_differences_are_said(resolve, capsys):
+    assert resolve({"weight_decay": 5e-4, "data_root": "elsewhere"}) == 0.05
+    said = " ".join(capsys.readouterr().out.split())
+    assert "weight_decay 0.0005, and not 0.0001" in said
+    assert "data_root elsewhere, and not data/imagenet-mini" in said
