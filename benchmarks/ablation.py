@@ -21,14 +21,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from threading import Lock
-from typing import Final, get_type_hints
+from typing import Final
 
 from ablation_table import show
+from figures import add_result, read_results
 
 from imgnet_mini.data.sizes import relative_cost
 from imgnet_mini.sections import DataConfig
@@ -102,9 +103,6 @@ class Result:
     options: str
 
 
-TYPES: Final = get_type_hints(Result)
-
-
 class Plan:
     """How a row is trained and evaluated.
 
@@ -135,7 +133,7 @@ class Ablation:
         self._lock = Lock()
         self._done = {
             (done.row, done.seed, done.arch, done.img_size, done.budget)
-            for done in read_results(options.results)
+            for done in read_results(options.results, Result)
         }
 
     def make_all(self, rows: Sequence[str], seeds: Sequence[int], *, jobs: int) -> None:
@@ -224,27 +222,6 @@ def imgnet_mini(*words: str, log: Path) -> None:
         )
 
 
-def read_results(path: Path) -> list[Result]:
-    """The lines of the CSV file; none where it is not there."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Result(**{name: TYPES[name](text) for name, text in line.items()})
-            for line in csv.DictReader(file)
-        ]
-
-
-def add_result(path: Path, result: Result) -> None:
-    """Add a line to the file, which is made where it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(asdict(result))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path)
@@ -264,7 +241,7 @@ def main() -> None:
         if options.data_root is None or options.work_dir is None:
             parser.error("training needs --data-root and --work-dir")
         Ablation(options).make_all(options.rows, options.seeds, jobs=options.jobs)
-    show(read_results(options.results), ROWS, options.readme)
+    show(read_results(options.results, Result), ROWS, options.readme)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What benchmarks share: one core to run on, and how they print their figures."""
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -8,12 +9,19 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, fields
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
 
 NOISE, QUALITY = 14, 94  # make files of the weight of ImageNet's
 
@@ -38,6 +46,27 @@ def write_photographs(folder: Path, count: int) -> None:
         noise = generator.normal(0, NOISE, (400, 470, 1))
         pixels = (np.array(smooth) + noise).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(path, quality=QUALITY)
+
+
+def read_results(path: Path, kind: type[T]) -> list[T]:
+    """The lines of a CSV file as objects of a data class; none where it is not there."""
+    if not path.exists():
+        return []
+    types = get_type_hints(kind)
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    return [kind(**{name: types[name](text) for name, text in line.items()}) for line in lines]
+
+
+def add_result(path: Path, result: "DataclassInstance") -> None:
+    """Add a line to such a file, which is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = [field.name for field in fields(result)]
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(asdict(result))
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -16,13 +16,12 @@ import json
 import math
 import shutil
 import statistics
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from figures import Row, add_output_options, describe_run, show
+from figures import Row, add_output_options, add_result, describe_run, read_results, show
 from torch import Tensor, nn
 from torchvision.models._api import register_model
 from torchvision.models.resnet import BasicBlock
@@ -105,14 +104,10 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.path: Path = options.results
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            self.path.write_text(",".join(field.name for field in fields(Result)) + "\n")
 
     def results(self, cell: Cell) -> list[Result]:
         """Those that are there, on the network that was asked for."""
-        with self.path.open(newline="") as file:
-            rows = [Result(*map(_value, row.values())) for row in csv.DictReader(file)]
+        rows = read_results(self.path, Result)
         wanted = asdict(self.result(cell, 0, "", 0.0))
         same = ("arch", "img_size", "epochs", "recipe", "batch_size")
         return [row for row in rows if all(getattr(row, name) == wanted[name] for name in same)]
@@ -124,9 +119,8 @@ class Bench:
         return Result(options.arch, options.img_size, options.epochs, *cell, seed, method, lr, top1)
 
     def add(self, *results: Result) -> None:
-        with self.path.open("a", newline="") as file:
-            rows = (asdict(result).values() for result in results)
-            csv.writer(file, lineterminator="\n").writerows(rows)
+        for result in results:
+            add_result(self.path, result)
 
     def train(self, cell: Cell, seed: int, lr: float) -> float:
         """Train at a rate, unless that is done; the top-1 after the last epoch, in percent."""
@@ -177,15 +171,6 @@ class Bench:
         with (self.options.work_dir / "out" / name / "train_log.csv").open(newline="") as file:
             *_, last = (row for row in csv.DictReader(file) if row["phase"] == "val")
         return float(last["top1"])
-
-
-def _value(text: str) -> str | int | float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
 
 
 def search_grid(bench: Bench, cell: Cell, seed: int) -> None:
@@ -277,4 +262,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

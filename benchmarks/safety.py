@@ -31,8 +31,9 @@ import torch
 from PIL import Image
 
 from imgnet_mini.checkpoint.store import CheckpointStore
+from imgnet_mini.commands.peak_rate import with_peak_rate
 from imgnet_mini.commands.setup import set_up
-from imgnet_mini.commands.train import build_trainer, with_peak_rate
+from imgnet_mini.commands.train import build_trainer
 from imgnet_mini.config import RunConfig
 from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.order import Order
