@@ -155,7 +155,9 @@ def test_without_zero_init_weights_are_those_that_torchvision_draws():
 
 @pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "vit_b_32", "regnet_y_400mf"])
 def test_zero_init_of_a_network_that_knows_none_is_refused_with_the_cure(arch):
-    with pytest.raises(ConfigError, match=rf"--zero-init .* not for {arch}: leave it out, or .*--"):
+    with pytest.raises(
+        ConfigError, match=rf"--zero-init .* not for {arch}: use --no-zero-init, or .*--"
+    ):
         build(arch, zero_init=True)
     weights = build("shufflenet_v2_x0_5").state_dict()
     model = ModelConfig(arch="shufflenet_v2_x0_5", zero_init=True)

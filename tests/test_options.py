@@ -94,9 +94,11 @@ def test_flag_wins_over_file_over_recipe_over_default(options, file, flag, with_
     args += ["--config", file] if with_file else []
     args += ["--recipe", recipe] if recipe else []
     config = options(*args)
-    assert config.schedule.epochs == (flag or (5 if with_file else 100 if recipe else 20))
+    mini = RunConfig.of_recipe("mini")
+    unless_typed = 5 if with_file else mini.schedule.epochs if recipe else 20
+    assert config.schedule.epochs == (flag or unless_typed)
     assert config.recipe == recipe
-    of_recipe = RunConfig.of_recipe("mini").optimizer.weight_decay
+    of_recipe = mini.optimizer.weight_decay
     assert config.optimizer.weight_decay == (of_recipe if recipe else 1e-4) != 0
     assert config.runtime.amp is not with_file
     assert ("optimizer" in config.given()) is (recipe is not None)

@@ -98,8 +98,8 @@ def _zero_init(arch: str) -> dict[str, object]:
     """The option that starts residual blocks as the identity (Goyal et al. 2017, section 5.1)."""
     if torchvision.models.get_model_builder(arch).__module__ != _RESNETS:
         raise ConfigError(
-            f"--zero-init is for the ResNets of torchvision, and not for {arch}: leave it out, or "
-            "choose one of them with --arch, such as resnet50"
+            f"--zero-init is for the ResNets of torchvision, and not for {arch}: use "
+            "--no-zero-init, or choose one of them with --arch, such as resnet50"
         )
     return {"zero_init_residual": True}
 
