@@ -75,6 +75,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def ablation(session: nox.Session) -> None:
+    """Hours, or a GPU: `nox -s ablation -- --data-root FOLDER --work-dir FOLDER`; it goes on."""
+    session.install(".")
+    session.run("python", "benchmarks/ablation.py", *session.posargs)
+    session.run("python", "benchmarks/lr_advice.py", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """The long counts of the reliability tests: half an hour on two slow cores, and a table."""
     install_group(session, "tests")
