@@ -12,6 +12,7 @@ from imgnet_mini.commands import lr_trials
 from imgnet_mini.config import RunConfig
 from imgnet_mini.engine import Trainer
 from imgnet_mini.finder.suggestions import WORDS
+from imgnet_mini.finder.trials import search_peak
 
 SMALL = (
     *("--data-root", "data", "--arch", "shufflenet_v2_x0_5", "--img-size", 32),
@@ -124,6 +125,21 @@ def test_trials_that_all_diverge_suggest_nothing_and_are_kept(data, cli, monkeyp
     saved = result()
     assert [run["loss"] for run in saved["trials"]["runs"]] == [None] * 3
     assert saved["lr"] is saved["recommended"] is None
+
+
+def test_trials_that_learn_nothing_are_made_longer_and_then_the_linear_rule_stands(
+    data, cli, monkeypatch
+):
+    monkeypatch.setattr(
+        lr_trials, "search_peak", lambda *args, **more: search_peak(*args, **more | {"chance": 0.0})
+    )
+    monkeypatch.setattr(lr_trials, "_FACTOR", 2)
+    assert cli("find-lr", *SMALL, *TRIALS, "--trials", 1) == 0, cli.err
+    assert "No trial of 20 steps has learnt anything; making trials of 40" in cli.out
+    saved = result()
+    assert (saved["trials"]["steps"], len(saved["trials"]["runs"])) == (80, 1)
+    assert (saved["recommended"], saved["lr"]) == ("rule", 0.1 * 12 / 256)
+    assert "no trial of 80 steps has learnt anything" in " ".join(cli.out.split())
 
 
 def test_a_signal_in_a_trial_leaves_nothing(data, cli, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from imgnet_mini.finder.trials import Trial, Trials, search_peak
 
 
-def search(loss_of, *, most=6, first=0.1):
+def search(loss_of, *, most=6, first=0.1, chance=math.inf):
     """With trainings whose loss is a function of the number of doublings; also what was tried."""
     tried = []
 
@@ -14,7 +14,7 @@ def search(loss_of, *, most=6, first=0.1):
         tried.append(round(math.log2(lr / first)))
         return [9.0, 9.0, 9.0, loss_of(math.log2(lr / first))]
 
-    return search_peak(train, first=first, most=most, steps=4), tried
+    return search_peak(train, first=first, most=most, steps=4, chance=chance), tried
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,20 @@ def test_where_all_diverge_there_is_no_rate():
     trials, _ = search(lambda _: math.nan)
     assert trials.lr is None
     assert trials.best.loss == math.inf
+
+
+def test_trials_that_have_learnt_nothing_suggest_nothing_and_are_not_gone_on_with():
+    def explode(power):  # the higher the rate, the sooner the network says the same of all images
+        return 4.605 + 0.5 / 2**power
+
+    trials, tried = search(explode, chance=math.log(100))
+    assert tried == [0, 2, 4]
+    assert not trials.have_learnt
+    assert trials.lr is None
+    assert trials.best.loss < math.inf
+    learnt, tried = search(lambda power: 4.4 + (power - 2) ** 2, chance=math.log(100))
+    assert tried == [0, 2, 4, 3, 1]
+    assert learnt.lr == pytest.approx(0.4)
 
 
 def test_equal_losses_suggest_the_lowest_rate():

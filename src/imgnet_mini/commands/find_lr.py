@@ -43,7 +43,7 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     curve, trials = _measure(given, setup)
     if not ranks.is_first:
         return
-    suggestions = suggest(curve, trials)
+    suggestions = suggest(curve, trials, rule=linear_rule(given.data.batch_size))
     result = FinderResult(
         name=given.run.name,
         finder=given.finder,
@@ -144,6 +144,7 @@ def _show(
             "none" if rate is None else f"{rate:.2e}",
         ]
         for method, rate in suggestions.rates.items()
+        if method != "rule" or rate is not None
     ]
     rule = linear_rule(config.data.batch_size)
     rows.append(["train without --max-lr (0.1 x batch / 256)", f"{rule:.2e}"])

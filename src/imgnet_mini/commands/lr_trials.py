@@ -13,6 +13,7 @@ from torch import Tensor
 from imgnet_mini.commands.setup import Setup
 from imgnet_mini.commands.train import build_trainer
 from imgnet_mini.config import RunConfig
+from imgnet_mini.console import say
 from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.errors import ConfigError, DivergedError
@@ -21,6 +22,9 @@ from imgnet_mini.history import SilentHistory
 from imgnet_mini.optim import linear_rule
 from imgnet_mini.signals import StopRequest
 
+_LENGTHENINGS: Final = 2
+_FACTOR: Final = 3
+
 _RNG: Final = 7
 """What is drawn at random inside the network comes from a stream of its own, in each trial."""
 
@@ -28,16 +32,30 @@ _RNG: Final = 7
 def try_rates(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
     """Train a copy of the fresh network at each of a few peak rates.
 
+    Deep networks learn nothing in their first hundred steps: where no trial has, longer ones are
+    made, twice at the most.
+
     Raises:
         StopRequestedError: a signal has come.
     """
-    finder = config.finder
-    batches = _FirstSteps(setup.train_loader, finder.trial_steps, config.data.accumulate)
+    steps = config.finder.trial_steps
+    trials = _try_for(steps, config, setup, stop)
+    for _ in range(_LENGTHENINGS):
+        if trials.have_learnt or trials.best.loss == math.inf:
+            break
+        say(f"No trial of {steps} steps has learnt anything; making trials of {_FACTOR * steps}")
+        steps *= _FACTOR
+        trials = _try_for(steps, config, setup, stop)
+    return trials
+
+
+def _try_for(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
+    batches = _FirstSteps(setup.train_loader, steps, config.data.accumulate)
 
     def train(lr: float) -> Sequence[float]:
         own = replace(setup, model=copy.deepcopy(setup.model))
         at_rate = config.override({"schedule": {"max_lr": lr}, "optimizer": {"ema": 0.0}})
-        trainer = build_trainer(at_rate, own, total_steps=finder.trial_steps)
+        trainer = build_trainer(at_rate, own, total_steps=steps)
         torch.manual_seed(mix(config.runtime.seed, _RNG, setup.ranks.rank))
         losses = _Losses()
         try:
@@ -49,8 +67,9 @@ def try_rates(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
     return search_peak(
         train,
         first=linear_rule(config.data.batch_size),
-        most=finder.trials,
-        steps=finder.trial_steps,
+        most=config.finder.trials,
+        steps=steps,
+        chance=math.log(len(setup.images.train.classes)),
     )
 
 

@@ -1,6 +1,7 @@
 """What a range test and trials suggest as the peak learning rate, or why they suggest nothing."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -9,11 +10,12 @@ from imgnet_mini.finder.curve import Curve
 from imgnet_mini.finder.shape import MIN_STEPS, Shape
 from imgnet_mini.finder.trials import Trials
 
-Method = Literal["trials", "turn", "steepest", "valley", "minimum_over_10"]
+Method = Literal["trials", "rule", "turn", "steepest", "valley", "minimum_over_10"]
 Range = tuple[float, float]
 
 WORDS: Final[dict[Method, str]] = {
     "trials": "trials",
+    "rule": "linear rule",
     "turn": "turn",
     "steepest": "steepest descent",
     "valley": "valley",
@@ -52,9 +54,10 @@ class Regions:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Peak learning rates by five methods; None where one does not give a rate.
+    """Peak learning rates by six methods; None where one does not give a rate.
 
     trials: between the best of a few short trainings and its neighbours.
+    rule: that of the linear rule, where those have learnt nothing.
     turn: where the smoothed loss has climbed back by half of its fall.
     steepest: where, in its fall, the smoothed loss falls fastest against the rate's logarithm.
     valley: the middle of the longest fall.
@@ -64,6 +67,7 @@ class Suggestions:
     """
 
     trials: float | None = None
+    rule: float | None = None
     turn: float | None = None
     steepest: float | None = None
     valley: float | None = None
@@ -87,18 +91,25 @@ class Suggestions:
         return None if self.recommended is None else self.rates[self.recommended]
 
 
-def suggest(curve: Curve, trials: Trials | None = None) -> Suggestions:
-    """Read the curve, or say why it cannot be read; and take what trials say."""
+def suggest(
+    curve: Curve, trials: Trials | None = None, *, rule: float | None = None
+) -> Suggestions:
+    """Read the curve, or say why it cannot be read; and take what trials say.
+
+    rule: what the linear rule says.
+    """
     tried = None if trials is None else trials.lr
+    learnt_nothing = trials is not None and tried is None and trials.best.loss < math.inf
+    of_trials = Suggestions(trials=tried, rule=rule if learnt_nothing else None)
     if curve.usable < MIN_STEPS:
-        return Suggestions(trials=tried, problem=_too_short(curve))
+        return replace(of_trials, problem=_too_short(curve))
     shape = Shape.of(curve)
     problem = _problem(curve, shape)
     if problem:
-        return Suggestions(trials=tried, problem=problem)
+        return replace(of_trials, problem=problem)
     regions = _regions(curve, shape)
-    return Suggestions(
-        trials=tried,
+    return replace(
+        of_trials,
         turn=regions.diverging[0] if regions.diverging else None,
         steepest=float(curve.lrs[shape.steepest]),
         valley=float(curve.lrs[shape.valley]),
@@ -111,6 +122,12 @@ def explain(suggestions: Suggestions, trials: Trials | None) -> str:
     """Why the recommended rate is recommended, in a sentence or two; empty where none is."""
     if suggestions.recommended is None:
         return ""
+    if suggestions.rule is not None and trials is not None:
+        return (
+            f"Recommended by the linear rule: no trial of {trials.steps} steps has learnt anything "
+            "that could be compared, and the range test is far too cautious on a network that has "
+            f"learnt nothing. Longer trials may: --trial-steps {3 * trials.steps}."
+        )
     if suggestions.trials is None or trials is None:
         return (
             f"Recommended by the {WORDS[suggestions.recommended]} of the range test, which is "

@@ -8,6 +8,9 @@ from typing import Final
 Train = Callable[[float], Sequence[float]]
 """From a peak rate to the loss of each step; one that is not finite is the last."""
 
+_LEAST_FALL: Final = 0.02
+"""How far below the loss of chance, as a share of it, a trial has learnt something."""
+
 _FIRST: Final = (0, 2, 4)
 """What is tried first, in doublings of the lowest; then the neighbours of the best."""
 
@@ -40,10 +43,12 @@ class Trials:
 
     steps: of each that did not diverge.
     runs: by rising rate.
+    chance: the loss of a network that has learnt nothing.
     """
 
     steps: int
     runs: tuple[Trial, ...]
+    chance: float = math.inf
 
     @property
     def best(self) -> Trial:
@@ -51,9 +56,14 @@ class Trials:
         return min(self.runs, key=lambda trial: trial.loss)
 
     @property
+    def have_learnt(self) -> bool:
+        """Whether one of them has: rates are compared by how little they destroy until then."""
+        return _has_learnt(self.best, self.chance)
+
+    @property
     def lr(self) -> float | None:
-        """The peak with the lowest loss, between those tried; None where all have diverged."""
-        return None if self.best.loss == math.inf else self._vertex[0]
+        """The peak with the lowest loss, between those tried; None where none has learnt."""
+        return self._vertex[0] if self.have_learnt else None
 
     @property
     def lowest(self) -> float:
@@ -80,27 +90,39 @@ class Trials:
         return best.lr * math.exp(-slope / bend / 2), best.loss - slope**2 / bend / 4
 
 
-def search_peak(train: Train, *, first: float, most: int, steps: int) -> Trials:
+def search_peak(
+    train: Train, *, first: float, most: int, steps: int, chance: float = math.inf
+) -> Trials:
     """Try rates until the best lies between two that are half and double, and worse.
+
+    It ends early where none of the first ones has learnt, and not all have diverged.
 
     first: the lowest of those that are tried in any case.
     most: trials.
+    chance: see `Trials`.
     """
     runs: dict[int, Trial] = {}
     while len(runs) < most:
-        power = _next(runs)
+        power = _next(runs, chance)
         if power is None:
             break
         lr = first * 2.0**power
         runs[power] = Trial(lr, tuple(train(lr)))
-    return Trials(steps, tuple(runs[power] for power in sorted(runs)))
+    return Trials(steps, tuple(runs[power] for power in sorted(runs)), chance)
 
 
-def _next(runs: dict[int, Trial]) -> int | None:
-    """What to try next, in doublings; None where the best has neighbours on both sides."""
+def _next(runs: dict[int, Trial], chance: float) -> int | None:
+    """What to try next, in doublings; None where the search is over."""
     for power in _FIRST:
         if power not in runs:
             return power
     best = min(runs, key=lambda power: (runs[power].loss, power))
-    around = (best - 1,) if runs[best].loss == math.inf else (best + 1, best - 1)
+    if runs[best].loss == math.inf:
+        around: tuple[int, ...] = (best - 1,)
+    else:
+        around = (best + 1, best - 1) if _has_learnt(runs[best], chance) else ()
     return next((power for power in around if power not in runs), None)
+
+
+def _has_learnt(trial: Trial, chance: float) -> bool:
+    return trial.loss < (1 - _LEAST_FALL) * chance

@@ -12,6 +12,7 @@ from imgnet_mini.reporting.readme.markdown import link, rate
 
 RULES = {
     "trials": "the best of a few short trainings",
+    "rule": "the linear rule",
     "turn": "where the loss turns up again",
     "steepest": "steepest descent",
     "valley": "valley",
