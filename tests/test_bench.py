@@ -55,7 +55,7 @@ def test_loading_that_holds_the_network_back_is_named_and_the_pack_lifts_it(data
         return load(self, *args)
 
     monkeypatch.setattr(TrainCrop, "load", load_slowly)
-    assert cli("bench", *SMALL, "--seconds", 6, "--json") == 0, cli.err
+    assert cli("bench", *SMALL, "--seconds", 20, "--json") == 0, cli.err
     found = json.loads(cli.out)
     assert found["limit"] == "loading"
     best = max(found["trials"], key=lambda trial: trial["ratio"] or 0)

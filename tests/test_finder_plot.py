@@ -138,6 +138,16 @@ def test_trials_have_a_panel_with_their_best_and_the_reason(drawn):
     assert "Learning-rate range test" in above.get_title(loc="left")
 
 
+def test_trials_are_drawn_beside_the_loss_of_chance(drawn):
+    curve = build_curve(LRS, FALL, "end", num_iter=100)
+    trials = Trials(30, (Trial(0.1, (5.1,)), Trial(0.4, (4.7,))), 4.605)
+    _, below = drawn(curve, suggest(curve, trials, rule=0.1), trials=trials).axes
+    assert "linear rule" in below.get_title(loc="left")
+    assert [text.get_text() for text in below.texts] == ["chance"]
+    assert any(set(line.get_ydata()) == {4.605} for line in below.lines)
+    assert not any(line.get_marker() == "*" for line in below.lines)
+
+
 def test_trials_that_all_diverge_are_drawn_too(drawn):
     curve = build_curve(LRS[:1], [np.nan], "nan", num_iter=100)
     trials = Trials(30, (Trial(0.1, (np.inf,)),))

@@ -148,6 +148,10 @@ def _draw_trials(axes: Axes, trials: Trials, suggestions: Suggestions) -> None:
     finite = [trial for trial in trials.runs if math.isfinite(trial.loss)]
     losses = [trial.loss for trial in finite]
     axes.plot([trial.lr for trial in finite], losses, "o-", color=_LINE, linewidth=1.5)
+    if math.isfinite(trials.chance):
+        axes.axhline(trials.chance, color=_FAINT, linestyle=":")
+        of_lines = axes.get_yaxis_transform()  # x as a share of the panel
+        axes.text(0.01, trials.chance, "chance", va="bottom", color=_FAINT, transform=of_lines)
     for trial in trials.runs:
         if trial not in finite:
             axes.axvline(trial.lr, color=_FAINT, linestyle=":")
