@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -70,7 +71,7 @@ def _ending_at_once() -> Iterator[None]:
     except SystemExit as error:
         _end(error.code if isinstance(error.code, int) else int(error.code is not None))
     except BaseException as error:  # a bug
-        sys.excepthook(type(error), error, error.__traceback__)
+        traceback.print_exception(error)
         _end(1)
     _end(0)
 

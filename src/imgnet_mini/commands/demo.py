@@ -29,7 +29,7 @@ SETTINGS: Final[Tables] = {
     # Digits are small, fill their image, and are not what their mirror image is.
     "data": {"batch_size": 32, "img_size": 32, "workers": 0, "min_crop": 0.5, "flip": False},
     "schedule": {"epochs": 10, "max_lr": 0.003},
-    "finder": {"start_lr": 1e-6},
+    "finder": {"start_lr": 1e-6, "trials": 0},
 }
 
 
