@@ -266,8 +266,9 @@ def end_unanswered(how):
         (signal.SIGTERM, 143, "stopped at once by SIGTERM"),
         (signal.SIGINT, 130, "stopped at once by SIGINT"),
         (ConfigError("no such thing"), 2, "no such thing"),
+        (KeyError("a bug"), 1, "KeyError: 'a bug'"),
     ],
-    ids=["SIGTERM", "SIGINT", "error"],
+    ids=["SIGTERM", "SIGINT", "error", "bug"],
 )
 def test_a_rank_that_ends_waits_for_no_other(images, tmp_path, how, code, said):
     command = ("train", *options(images, "--epochs", 1, arch="plain"))

@@ -18,15 +18,7 @@ from imgnet_mini.data.loaders import Batches, Loader
 from imgnet_mini.distributed.ranks import ALONE, Ranks, inner_step
 from imgnet_mini.ema import WeightAverage, load_average
 from imgnet_mini.errors import CheckpointError, DivergedError
-from imgnet_mini.evaluation import (
-    Answers,
-    Metrics,
-    Validation,
-    count_hits,
-    evaluate,
-    main_classes,
-    top_classes,
-)
+from imgnet_mini.evaluation import Answers, Metrics, Validation, count_hits, evaluate, top_classes
 from imgnet_mini.history import History
 from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.optim import load_optimizer, momenta, refuse_other_settings, take_place
@@ -101,7 +93,7 @@ class Trainer:
                     loss = self._criterion(logits, targets) / self._accumulate
                 self._scaler.scale(loss).backward()
             self._losses[unread] += loss.detach()
-            self._hits += count_hits(top_classes(logits.detach()), main_classes(targets))
+            self._hits += count_hits(top_classes(logits.detach()), targets)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)

@@ -139,12 +139,12 @@ def top_classes(logits: Tensor) -> Tensor:
     return logits.topk(min(TOP, logits.shape[1]), dim=1).indices
 
 
-def main_classes(targets: Tensor) -> Tensor:
-    """The class of each image, (N,), or of shares of classes, (N, C), the one of the largest."""
-    return targets.argmax(1) if targets.ndim > 1 else targets
-
-
 def count_hits(top: Tensor, targets: Tensor) -> Tensor:
-    """How many targets come first, and how many are among the top classes: (2,) int64."""
+    """How many targets come first, and how many are among the top classes: (2,) int64.
+
+    targets: (N,), or (N, C) shares of classes, of which the largest counts.
+    """
+    if targets.ndim > 1:
+        targets = targets.argmax(1)
     correct = top == targets.unsqueeze(1)
     return torch.stack([correct[:, 0].sum(), correct.sum()])

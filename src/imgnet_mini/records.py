@@ -5,12 +5,15 @@ import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 
 from imgnet_mini.errors import DataError
 
 Phase = Literal["train", "val", "ema"]
 """Training, the validation of the network, and that of its averaged weights."""
+
+PHASE_NAMES: Final[dict[Phase, str]] = {"train": "train", "val": "validation", "ema": "EMA"}
+"""How reports call them, in the order they are shown in."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def _announce(config: RunConfig, setup: Setup) -> None:
         steps = finder.trials * finder.trial_steps
         lines.append(
             f"Then up to {finder.trials} short trainings of {finder.trial_steps} steps: "
-            f"{steps / epoch:.2g} epochs in all (--trials 0 leaves them out)"
+            f"{steps / epoch:.2g} epochs in all (--trials 0 leaves them out); longer ones after "
+            "them, if none has learnt anything"
         )
     say(*setup.images.notes, *lines)
 

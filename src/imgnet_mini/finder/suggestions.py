@@ -132,7 +132,8 @@ def explain(suggestions: Suggestions, trials: Trials | None) -> str:
         return (
             f"Recommended by the {WORDS[suggestions.recommended]} of the range test, which is "
             "cautious on a network that has learnt nothing yet: a higher peak, such as that of "
-            "train without --max-lr, may well end better. Trials (--trials 6) compare peaks."
+            "train without --max-lr, may well end better."
+            + ("" if trials else " Trials (--trials 6) compare peaks.")
         )
     rates = [trial.lr for trial in trials.runs]
     best = trials.best.lr

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from imgnet_mini.records import EpochRecord, Phase, judged, of_phase
+from imgnet_mini.records import PHASE_NAMES, EpochRecord, Phase, judged, of_phase
 from imgnet_mini.reporting.style import (
     AVERAGED,
     TRAIN,
@@ -18,12 +18,7 @@ from imgnet_mini.reporting.style import (
     tidy,
 )
 
-_LINES: dict[Phase, tuple[str, str]] = {
-    "train": ("train", TRAIN),
-    "val": ("validation", VALIDATION),
-    "ema": ("EMA", AVERAGED),
-}
-"""Name and colour of each phase."""
+_COLORS: dict[Phase, str] = {"train": TRAIN, "val": VALIDATION, "ema": AVERAGED}
 
 _MARKED_EPOCHS = 30
 """Up to so many epochs, each is a dot too."""
@@ -45,21 +40,21 @@ def draw_curves(records: Sequence[EpochRecord], report_dir: Path) -> None:
 
 def _loss_figure(records: Sequence[EpochRecord]) -> Figure:
     figure, axes = epoch_figure("Loss", "loss", records)
-    for phase, (name, color) in _LINES.items():
-        _plot(axes, of_phase(records, phase), "loss", label=name, color=color)
+    for phase, name in PHASE_NAMES.items():
+        _plot(axes, of_phase(records, phase), "loss", label=name, color=_COLORS[phase])
     _add_legend(figure, columns=3)
     return figure
 
 
 def _accuracy_figure(records: Sequence[EpochRecord]) -> Figure:
     figure, axes = epoch_figure("Accuracy", "accuracy (%)", records)
-    for phase, (name, color) in _LINES.items():
-        found = of_phase(records, phase)
+    for phase, name in PHASE_NAMES.items():
+        found, color = of_phase(records, phase), _COLORS[phase]
         _plot(axes, found, "top1", label=f"{name} top-1", color=color)
         _plot(axes, found, "top5", label=f"{name} top-5", color=color, dashed=True)
     best = best_epoch(judged(records))
     if best is not None:
-        name, color = _LINES[best.phase]
+        name, color = PHASE_NAMES[best.phase], _COLORS[best.phase]
         axes.axvline(best.epoch, color=color, linewidth=0.8, linestyle=":", zorder=1)
         axes.plot(
             best.epoch,

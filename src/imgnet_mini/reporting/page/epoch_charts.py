@@ -3,12 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
-from imgnet_mini.records import EpochRecord, Phase, of_phase
+from imgnet_mini.records import PHASE_NAMES, EpochRecord, of_phase
 from imgnet_mini.reporting.page.axes import Axis
 from imgnet_mini.reporting.page.chart import Chart, Point, Series, line_chart, mark
 from imgnet_mini.reporting.readme.markdown import rate
-
-_NAMES: dict[Phase, str] = {"train": "train", "val": "validation", "ema": "EMA"}
 
 
 def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
@@ -18,7 +16,7 @@ def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
     """
     train, val = of_phase(records, "train"), of_phase(records, "val")
     loss, accuracy = [], []
-    for phase, name in _NAMES.items():
+    for phase, name in PHASE_NAMES.items():
         found = of_phase(records, phase)
         if not found and phase == "ema":
             continue

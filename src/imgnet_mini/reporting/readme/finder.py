@@ -130,7 +130,7 @@ def peak_words(finder: Finder | None, config: RunConfig) -> str:
     text = f"The run peaked at {rate(peak)}{origin}"
     if finder is None:
         return f"{text}."
-    cautious = finder.recommended != "trials"  # what was tried did well, whatever the ramp says
+    cautious = finder.recommended not in ("trials", "rule")  # those go beyond what the ramp bears
     if cautious and finder.diverging and peak >= finder.diverging[0]:
         return f"{text}, {_factor(peak, finder.lr)}: in the range where the loss diverges."
     return f"{text}, {_factor(peak, finder.lr)}."
