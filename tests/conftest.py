@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 # Before torch is imported, here or in a child: tiny networks gain nothing from threads that
@@ -26,6 +26,17 @@ from PIL import Image
 from imgnet_mini import cli as command_line
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    """Show what real processes have printed, where a test of theirs fails."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and folder is not None:
+        for log in sorted(folder.rglob("terminal.log")):
+            report.sections.append((f"{log}", log.read_text("utf-8", errors="replace")[-4000:]))
+    return report
 
 
 class Cli:

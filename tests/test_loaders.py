@@ -5,6 +5,7 @@ import signal
 import threading
 from contextlib import closing
 from itertools import chain, islice
+from multiprocessing import resource_sharer
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.data.transforms import STD, ClassStyle, EvalCrop, Normalise, TrainCrop
-from imgnet_mini.errors import ConfigError, DataError
+from imgnet_mini.errors import ConfigError, DataError, WriteError
 from imgnet_mini.sections import DataConfig
 
 CPU = torch.device("cpu")
@@ -453,3 +454,24 @@ def test_workers_outlive_the_signals_that_stop_a_run(folder, number):
         for process in multiprocessing.active_children():
             os.kill(process.pid, number)
         assert_equal(loader.epoch(0), expected)
+
+
+@pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="other workers do not see the change"
+)
+def test_a_worker_that_dies_while_its_batch_is_fetched_is_a_lost_worker(folder, monkeypatch):
+    """The system closes its sockets first; until it is dead, DataLoader takes it for alive."""
+    load = EvalCrop.load
+
+    def load_without_sockets(*args):
+        listener = resource_sharer._resource_sharer._listener
+        if listener is not None:
+            listener._listener._socket.close()
+        return load(*args)
+
+    monkeypatch.setattr(EvalCrop, "load", load_without_sockets)
+    with (
+        eval_loader(folder, workers=1, batch_size=1) as loader,
+        pytest.raises(WriteError, match="a worker process was killed"),
+    ):
+        list(loader.epoch(0))

@@ -22,10 +22,11 @@ from imgnet_mini.atomic_file import sweep
 from imgnet_mini.config import RunConfig
 from imgnet_mini.data.choice import Images, choose_images
 from imgnet_mini.data.folder import ImageFolder, fingerprint
+from imgnet_mini.data.folder_source import lost_worker
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.distributed.ranks import ALONE, Ranks
-from imgnet_mini.errors import ConfigError, DataError, WriteError
+from imgnet_mini.errors import ConfigError, DataError
 from imgnet_mini.model import build_model, refuse_other_sizes, synchronise_batch_norms
 from imgnet_mini.optim import build_loss
 from imgnet_mini.precision import Precision, choose_precision
@@ -242,10 +243,7 @@ def explaining_device_errors(batch_size: int) -> Iterator[None]:
         if "DefaultCPUAllocator" in str(error):
             raise ConfigError(advice) from error
         if re.search("DataLoader worker .*(killed|exited)", str(error)):  # wherever that was heard
-            raise WriteError(
-                "a worker process was killed, by the system perhaps, where memory ran out: use "
-                "fewer --workers, or a smaller --batch-size"
-            ) from error
+            raise lost_worker() from error
         if "deterministic implementation" in str(error):
             kernel = str(error).split()[0]
             raise ConfigError(

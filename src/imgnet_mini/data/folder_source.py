@@ -20,7 +20,7 @@ from imgnet_mini.data.shared_memory import (
     little_shared_memory,
     refuse_little_shared_memory,
 )
-from imgnet_mini.errors import DataError, ImgnetMiniError
+from imgnet_mini.errors import DataError, ImgnetMiniError, WriteError
 
 Load = Callable[[Path, Sequence[float], int], Tensor]
 """From a file, random numbers in [0, 1) and a side S to pixels: (3, S, S) uint8."""
@@ -65,7 +65,7 @@ class FolderSource:
 
         Raises:
             DataError: an image cannot be decoded; names it.
-            WriteError: shared memory is too small for the workers.
+            WriteError: shared memory is too small for the workers, or one was killed.
         """
         try:
             for batch in self._loader:
@@ -76,6 +76,8 @@ class FolderSource:
             if "shared memory" not in str(error):
                 raise
             raise little_shared_memory(self._workers, self._batch_bytes) from error
+        except (ConnectionError, EOFError) as error:  # of one that DataLoader saw alive still
+            raise lost_worker() from error
 
     def close(self) -> None:
         """End the workers; without this, an error would leave the process waiting for them."""
@@ -118,6 +120,14 @@ class _Files(Dataset[Batch | ImgnetMiniError]):
         torch.stack(pixels, out=images)
         targets = torch.from_numpy(self._split.targets[indices])
         return Batch(images, targets, torch.from_numpy(indices))
+
+
+def lost_worker() -> WriteError:
+    """What to say once a worker is gone."""
+    return WriteError(
+        "a worker process was killed, by the system perhaps, where memory ran out: use fewer "
+        "--workers, or a smaller --batch-size"
+    )
 
 
 def _as_it_is(batch: Any) -> Any:
