@@ -66,13 +66,13 @@ STEPS: Final = (
 """From the recipe `reference` to the recipe `mini`."""
 
 LEFT_OUT: Final = (
-    Row("mixup 0.2", ("--mixup", "0.2")),
-    Row("cutmix 1", ("--cutmix", "1")),
-    Row("TrivialAugment", ("--trivial-augment",)),
-    Row("random erasing 0.25", ("--random-erasing", "0.25")),
-    Row("mean of the weights (EMA 0.998)", ("--ema", "0.998"), ("--checkpoint", "best")),
-    Row("gradient clipping at 1", ("--clip-norm", "1")),
-    Row("evaluation at 5/4 of the size", eval_share=1.25),
+    Row("mini + mixup 0.2", ("--mixup", "0.2")),
+    Row("mini + cutmix 1", ("--cutmix", "1")),
+    Row("mini + TrivialAugment", ("--trivial-augment",)),
+    Row("mini + random erasing 0.25", ("--random-erasing", "0.25")),
+    Row("mini + mean of the weights (EMA 0.998)", ("--ema", "0.998"), ("--checkpoint", "best")),
+    Row("mini + gradient clipping at 1", ("--clip-norm", "1")),
+    Row("mini + evaluation at 5/4 of the size", eval_share=1.25),
 )
 """What `mini` goes without, each added to the whole of it."""
 

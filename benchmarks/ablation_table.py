@@ -55,7 +55,7 @@ def _figures(results: Sequence["Result"], row: str, setting: Setting) -> list[fl
 
 def _table(results: Sequence["Result"], rows: Sequence[str], settings: Sequence[Setting]) -> str:
     headings = [_name(setting) for setting in settings]
-    lines = [["", *headings], [":--", *["--:"] * len(settings)]]
+    lines = [["top-1, %", *headings], [":--", *["--:"] * len(settings)]]
     for row in rows:
         cells = [_cell(_figures(results, row, setting)) for setting in settings]
         if any(cells):

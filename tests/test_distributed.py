@@ -220,8 +220,8 @@ def test_a_broken_image_on_one_rank_ends_all_with_its_name(tmp_path):
     damaged.write_bytes(content)
     began = time.monotonic()
     ranks = Ranks(tmp_path, 2, ("train", *options(data, "--epochs", 50)))
-    codes = ranks.wait(30)
-    assert time.monotonic() - began < 20
+    codes = ranks.wait(60)
+    assert time.monotonic() - began < 40
     assert 4 in codes
     assert 0 not in codes
     text = ranks.log.read_text("utf-8")

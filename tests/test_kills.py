@@ -116,7 +116,7 @@ def test_a_signal_before_training_ends_it_with_a_line(images, tmp_path):
 
 
 def test_a_second_ctrl_c_ends_it_at_once_without_damage(images, whole, tmp_path):
-    real = RealRun(tmp_path, ["train", *options(images)], slow_saves=3.0)
+    real = RealRun(tmp_path, ["train", *options(images)], slow_saves=15.0)
     real.wait_for(lambda: real.checks > 2)
     real.send(signal.SIGINT)
     real.wait_for(lambda: real.is_saving)
@@ -124,7 +124,7 @@ def test_a_second_ctrl_c_ends_it_at_once_without_damage(images, whole, tmp_path)
     began = time.monotonic()
     real.send(signal.SIGINT)
     assert real.wait() == 130
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert "stopped at once by SIGINT" in real.log.read_text("utf-8")
     assert run(tmp_path, "resume", "--name", "a") == 0
     assert differences(outcome(tmp_path, "a"), whole[0]) == []

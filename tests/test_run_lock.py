@@ -54,7 +54,7 @@ def test_a_killed_owner_leaves_no_lock(tmp_path, holder):
     holder.join()
     began = time.monotonic()
     with locked_run("a", tmp_path / ".lock"):
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         owner = json.loads((tmp_path / ".lock.json").read_text("utf-8"))
         assert owner["pid"] == os.getpid()
 
