@@ -96,5 +96,5 @@ def _draw(
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("top-1 accuracy, percent; a point for each seed")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=len(settings))
     save_png(figure, path)
