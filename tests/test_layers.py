@@ -17,7 +17,8 @@ LAYERS = [  # top first; modules on one row never import one another
     {"data", "model", "optim", "ema", "checkpoint", "history", "progress", "finder", "reporting"},
     {"run_paths", "run_lock", "records", "predictions", "train_state"}
     | {"device", "precision", "lockstep", "random_state"},
-    {"distributed", "signals"},
+    {"distributed"},
+    {"signals"},
     {"config", "csv_file"},
     {"sections", "atomic_file", "recipes"},
     {"console", "launch"},

@@ -96,6 +96,17 @@ def stopping_at_once(*, for_good: bool = False) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN if for_good else handler)
 
 
+@contextmanager
+def dying_of_signals() -> Iterator[None]:
+    """Let a signal end the process by itself, in a call that waits where Python handles none."""
+    previous = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def _stop_now(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
         end_at_once(number)

@@ -22,6 +22,7 @@ from imgnet_mini.distributed.ranks import ALONE, Ranks, Store
 from imgnet_mini.errors import ImgnetMiniError, LostRankError, RankError, StoppedError
 from imgnet_mini.launch import Launch
 from imgnet_mini.sections import RuntimeConfig
+from imgnet_mini.signals import dying_of_signals
 
 _MEETING: Final = "imgnet-mini"
 """Key of the store."""
@@ -59,13 +60,14 @@ def _link(runtime: RuntimeConfig, launch: Launch) -> Ranks:
     on_gpu = runtime.device in ("auto", "cuda") and torch.cuda.is_available()
     store = _reach_store()
     store = PrefixStore(f"imgnet-mini {_meet(store, launch)}", store)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        timeout=timedelta(seconds=runtime.dist_timeout),
-        store=store,
-        rank=launch.rank,
-        world_size=launch.size,
-    )
+    with dying_of_signals():  # torch waits here for a rank that is killed meanwhile
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            timeout=timedelta(seconds=runtime.dist_timeout),
+            store=store,
+            rank=launch.rank,
+            world_size=launch.size,
+        )
     return Ranks(launch, store)
 
 
