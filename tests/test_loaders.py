@@ -5,7 +5,7 @@ import signal
 import threading
 from contextlib import closing
 from itertools import chain, islice
-from multiprocessing import resource_sharer
+from multiprocessing import connection, resource_sharer
 
 import numpy as np
 import pytest
@@ -475,3 +475,38 @@ def test_a_worker_that_dies_while_its_batch_is_fetched_is_a_lost_worker(folder, 
         pytest.raises(WriteError, match="a worker process was killed"),
     ):
         list(loader.epoch(0))
+
+
+@pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="other workers do not see the change"
+)
+def test_a_worker_whose_reader_breaks_off_says_nothing(folder, monkeypatch, capfd):
+    """So does the process that was told of another worker's death while it fetched a batch."""
+    load = EvalCrop.load
+
+    def load_and_break_off(*args):
+        listener = resource_sharer._resource_sharer._listener
+        if listener is not None:
+            connection.SocketClient(listener.address).close()
+        return load(*args)
+
+    monkeypatch.setattr(EvalCrop, "load", load_and_break_off)
+    with eval_loader(folder, workers=1, batch_size=1) as loader:
+        assert len(list(loader.epoch(0))) == len(loader)
+    assert capfd.readouterr().err == ""
+
+
+def kill_a_worker_and_go_on(loader):
+    for _ in chain.from_iterable(map(loader.epoch, range(1000))):
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+
+def test_workers_end_with_their_loader_also_while_an_error_of_theirs_is_told(folder):
+    """Its traceback holds what DataLoader would end its workers by."""
+    with (
+        pytest.raises((RuntimeError, WriteError), match="worker") as told,
+        train_loader(folder, workers=2) as loader,
+    ):
+        kill_a_worker_and_go_on(loader)
+    assert told.tb
+    assert helpers() == []

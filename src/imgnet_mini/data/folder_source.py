@@ -1,13 +1,16 @@
 """Batches decoded from image files, by worker processes."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from imgnet_mini.data.batches import Batch
 from imgnet_mini.data.crops import CROP_NUMBERS
@@ -56,7 +59,7 @@ class FolderSource:
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCHED if workers else None,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_outlive_the_last_step,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # else each epoch draws from the global one
         )
 
@@ -80,8 +83,13 @@ class FolderSource:
             raise lost_worker() from error
 
     def close(self) -> None:
-        """End the workers; without this, an error would leave the process waiting for them."""
-        del self._loader
+        """End the workers, also where the traceback of an error still holds them.
+
+        DataLoader ends them with its iterator, which lives as long as what refers to it.
+        """
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
 
 class _Files(Dataset[Batch | ImgnetMiniError]):
@@ -134,9 +142,18 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _outlive_the_last_step(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Signals often reach the whole process group; workers live until the run is saved."""
     del worker
+    sys.excepthook = _print_unless_cut_off
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):  # not on Windows, where SIGTERM cannot be handled either
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+
+
+def _print_unless_cut_off(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """The thread that hands over batches says here that its reader has gone, which knows why."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
