@@ -28,13 +28,7 @@ from torchvision.models.resnet import BasicBlock
 
 from imgnet_mini import cli
 
-RECIPES: Final = {
-    "reference": (),
-    "mini": (
-        *("--zero-init", "--nesterov", "--no-norm-decay"),
-        *("--weight-decay", "0.0005", "--min-crop", "0.25"),
-    ),
-}
+RECIPES: Final = ("reference", "mini")
 
 FAR: Final = 10.0
 """No training is made at a rate so many times under the lowest of the grid."""
@@ -158,7 +152,7 @@ class Bench:
         if command != "prepare":
             arguments += ["--name", name, "--output-dir", str(options.work_dir), "--workers", "0"]
             arguments += ["--batch-size", str(cell.batch_size), "--arch", options.arch]
-            arguments += ["--seed", str(seed), *RECIPES[cell.recipe]]
+            arguments += ["--seed", str(seed), "--recipe", cell.recipe]
         try:
             cli.main(arguments)
         except SystemExit as end:
