@@ -92,6 +92,16 @@ def test_trials_suggest_where_the_curve_does_not(data, cli):
     assert f"imgnet-mini train --max-lr {saved['lr']:.3g}" in cli.out
 
 
+@pytest.mark.parametrize(("peak", "doubted"), [(0.001, False), (100.0, True)])
+def test_a_much_higher_peak_of_the_settings_is_named(data, cli, peak, doubted):
+    Path("own.toml").write_text(f"[schedule]\nmax_lr = {peak}\n")
+    assert cli("find-lr", *SMALL, *TRIALS, "--config", "own.toml") == 0, cli.err
+    shown = " ".join(cli.out.split())
+    assert f"train with the peak of these settings │ {peak:.2e}" in shown
+    assert "train without --max-lr (0.1" not in shown
+    assert (f"a peak of their own, {peak:g}, which train takes" in shown) == doubted
+
+
 def test_a_trial_is_what_train_does_with_the_same_schedule(data, cli):
     assert cli("find-lr", *SMALL, *TRIALS) == 0, cli.err
     (path,) = Path("lr_finder_plots").glob("*_trials.csv")

@@ -27,6 +27,9 @@ from imgnet_mini.signals import StopRequest, StopRequestedError
 
 TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
 
+_FAR = 3.0
+"""A peak that is so many times higher is another one, and not the same found less exactly."""
+
 
 def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     """Make test and trials, save what they say, and print the line that trains with it.
@@ -59,7 +62,23 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
         kind = DivergedError if curve.stopped == "nan" else ConfigError
         raise kind(f"{suggestions.problem}\nThe curve is in {saved.plot}")
     _show(given, suggestions, trials, saved)
-    say("Train with", f"  {result.train_command}", explain(suggestions, trials))
+    say(
+        "Train with",
+        f"  {result.train_command}",
+        explain(suggestions, trials),
+        *_doubt(given.schedule.max_lr, suggestions.lr),
+    )
+
+
+def _doubt(own: float | str | None, recommended: float) -> list[str]:
+    """What to say where the settings, of a recipe perhaps, have a much higher peak."""
+    if not isinstance(own, float) or own < _FAR * recommended:
+        return []
+    return [
+        f"These settings have a peak of their own, {own:g}, which train takes without --max-lr. "
+        "The first steps of a deep network favour lower ones: where it comes from whole trainings, "
+        "as that of a recipe does, keep it."
+    ]
 
 
 def _announce(config: RunConfig, setup: Setup) -> None:
@@ -147,8 +166,12 @@ def _show(
         for method, rate in suggestions.rates.items()
         if method != "rule" or rate is not None
     ]
-    rule = linear_rule(config.data.batch_size)
-    rows.append(["train without --max-lr (0.1 x batch / 256)", f"{rule:.2e}"])
+    own = config.schedule.max_lr
+    if isinstance(own, float):
+        rows.append(["train with the peak of these settings", f"{own:.2e}"])
+    else:
+        rule = linear_rule(config.data.batch_size)
+        rows.append(["train without --max-lr (0.1 x batch / 256)", f"{rule:.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "rate"], rows)
     also = ", _trials.csv" if trials else ""
     say(f"Wrote {saved.plot}, and .csv{also} and .json beside it")
