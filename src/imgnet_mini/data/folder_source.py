@@ -87,7 +87,8 @@ class FolderSource:
 
         DataLoader ends them with its iterator, which lives as long as what refers to it.
         """
-        iterator, self._loader._iterator = self._loader._iterator, None
+        iterator = self._loader._iterator
+        del self._loader
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
 
