@@ -97,8 +97,7 @@ def test_a_much_higher_peak_of_the_settings_is_named(data, cli, peak, doubted):
     Path("own.toml").write_text(f"[schedule]\nmax_lr = {peak}\n")
     assert cli("find-lr", *SMALL, *TRIALS, "--config", "own.toml") == 0, cli.err
     shown = " ".join(cli.out.split())
-    assert f"train with the peak of these settings │ {peak:.2e}" in shown
-    assert "train without --max-lr (0.1" not in shown
+    assert f"train without --max-lr (the peak of these settings) │ {peak:.2e}" in shown
     assert (f"a peak of their own, {peak:g}, which train takes" in shown) == doubted
 
 
@@ -137,19 +136,23 @@ def test_trials_that_all_diverge_suggest_nothing_and_are_kept(data, cli, monkeyp
     assert saved["lr"] is saved["recommended"] is None
 
 
-def test_trials_that_learn_nothing_are_made_longer_and_then_the_linear_rule_stands(
-    data, cli, monkeypatch
+@pytest.mark.parametrize(
+    ("settings", "default"), [("", 0.1 * 12 / 256), ("[schedule]\nmax_lr = 0.3\n", 0.3)]
+)
+def test_trials_that_learn_too_little_are_made_longer_and_then_the_default_stands(
+    data, cli, monkeypatch, settings, default
 ):
     monkeypatch.setattr(
         lr_trials, "search_peak", lambda *args, **more: search_peak(*args, **more | {"chance": 0.0})
     )
     monkeypatch.setattr(lr_trials, "_FACTOR", 2)
-    assert cli("find-lr", *SMALL, *TRIALS, "--trials", 1) == 0, cli.err
-    assert "No trial of 20 steps has learnt anything; making trials of 40" in cli.out
+    Path("own.toml").write_text(settings)
+    assert cli("find-lr", *SMALL, *TRIALS, "--trials", 1, "--config", "own.toml") == 0, cli.err
+    assert "No trial of 20 steps has learnt enough" in cli.out
     saved = result()
     assert (saved["trials"]["steps"], len(saved["trials"]["runs"])) == (80, 1)
-    assert (saved["recommended"], saved["lr"]) == ("rule", 0.1 * 12 / 256)
-    assert "no trial of 80 steps has learnt anything" in " ".join(cli.out.split())
+    assert (saved["recommended"], saved["lr"]) == ("default", default)
+    assert "no trial of 80 steps has learnt enough" in " ".join(cli.out.split())
 
 
 def test_a_signal_in_a_trial_leaves_nothing(data, cli, monkeypatch):

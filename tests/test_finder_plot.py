@@ -141,8 +141,8 @@ def test_trials_have_a_panel_with_their_best_and_the_reason(drawn):
 def test_trials_are_drawn_beside_the_loss_of_chance(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
     trials = Trials(30, (Trial(0.1, (5.1,)), Trial(0.4, (4.7,))), 4.605)
-    _, below = drawn(curve, suggest(curve, trials, rule=0.1), trials=trials).axes
-    assert "linear rule" in below.get_title(loc="left")
+    _, below = drawn(curve, suggest(curve, trials, default=0.1), trials=trials).axes
+    assert "what train takes by itself" in below.get_title(loc="left")
     assert [text.get_text() for text in below.texts] == ["chance"]
     assert any(set(line.get_ydata()) == {4.605} for line in below.lines)
     assert not any(line.get_marker() == "*" for line in below.lines)

@@ -70,7 +70,7 @@ def test_the_json_holds_every_suggestion_and_how_it_was_made(good, tmp_path):
         "stopped": "end",
         "suggestions": {
             "trials": None,
-            "rule": None,
+            "default": None,
             "turn": found.turn,
             "steepest": found.steepest,
             "valley": found.valley,

@@ -80,18 +80,18 @@ def test_valley_of_a_single_fall_is_its_middle():
     assert _middle_of_longest_fall(np.array([9.0, 8, 7, 6, 5, 4, 3])) == 3
 
 
-def test_the_linear_rule_is_recommended_where_trials_have_learnt_nothing():
+def test_what_train_takes_by_itself_is_recommended_where_trials_have_learnt_too_little():
     tried = Trials(100, (Trial(0.1, (4.7,)), Trial(0.4, (4.6,))), math.log(100))
     for curve in (curve_of(fall()), curve_of(np.full(STEPS, 6.9))):
-        found = suggest(curve, tried, rule=0.025)
-        assert (found.recommended, found.lr, found.trials) == ("rule", 0.025, None)
-    assert suggest(curve_of(fall()), tried, rule=0.025).turn is not None
+        found = suggest(curve, tried, default=0.025)
+        assert (found.recommended, found.lr, found.trials) == ("default", 0.025, None)
+    assert suggest(curve_of(fall()), tried, default=0.025).turn is not None
     sentence = explain(found, tried)
-    assert "no trial of 100 steps has learnt anything" in sentence
+    assert "no trial of 100 steps has learnt enough" in sentence
     assert "--trial-steps 300" in sentence
     diverged = Trials(100, (Trial(0.1, (math.inf,)),), math.log(100))
-    assert suggest(curve_of(fall()), diverged, rule=0.025).recommended == "turn"
-    assert suggest(curve_of(fall()), rule=0.025).recommended == "turn"
+    assert suggest(curve_of(fall()), diverged, default=0.025).recommended == "turn"
+    assert suggest(curve_of(fall()), default=0.025).recommended == "turn"
 
 
 def test_trials_are_recommended_before_the_turn_and_the_turn_before_the_steepest_point():

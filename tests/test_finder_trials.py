@@ -60,7 +60,7 @@ def test_where_all_diverge_there_is_no_rate():
     assert trials.best.loss == math.inf
 
 
-def test_trials_that_have_learnt_nothing_suggest_nothing_and_are_not_gone_on_with():
+def test_trials_that_have_learnt_too_little_suggest_nothing_and_are_not_gone_on_with():
     def explode(power):  # the higher the rate, the sooner the network says the same of all images
         return 4.605 + 0.5 / 2**power
 
@@ -69,7 +69,9 @@ def test_trials_that_have_learnt_nothing_suggest_nothing_and_are_not_gone_on_wit
     assert not trials.have_learnt
     assert trials.lr is None
     assert trials.best.loss < math.inf
-    learnt, tried = search(lambda power: 4.4 + (power - 2) ** 2, chance=math.log(100))
+    a_little, _ = search(lambda power: 4.2 + (power - 2) ** 2, chance=math.log(100))
+    assert not a_little.have_learnt
+    learnt, tried = search(lambda power: 4.1 + (power - 2) ** 2, chance=math.log(100))
     assert tried == [0, 2, 4, 3, 1]
     assert learnt.lr == pytest.approx(0.4)
 

@@ -46,7 +46,7 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     curve, trials = _measure(given, setup)
     if not ranks.is_first:
         return
-    suggestions = suggest(curve, trials, rule=linear_rule(given.data.batch_size))
+    suggestions = suggest(curve, trials, default=_default(given))
     result = FinderResult(
         name=given.run.name,
         finder=given.finder,
@@ -68,6 +68,12 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
         explain(suggestions, trials),
         *_doubt(given.schedule.max_lr, suggestions.lr),
     )
+
+
+def _default(config: RunConfig) -> float:
+    """What train takes without --max-lr: the peak of these settings, or that of the linear rule."""
+    own = config.schedule.max_lr
+    return own if isinstance(own, float) else linear_rule(config.data.batch_size)
 
 
 def _doubt(own: float | str | None, recommended: float) -> list[str]:
@@ -93,7 +99,7 @@ def _announce(config: RunConfig, setup: Setup) -> None:
         lines.append(
             f"Then up to {finder.trials} short trainings of {finder.trial_steps} steps: "
             f"{steps / epoch:.2g} epochs in all (--trials 0 leaves them out); longer ones after "
-            "them, if none has learnt anything"
+            "them, if none has learnt enough"
         )
     say(*setup.images.notes, *lines)
 
@@ -164,14 +170,12 @@ def _show(
             "none" if rate is None else f"{rate:.2e}",
         ]
         for method, rate in suggestions.rates.items()
-        if method != "rule" or rate is not None
+        if method != "default"
     ]
-    own = config.schedule.max_lr
-    if isinstance(own, float):
-        rows.append(["train with the peak of these settings", f"{own:.2e}"])
-    else:
-        rule = linear_rule(config.data.batch_size)
-        rows.append(["train without --max-lr (0.1 x batch / 256)", f"{rule:.2e}"])
+    own = isinstance(config.schedule.max_lr, float)
+    origin = "the peak of these settings" if own else "0.1 x batch / 256"
+    mark = " *" if suggestions.recommended == "default" else ""
+    rows.append([f"{WORDS['default']} ({origin}){mark}", f"{_default(config):.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "rate"], rows)
     also = ", _trials.csv" if trials else ""
     say(f"Wrote {saved.plot}, and .csv{also} and .json beside it")

@@ -32,8 +32,8 @@ _RNG: Final = 7
 def try_rates(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
     """Train a copy of the fresh network at each of a few peak rates.
 
-    Deep networks learn nothing in their first hundred steps: where no trial has, longer ones are
-    made, twice at the most.
+    Deep networks learn next to nothing in their first hundred steps: where no trial has learnt
+    enough, longer ones are made, twice at the most.
 
     Raises:
         StopRequestedError: a signal has come.
@@ -43,7 +43,10 @@ def try_rates(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
     for _ in range(_LENGTHENINGS):
         if trials.have_learnt or trials.best.loss == math.inf:
             break
-        say(f"No trial of {steps} steps has learnt anything; making trials of {_FACTOR * steps}")
+        say(
+            f"No trial of {steps} steps has learnt enough for peaks to be compared; making trials "
+            f"of {_FACTOR * steps}"
+        )
         steps *= _FACTOR
         trials = _try_for(steps, config, setup, stop)
     return trials

@@ -21,7 +21,7 @@ _FAINT = "#6e7781"
 _GRID = "#d8dee4"
 _STYLES: Final[dict[Method, tuple[str, str]]] = {
     "trials": ("^", "#c62828"),
-    "rule": ("P", "#24292f"),
+    "default": ("P", "#24292f"),
     "turn": ("v", "#1a7f37"),
     "steepest": ("o", "#0b7a8a"),
     "valley": ("s", "#7b3fa0"),

@@ -10,12 +10,12 @@ from imgnet_mini.finder.curve import Curve
 from imgnet_mini.finder.shape import MIN_STEPS, Shape
 from imgnet_mini.finder.trials import Trials
 
-Method = Literal["trials", "rule", "turn", "steepest", "valley", "minimum_over_10"]
+Method = Literal["trials", "default", "turn", "steepest", "valley", "minimum_over_10"]
 Range = tuple[float, float]
 
 WORDS: Final[dict[Method, str]] = {
     "trials": "trials",
-    "rule": "linear rule",
+    "default": "train without --max-lr",
     "turn": "turn",
     "steepest": "steepest descent",
     "valley": "valley",
@@ -57,7 +57,7 @@ class Suggestions:
     """Peak learning rates by six methods; None where one does not give a rate.
 
     trials: between the best of a few short trainings and its neighbours.
-    rule: that of the linear rule, where those have learnt nothing.
+    default: what train takes by itself, where those have learnt too little.
     turn: where the smoothed loss has climbed back by half of its fall.
     steepest: where, in its fall, the smoothed loss falls fastest against the rate's logarithm.
     valley: the middle of the longest fall.
@@ -67,7 +67,7 @@ class Suggestions:
     """
 
     trials: float | None = None
-    rule: float | None = None
+    default: float | None = None
     turn: float | None = None
     steepest: float | None = None
     valley: float | None = None
@@ -92,15 +92,15 @@ class Suggestions:
 
 
 def suggest(
-    curve: Curve, trials: Trials | None = None, *, rule: float | None = None
+    curve: Curve, trials: Trials | None = None, *, default: float | None = None
 ) -> Suggestions:
     """Read the curve, or say why it cannot be read; and take what trials say.
 
-    rule: what the linear rule says.
+    default: what train takes by itself, the peak of its settings or that of the linear rule.
     """
     tried = None if trials is None else trials.lr
-    learnt_nothing = trials is not None and tried is None and trials.best.loss < math.inf
-    of_trials = Suggestions(trials=tried, rule=rule if learnt_nothing else None)
+    too_short = trials is not None and tried is None and trials.best.loss < math.inf
+    of_trials = Suggestions(trials=tried, default=default if too_short else None)
     if curve.usable < MIN_STEPS:
         return replace(of_trials, problem=_too_short(curve))
     shape = Shape.of(curve)
@@ -122,11 +122,11 @@ def explain(suggestions: Suggestions, trials: Trials | None) -> str:
     """Why the recommended rate is recommended, in a sentence or two; empty where none is."""
     if suggestions.recommended is None:
         return ""
-    if suggestions.rule is not None and trials is not None:
+    if suggestions.default is not None and trials is not None:
         return (
-            f"Recommended by the linear rule: no trial of {trials.steps} steps has learnt anything "
-            "that could be compared, and the range test is far too cautious on a network that has "
-            f"learnt nothing. Longer trials may: --trial-steps {3 * trials.steps}."
+            f"Recommended is what train takes by itself: no trial of {trials.steps} steps has "
+            "learnt enough for peaks to be compared, and the range test is far too cautious on a "
+            f"network that has learnt nothing. Longer trials may: --trial-steps {3 * trials.steps}."
         )
     if suggestions.trials is None or trials is None:
         return (

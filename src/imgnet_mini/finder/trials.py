@@ -8,8 +8,11 @@ from typing import Final
 Train = Callable[[float], Sequence[float]]
 """From a peak rate to the loss of each step; one that is not finite is the last."""
 
-_LEAST_FALL: Final = 0.02
-"""How far below the loss of chance, as a share of it, a trial has learnt something."""
+_LEAST_FALL: Final = 0.1
+"""How far below the loss of chance, as a share of it, a trial has learnt enough to judge its rate.
+
+Before that, the lowest loss goes to what destroys the least: of ResNet-50's trials of 100 steps
+with the recipe `mini`, which came down by 2 %, to a twelfth of a good peak."""
 
 _FIRST: Final = (0, 2, 4)
 """What is tried first, in doublings of the lowest; then the neighbours of the best."""
@@ -57,12 +60,12 @@ class Trials:
 
     @property
     def have_learnt(self) -> bool:
-        """Whether one of them has: rates are compared by how little they destroy until then."""
+        """Whether one of them has learnt enough for the rates to be compared."""
         return _has_learnt(self.best, self.chance)
 
     @property
     def lr(self) -> float | None:
-        """The peak with the lowest loss, between those tried; None where none has learnt."""
+        """The peak with the lowest loss, between those tried; None where none has learnt enough."""
         return self._vertex[0] if self.have_learnt else None
 
     @property
@@ -95,7 +98,7 @@ def search_peak(
 ) -> Trials:
     """Try rates until the best lies between two that are half and double, and worse.
 
-    It ends early where none of the first ones has learnt, and not all have diverged.
+    It ends early where none of the first ones has learnt enough, and not all have diverged.
 
     first: the lowest of those that are tried in any case.
     most: trials.

@@ -12,7 +12,7 @@ from imgnet_mini.reporting.readme.markdown import link, rate
 
 RULES = {
     "trials": "the best of a few short trainings",
-    "rule": "the linear rule",
+    "default": "what training takes by itself",
     "turn": "where the loss turns up again",
     "steepest": "steepest descent",
     "valley": "valley",
@@ -130,7 +130,8 @@ def peak_words(finder: Finder | None, config: RunConfig) -> str:
     text = f"The run peaked at {rate(peak)}{origin}"
     if finder is None:
         return f"{text}."
-    cautious = finder.recommended not in ("trials", "rule")  # those go beyond what the ramp bears
+    # The others go beyond what the ramp bears.
+    cautious = finder.recommended not in ("trials", "default")
     if cautious and finder.diverging and peak >= finder.diverging[0]:
         return f"{text}, {_factor(peak, finder.lr)}: in the range where the loss diverges."
     return f"{text}, {_factor(peak, finder.lr)}."
