@@ -22,16 +22,20 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
+import torch
 from ablation_table import show
 from figures import add_result, read_results
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import get_model
 
-from imgnet_mini.data.sizes import relative_cost
+from imgnet_mini.data.sizes import training_sizes
 from imgnet_mini.sections import DataConfig
 
 HERE: Final = Path(__file__).parent
@@ -84,7 +88,7 @@ class Result:
     """One run.
 
     budget: epochs at the full image size whose arithmetic it was to take.
-    arithmetic: what it took, the same way.
+    arithmetic: what it took, the same way, by the operations of the network's layers.
     top1, top5: in percent.
     train_loss: of its last epoch.
     """
@@ -109,12 +113,12 @@ class Plan:
     run: the name of the training; rows that differ in the evaluation alone share it.
     """
 
-    def __init__(self, row: str, *, img_size: int, budget: int) -> None:
+    def __init__(self, row: str, *, arch: str, img_size: int, budget: int) -> None:
         parts = parts_of(row)
         progressive = next((part.progressive for part in parts if part.progressive), None)
         data = DataConfig(img_size=img_size, progressive=progressive)
-        self.epochs = epochs_for(budget, data)
-        self.arithmetic = self.epochs * relative_cost(data, self.epochs)
+        self.epochs = epochs_for(budget, arch, data)
+        self.arithmetic = arithmetic(self.epochs, arch, data)
         self.train = [word for part in parts for word in part.train]
         self.train += ["--progressive", progressive] if progressive else []
         self.train += ["--epochs", f"{self.epochs}"]
@@ -140,8 +144,7 @@ class Ablation:
         """Make the rows; those that share a training one after the other."""
         groups: dict[tuple[int, str], list[str]] = {}
         for seed, row in product(seeds, rows):
-            run = Plan(row, img_size=self._options.img_size, budget=self._options.epochs).run
-            groups.setdefault((seed, run), []).append(row)
+            groups.setdefault((seed, plan_of(row, self._options).run), []).append(row)
         with ThreadPoolExecutor(jobs) as pool:
             for work in [pool.submit(self._make, seed, of) for (seed, _), of in groups.items()]:
                 work.result()
@@ -156,9 +159,14 @@ class Ablation:
                 print(f"{row}, seed {seed}: {result.top1:.2f} %", flush=True)
 
 
+def plan_of(row: str, options: argparse.Namespace) -> Plan:
+    """That of a row with the network and the images of these options."""
+    return Plan(row, arch=options.arch, img_size=options.img_size, budget=options.epochs)
+
+
 def measure(row: str, seed: int, options: argparse.Namespace) -> Result:
     """Train a row, unless that is done, and evaluate it."""
-    plan = Plan(row, img_size=options.img_size, budget=options.epochs)
+    plan = plan_of(row, options)
     name = f"{plan.run}-{options.arch}-{options.img_size}-{plan.epochs}-{seed}"
     place = ["--name", name, "--output-dir", f"{options.work_dir}"]
     place += ["--data-root", f"{options.data_root}"]
@@ -201,12 +209,32 @@ def parts_of(row: str) -> list[Row]:
     raise SystemExit(f"there is no row {row!r}; there are: {', '.join(ROWS)}")
 
 
-def epochs_for(budget: int, data: DataConfig) -> int:
+def epochs_for(budget: int, arch: str, data: DataConfig) -> int:
     """The most epochs whose arithmetic is no more than that of `budget` at the full size."""
     epochs = budget
-    while (epochs + 1) * relative_cost(data, epochs + 1) <= budget:
+    while arithmetic(epochs + 1, arch, data) <= budget:
         epochs += 1
     return epochs
+
+
+def arithmetic(epochs: int, arch: str, data: DataConfig) -> float:
+    """That of so many epochs, in epochs at the full size."""
+    sizes = training_sizes(data, epochs)
+    taken = sum(operations(arch, sizes.of(epoch)) for epoch in range(epochs))
+    return taken / operations(arch, sizes.last)
+
+
+@cache
+def operations(arch: str, side: int) -> int:
+    """Multiplications and additions of the network for one image of so many pixels a side.
+
+    Not in proportion to its pixels: layers whose stride does not divide a side round it up.
+    """
+    with torch.device("meta"):
+        network, image = get_model(arch, num_classes=100).eval(), torch.empty(1, 3, side, side)
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    return int(counter.get_total_flops())
 
 
 def imgnet_mini(*words: str, log: Path) -> None:

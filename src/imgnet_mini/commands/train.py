@@ -22,7 +22,7 @@ from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say
 from imgnet_mini.data.draws import mix
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.sizes import relative_cost, training_sizes
+from imgnet_mini.data.sizes import share_of_pixels, training_sizes
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError, StoppedError
@@ -225,5 +225,5 @@ def _describe_growth(config: RunConfig) -> str:
     if data.progressive is None:
         return ""
     sizes = training_sizes(data, epochs)
-    share = relative_cost(data, epochs)
-    return f", images of {sizes.of(0)} to {sizes.last} px, {share:.2f} of the arithmetic"
+    share = share_of_pixels(data, epochs)
+    return f", images of {sizes.of(0)} to {sizes.last} px, {share:.2f} of the pixels"
