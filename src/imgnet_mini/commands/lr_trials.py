@@ -43,13 +43,19 @@ def try_rates(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
     for _ in range(_LENGTHENINGS):
         if trials.have_learnt or trials.best.loss == math.inf:
             break
-        say(
-            f"No trial of {steps} steps has learnt enough for peaks to be compared; making trials "
-            f"of {_FACTOR * steps}"
-        )
+        say(_describe_longer(steps, config, setup))
         steps *= _FACTOR
         trials = _try_for(steps, config, setup, stop)
     return trials
+
+
+def _describe_longer(steps: int, config: RunConfig, setup: Setup) -> str:
+    longer, most = _FACTOR * steps, config.finder.trials
+    epochs = most * longer / len(setup.train_loader)
+    return (
+        f"No trial of {steps} steps has learnt enough for peaks to be compared; making up to "
+        f"{most} of {longer}: {epochs:.2g} epochs in all"
+    )
 
 
 def _try_for(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
