@@ -78,7 +78,7 @@ def _draw(
 ) -> None:
     """A point for each run, a bar up to the mean of a row."""
     shown = [row for row in rows if any(result.row == row for result in results)]
-    figure = new_figure(9, 1 + 0.34 * len(shown) * len(settings))
+    figure = new_figure(9, 1 + 0.2 * len(shown) * len(settings))
     axes = figure.add_subplot()
     tidy(axes)
     height = 0.8 / len(settings)
@@ -96,5 +96,5 @@ def _draw(
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("top-1 accuracy, percent; a point for each seed")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=len(settings))
+    axes.legend(loc="lower right", frameon=False)
     save_png(figure, path)

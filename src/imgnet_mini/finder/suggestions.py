@@ -24,8 +24,7 @@ WORDS: Final[dict[Method, str]] = {
 """Every method and its name, best first: of those that give a rate, the first is recommended.
 
 At the rate of the trials, a small network's training to the end came within a point of the best
-rate of a grid; of the range test's own methods only the turn did (benchmarks/lr_advice.py). On a
-deep network, such as ResNet-50, both lie far under a good peak.
+rate of a grid; of the range test's own methods only the turn did (benchmarks/lr_advice.py).
 """
 
 _STANDARD_ERRORS: Final = 3.0
