@@ -7,7 +7,7 @@ from typing import Any
 
 from imgnet_mini.atomic_file import refuse_unwritable
 from imgnet_mini.commands.lr_trials import refuse_short_trials, try_rates
-from imgnet_mini.commands.peak_rate import settings_of
+from imgnet_mini.commands.peak_rate import default_rate, settings_of
 from imgnet_mini.commands.setup import Setup, explaining_device_errors, options_of, set_up
 from imgnet_mini.config import RunConfig
 from imgnet_mini.console import say, show_table
@@ -20,7 +20,7 @@ from imgnet_mini.finder.results import FinderResult, SavedPaths, save_result
 from imgnet_mini.finder.suggestions import WORDS, Suggestions, explain, suggest
 from imgnet_mini.finder.trials import Trials
 from imgnet_mini.lockstep import Lockstep
-from imgnet_mini.optim import build_optimizer, linear_rule
+from imgnet_mini.optim import build_optimizer
 from imgnet_mini.progress import show_bar
 from imgnet_mini.run_paths import RunPaths
 from imgnet_mini.signals import StopRequest, StopRequestedError
@@ -46,7 +46,7 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     curve, trials = _measure(given, setup)
     if not ranks.is_first:
         return
-    suggestions = suggest(curve, trials, default=_default(given))
+    suggestions = suggest(curve, trials, default=default_rate(given))
     result = FinderResult(
         name=given.run.name,
         finder=given.finder,
@@ -68,12 +68,6 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
         explain(suggestions, trials),
         *_doubt(given.schedule.max_lr, suggestions.lr),
     )
-
-
-def _default(config: RunConfig) -> float:
-    """What train takes without --max-lr: the peak of these settings, or that of the linear rule."""
-    own = config.schedule.max_lr
-    return own if isinstance(own, float) else linear_rule(config.data.batch_size)
 
 
 def _doubt(own: float | str | None, recommended: float) -> list[str]:
@@ -175,7 +169,7 @@ def _show(
     own = isinstance(config.schedule.max_lr, float)
     origin = "the peak of these settings" if own else "0.1 x batch / 256"
     mark = " *" if suggestions.recommended == "default" else ""
-    rows.append([f"{WORDS['default']} ({origin}){mark}", f"{_default(config):.2e}"])
+    rows.append([f"{WORDS['default']} ({origin}){mark}", f"{default_rate(config):.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "rate"], rows)
     also = ", _trials.csv" if trials else ""
     say(f"Wrote {saved.plot}, and .csv{also} and .json beside it")

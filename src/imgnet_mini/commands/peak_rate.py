@@ -22,10 +22,8 @@ def with_peak_rate(config: RunConfig, paths: RunPaths) -> RunConfig:
         ConfigError: `auto` was asked for, and find-lr has suggested nothing for this name, or
             has for another network, batch or size of image.
     """
-    rate = config.schedule.max_lr
-    if rate is None:
-        rate = linear_rule(config.data.batch_size)
-    elif rate == "auto":
+    rate = default_rate(config)
+    if config.schedule.max_lr == "auto":
         found = latest_suggestion(paths.finder_dir, paths.name)
         if found is None:
             raise ConfigError(
@@ -35,6 +33,12 @@ def with_peak_rate(config: RunConfig, paths: RunPaths) -> RunConfig:
         _compare_settings(found, config)
         rate = found.lr
     return config.override({"schedule": {"max_lr": rate}})
+
+
+def default_rate(config: RunConfig) -> float:
+    """What train takes without --max-lr: the peak of these settings, or that of the linear rule."""
+    own = config.schedule.max_lr
+    return own if isinstance(own, float) else linear_rule(config.data.batch_size)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
