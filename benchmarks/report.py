@@ -88,7 +88,7 @@ def make_run(folder: Path, size: int, per_class: int, arch: str) -> None:
     metrics = {
         "top1": 100 * right[:, 0].mean(), "top5": 100 * right.any(1).mean(), "loss": 3.2,
         "images": len(right), "imgs_per_sec": 300.0, "checkpoint": "best.pth", "epoch": EPOCHS - 1,
-        "checkpoint_sha256": sha256, "img_size": 224, "tta": False, "classes": list(classes),
+        "checkpoint_sha256": sha256, "img_size": 224, "views": "centre", "classes": list(classes),
     }  # fmt: skip
     paths.metrics.write_text(json.dumps(metrics), "utf-8")
 

@@ -76,7 +76,7 @@ def test_no_line_of_help_is_wider_than_the_terminal(cli, command):
             ["[default: 20]", "[default: 64]", "[x>=1]", "(above 0 and below 1)", "--no-amp"],
         ),
         ("find-lr", ["--num-iter", "[default: 100]", "[x>=2]", "(above 0)"]),
-        ("evaluate", ["best|last|PATH", "--no-tta", "[default: best]"]),
+        ("evaluate", ["best|last|PATH", "--no-tta", "--ten-crop", "[default: best]"]),
         ("readme", ["results|experiment|FILE", "--check", "r50_onecycle_amp"]),
         ("demo", ["--dir", "imgnet-mini-demo", "auto|cuda|mps|cpu"]),
     ],

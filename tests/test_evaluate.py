@@ -79,7 +79,7 @@ def test_a_plain_state_dict_is_taken(data, cli, tmp_path):
 
 def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, cli):
     assert cli("evaluate", "--name", "a", "--tta") == 0
-    assert metrics()["tta"] is True
+    assert metrics()["views"] == "mirror"
     before = Path("reports/a/predictions.csv").read_text()
     for path in Path("data/val").rglob("*.png"):
         with Image.open(path) as image:
@@ -89,6 +89,21 @@ def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, c
     after = Path("reports/a/predictions.csv").read_text()
     labels = [[row.split(",")[2] for row in text.splitlines()] for text in (before, after)]
     assert labels[0] == labels[1]
+
+
+def test_ten_crops_are_cut_out_of_the_files_and_recorded(trained, cli):
+    assert cli("evaluate", "--name", "a", "--ten-crop", "--tta") == 0, cli.err
+    found = metrics()
+    assert (found["views"], found["img_size"], found["resize"]) == ("ten-crop", 32, 40)
+    by_files = Path("reports/a/predictions.csv").read_text()
+
+    assert cli("prepare", "--data-root", "data", "--img-size", 32) == 0, cli.err
+    assert cli("evaluate", "--name", "a", "--ten-crop") == 0, cli.err
+    assert Path("reports/a/predictions.csv").read_text() == by_files
+    before = Path("reports/a/metrics.json").read_text()
+    assert cli("evaluate", "--name", "a", "--ten-crop", "--loader", "pack") == 2
+    assert cli.says("--loader pack: a pack holds the centre of each validation image")
+    assert Path("reports/a/metrics.json").read_text() == before
 
 
 @pytest.mark.parametrize(

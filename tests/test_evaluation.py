@@ -10,6 +10,7 @@ from torchvision import transforms
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.views import Views
 from imgnet_mini.evaluation import evaluate
 from imgnet_mini.model import build_model
 from imgnet_mini.precision import Precision
@@ -36,11 +37,17 @@ def model():
     return network.eval()
 
 
-def measure(model, images, *, batch_size=8, tta=False, label_smoothing=0.0):
+def measure(model, images, *, batch_size=8, views=Views.CENTRE, label_smoothing=0.0):
     data = DataConfig(batch_size=batch_size, img_size=32, workers=0)
-    with closing(build_eval_loader(data, images, device=CPU)) as loader, StopRequest() as stop:
+    batches = build_eval_loader(data, images, device=CPU, views=views)
+    with closing(batches) as loader, StopRequest() as stop:
         return evaluate(
-            model, loader, Precision("cpu", None), stop, label_smoothing=label_smoothing, tta=tta
+            model,
+            loader,
+            Precision("cpu", None),
+            stop,
+            label_smoothing=label_smoothing,
+            views=views,
         )
 
 
@@ -79,10 +86,36 @@ def test_metrics_equal_scikit_learn_whatever_the_batch_size(model, images, batch
 
 
 def test_the_mirrored_image_counts_as_much_as_the_image(model, images):
-    metrics, answers = measure(model, images, tta=True)
+    metrics, answers = measure(model, images, views=Views.MIRROR)
     logits = (reference_logits(model, images) + reference_logits(model, images, mirror=True)) / 2
     assert np.array_equal(answers.top[:, 0], logits.argmax(1))
     assert metrics.top1 == pytest.approx(100 * accuracy_score(images.val.targets, logits.argmax(1)))
+
+
+def test_ten_crops_are_those_of_torchvision_and_count_alike(model, images):
+    _, answers = measure(model, images, views=Views.TEN_CROP)
+    load = transforms.Compose(
+        [
+            transforms.Resize(40),
+            transforms.CenterCrop(40),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    paths = map(images.val.path, range(len(images.val)))
+    batch = torch.stack([load(Image.open(path).convert("RGB")) for path in paths])
+    with torch.no_grad():
+        logits = sum(model(crop) for crop in transforms.TenCrop(32)(batch)) / 10
+    assert np.array_equal(answers.top[:, 0], logits.argmax(1))
+    expected = logits.softmax(1).max(1).values.numpy()
+    assert answers.probabilities[:, 0].numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_crops_of_a_square_have_the_size_it_was_made_for():
+    for size in range(32, 600):
+        side = Views.TEN_CROP.side(size)
+        shown = Views.TEN_CROP.of(torch.empty(1, 1, side, side))
+        assert [crop.shape[-2:] for crop in shown] == [(size, size)] * 10
 
 
 def test_label_smoothing_is_that_of_training(model, images):

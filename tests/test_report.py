@@ -30,12 +30,22 @@ def test_a_report_needs_nothing_but_the_run(trained, cli):
     assert "all of it on one page: reports/a/index.html" in cli.out
 
 
-def test_what_was_evaluated_last_is_reported_and_not_evaluated_again(trained, cli):
-    assert cli("evaluate", "--name", "a", "--checkpoint", "last", "--tta") == 0
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--tta", ("image and mirror image", "with mirror images")),
+        ("--ten-crop", (", ten crops", ", ten crops")),
+    ],
+)
+def test_what_was_evaluated_last_is_reported_and_not_evaluated_again(trained, cli, flag, words):
+    assert cli("evaluate", "--name", "a", "--checkpoint", "last", flag) == 0
     before = Path("reports/a/metrics.json").read_bytes()
     assert cli("report", "--name", "a") == 0, cli.err
     assert Path("reports/a/metrics.json").read_bytes() == before
     assert "checkpoint.pth" in cli.out
+    assert cli("readme", "--name", "a") == 0, cli.err
+    pages = Path("README.md"), Path("reports/a/index.html")
+    assert all(word in page.read_text("utf-8") for word, page in zip(words, pages, strict=True))
 
 
 def test_a_run_that_went_on_is_evaluated_anew(trained, run_small, cli):

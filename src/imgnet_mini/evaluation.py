@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import Loader
+from imgnet_mini.data.views import Views
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.precision import Precision
@@ -61,13 +62,13 @@ def evaluate(
     stop: StopRequest,
     *,
     label_smoothing: float,
-    tta: bool = False,
+    views: Views = Views.CENTRE,
     label: str = "evaluate",
     ranks: Ranks = ALONE,
 ) -> tuple[Metrics, Answers]:
     """Run the network over every image of a loader, each on one rank; all ranks get all answers.
 
-    tta: use the mean of the logits of the image and of its mirror image.
+    views: those of an image whose logits count, by their mean.
 
     Raises:
         StopRequestedError: a signal has come.
@@ -81,9 +82,7 @@ def evaluate(
     with torch.no_grad(), show_bar(label, loader.images) as bar:
         for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
-                logits = model(images)
-                if tta:
-                    logits = (logits + model(images.flip(3))) / 2
+                logits = torch.stack([model(view) for view in views.of(images)]).mean(0)
             parts.append(_answer(logits.float(), targets, label_smoothing))
             done += len(targets) * ranks.size
             bar.show(min(done, loader.images))

@@ -27,6 +27,13 @@ def evaluate(
         bool,
         typer.Option("--tta/--no-tta", help="Use the mean over the image and its mirror image."),
     ] = False,
+    ten_crop: Annotated[
+        bool,
+        typer.Option(
+            "--ten-crop/--no-ten-crop",
+            help="Use the mean over corners, centre and their mirror images.",
+        ),
+    ] = False,
     given: RunConfig,
 ) -> None:
     """Measure loss, top-1 and top-5 over all validation images, in float32.
@@ -34,10 +41,13 @@ def evaluate(
     Options left out keep the values the run of this name was trained with.
     """
     from imgnet_mini.commands import evaluate
+    from imgnet_mini.data.views import Views
     from imgnet_mini.distributed.joining import joined
 
+    views = Views.TEN_CROP if ten_crop else Views.MIRROR if tta else Views.CENTRE
+
     with joined(given.runtime) as ranks:
-        evaluate.run(given, checkpoint=checkpoint, tta=tta, ranks=ranks)
+        evaluate.run(given, checkpoint=checkpoint, views=views, ranks=ranks)
 
 
 @app.command(rich_help_panel="Workflow")

@@ -23,10 +23,10 @@ from imgnet_mini.console import say, show_table
 from imgnet_mini.data.choice import Images
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.transforms import eval_resize
+from imgnet_mini.data.views import Views
 from imgnet_mini.device import choose_device, describe_device
 from imgnet_mini.distributed.ranks import ALONE, Ranks
-from imgnet_mini.errors import CheckpointError, StoppedError
+from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
 from imgnet_mini.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.precision import Precision
 from imgnet_mini.predictions import Predictions
@@ -50,17 +50,19 @@ def saved_settings(given: RunConfig) -> RunConfig:
 
 
 def run(
-    given: RunConfig, *, checkpoint: str = "best", tta: bool = False, ranks: Ranks = ALONE
+    given: RunConfig, *, checkpoint: str = "best", views: Views = Views.CENTRE, ranks: Ranks = ALONE
 ) -> None:
     """Evaluate in float32, write metrics.json and predictions.csv, and print a table.
 
     checkpoint: `best`, `last`, or the path of a checkpoint or of a plain torchvision state dict.
+    views: what the network is shown of each image.
 
     Raises:
+        ConfigError: ten crops were asked of a pack.
         CheckpointError: it is missing, damaged, or does not fit the network or the classes.
         DataError: the images cannot be used.
     """
-    config, path, weights = ranks.from_first(lambda: _take_up(given, checkpoint))
+    config, path, weights = ranks.from_first(lambda: _take_up(given, checkpoint, views))
     content = weights.content
     paths = paths_of(config.run)
     device = choose_device(config.runtime, ranks)
@@ -68,7 +70,7 @@ def run(
     say(*images.notes)
     with explaining_device_errors(config.data.batch_size):
         model = _load_network(config, content, path, images.train, device)
-    metrics, predictions = _measure(config, model, images, device, tta=tta, ranks=ranks)
+    metrics, predictions = _measure(config, model, images, device, views=views, ranks=ranks)
     if not ranks.is_first:
         return
     predictions.save(paths.predictions)
@@ -79,8 +81,8 @@ def run(
         "epoch": epoch_of(content),
         "arch": config.model.arch,
         "img_size": config.data.eval_side,
-        "resize": eval_resize(config.data.eval_side),
-        "tta": tta,
+        "resize": views.resize(config.data.eval_side),
+        "views": views,
         "precision": "fp32",
         "device": describe_device(device),
         "torch": str(torch.__version__),
@@ -91,10 +93,18 @@ def run(
     say(f"Wrote {paths.metrics} and {paths.predictions}")
 
 
-def _take_up(given: RunConfig, checkpoint: str) -> tuple[RunConfig, Path, Weights]:
+def _take_up(given: RunConfig, checkpoint: str, views: Views) -> tuple[RunConfig, Path, Weights]:
     """The settings, and what is to be evaluated."""
     config = saved_settings(given)
-    if "loader" not in given.given().get("data", {}):
+    typed = given.given().get("data", {}).get("loader")
+    if views is Views.TEN_CROP:
+        if typed == "pack":
+            raise ConfigError(
+                "--loader pack: a pack holds the centre of each validation image, and --ten-crop "
+                "is cut out of the whole; leave --loader out, and the files are read"
+            )
+        config = config.override({"data": {"loader": "folder"}})
+    elif typed is None:
         # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
         config = config.override({"data": {"loader": "auto"}})
     paths = paths_of(config.run)
@@ -110,7 +120,7 @@ def _measure(
     images: Images,
     device: torch.device,
     *,
-    tta: bool,
+    views: Views,
     ranks: Ranks,
 ) -> tuple[Metrics, Predictions]:
     with (
@@ -125,7 +135,7 @@ def _measure(
                 Precision(device.type, None),
                 stop,
                 label_smoothing=config.optimizer.label_smoothing,
-                tta=tta,
+                views=views,
                 ranks=ranks,
             )
         except StopRequestedError as error:

@@ -16,7 +16,8 @@ from imgnet_mini.data.folder_source import FolderSource, Load
 from imgnet_mini.data.order import Key, Order, Share
 from imgnet_mini.data.pack.source import PackSource
 from imgnet_mini.data.sizes import Sizes, training_sizes
-from imgnet_mini.data.transforms import EvalCrop, Normalise, TrainCrop
+from imgnet_mini.data.transforms import Normalise, TrainCrop
+from imgnet_mini.data.views import Views
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.sections import DataConfig
@@ -136,16 +137,24 @@ def build_train_loader(
 
 
 def build_eval_loader(
-    data: DataConfig, images: Images, *, device: torch.device, ranks: Ranks = ALONE
+    data: DataConfig,
+    images: Images,
+    *,
+    device: torch.device,
+    views: Views = Views.CENTRE,
+    ranks: Ranks = ALONE,
 ) -> Loader:
-    """Every image once, in the order of the split, on one rank or the other."""
+    """Every image once, in the order of the split, on one rank or the other.
+
+    views: what is to be taken of them; the pack holds centre crops alone.
+    """
     share = Share(ranks.rank, ranks.size)
-    sizes = Sizes.always(data.eval_side)
+    sizes = Sizes.always(views.side(data.eval_side))
     order = Order(len(images.val), data.batch_size, seed=None, sizes=sizes, share=share)
-    packed = images.packed_val(data.eval_side)
+    packed = images.packed_val(data.eval_side) if views is not Views.TEN_CROP else None
     source: Source
     if packed is None:
-        load = EvalCrop(data.eval_side).load
+        load = views.crop(data.eval_side).load
         source = _from_files(order, images.val, load, data, device, neighbours=ranks.local_size)
     else:
         source = PackSource(order, packed, None, data, device=device)

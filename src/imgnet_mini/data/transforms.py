@@ -48,13 +48,14 @@ class TrainCrop:
 
 
 class EvalCrop:
-    """Resize the short side to 8/7 of the crop's, crop the centre: the standard evaluation.
+    """Resize the short side and crop the centre; to 8/7 of the crop's is the standard evaluation.
 
     Through Pillow, whose pixels torchvision's tensor resize misses by one here and there.
     """
 
-    def __init__(self, img_size: int) -> None:
-        self._crop = v2.Compose([v2.Resize(eval_resize(img_size)), v2.CenterCrop(img_size)])
+    def __init__(self, img_size: int, *, resize: int | None = None) -> None:
+        short_side = eval_resize(img_size) if resize is None else resize
+        self._crop = v2.Compose([v2.Resize(short_side), v2.CenterCrop(img_size)])
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Image.Image:
         """An image of S x S pixels from one of any size, (H, W, 3)."""

@@ -12,7 +12,7 @@ from imgnet_mini.run_paths import RunPaths
 
 @dataclass(frozen=True)
 class Metrics:
-    """`metrics.json`. Accuracies in percent; checkpoint: its file name."""
+    """`metrics.json`. Accuracies in percent; checkpoint: its file name; views: of each image."""
 
     top1: float | None
     top5: float | None
@@ -22,7 +22,7 @@ class Metrics:
     checkpoint: str | None
     epoch: int | None
     img_size: int | None
-    tta: bool
+    views: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _metrics(file: JsonFile) -> Metrics:
         checkpoint=last_component(checkpoint) if checkpoint else None,
         epoch=file.count("epoch"),
         img_size=file.count("img_size"),
-        tta=file.flag("tta"),
+        views=file.text("views") or ("mirror" if file.flag("tta") else "centre"),
     )
 
 
