@@ -91,6 +91,13 @@ def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, c
     assert labels[0] == labels[1]
 
 
+def test_mirror_images_of_a_run_that_saw_none_are_noted(trained, run_small, cli):
+    assert run_small("train", "--name", "b", "--no-flip", "--epochs", 1) == 0, cli.err
+    for name, flags, noted in (("a", ["--tta"], False), ("b", [], False), ("b", ["--tta"], True)):
+        assert cli("evaluate", "--name", name, *flags) == 0, cli.err
+        assert ("trained without any (--no-flip)" in cli.out) == noted
+
+
 def test_ten_crops_are_cut_out_of_the_files_and_recorded(trained, cli):
     assert cli("evaluate", "--name", "a", "--ten-crop", "--tta") == 0, cli.err
     found = metrics()

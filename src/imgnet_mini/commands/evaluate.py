@@ -68,6 +68,8 @@ def run(
     device = choose_device(config.runtime, ranks)
     images = find_images_once(config, ranks, training=False)
     say(*images.notes)
+    if views is not Views.CENTRE and not config.data.flip:
+        say("Note: mirror images count too, and this run was trained without any (--no-flip)")
     with explaining_device_errors(config.data.batch_size):
         model = _load_network(config, content, path, images.train, device)
     metrics, predictions = _measure(config, model, images, device, views=views, ranks=ranks)
