@@ -103,6 +103,23 @@ def test_ten_crops_are_cut_out_of_the_files_and_recorded(trained, cli):
     found = metrics()
     assert (found["views"], found["img_size"], found["resize"]) == ("ten-crop", 32, 40)
     by_files = Path("reports/a/predictions.csv").read_text()
+    model = torchvision.models.shufflenet_v2_x0_5(num_classes=3)
+    model.load_state_dict(torch.load("checkpoints/a/best.pth", weights_only=True)["model"])
+    load = transforms.Compose(
+        [
+            transforms.Resize(40),
+            transforms.CenterCrop(40),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            transforms.TenCrop(32),
+        ]
+    )
+    folder = torchvision.datasets.ImageFolder("data/val", load)
+    with torch.no_grad():
+        logits = torch.stack([model.eval()(torch.stack(crops)).mean(0) for crops, _ in folder])
+    predictions = load_predictions(Path("reports/a/predictions.csv"), tuple(folder.classes))
+    expected = logits.softmax(1).sort(1, descending=True).values.numpy()
+    assert predictions.probabilities == pytest.approx(expected, abs=1e-4)
 
     assert cli("prepare", "--data-root", "data", "--img-size", 32) == 0, cli.err
     assert cli("evaluate", "--name", "a", "--ten-crop") == 0, cli.err

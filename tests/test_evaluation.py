@@ -42,12 +42,7 @@ def measure(model, images, *, batch_size=8, views=Views.CENTRE, label_smoothing=
     batches = build_eval_loader(data, images, device=CPU, views=views)
     with closing(batches) as loader, StopRequest() as stop:
         return evaluate(
-            model,
-            loader,
-            Precision("cpu", None),
-            stop,
-            label_smoothing=label_smoothing,
-            views=views,
+            model, loader, Precision("cpu", None), stop, label_smoothing=label_smoothing
         )
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import Loader
-from imgnet_mini.data.views import Views
 from imgnet_mini.distributed.ranks import ALONE, Ranks
 from imgnet_mini.lockstep import Lockstep
 from imgnet_mini.precision import Precision
@@ -62,13 +61,12 @@ def evaluate(
     stop: StopRequest,
     *,
     label_smoothing: float,
-    views: Views = Views.CENTRE,
     label: str = "evaluate",
     ranks: Ranks = ALONE,
 ) -> tuple[Metrics, Answers]:
     """Run the network over every image of a loader, each on one rank; all ranks get all answers.
 
-    views: those of an image whose logits count, by their mean.
+    An answer is the mean of the logits of what the loader's `views` show of an image.
 
     Raises:
         StopRequestedError: a signal has come.
@@ -82,7 +80,7 @@ def evaluate(
     with torch.no_grad(), show_bar(label, loader.images) as bar:
         for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
-                logits = torch.stack([model(view) for view in views.of(images)]).mean(0)
+                logits = torch.stack([model(view) for view in loader.views.of(images)]).mean(0)
             parts.append(_answer(logits.float(), targets, label_smoothing))
             done += len(targets) * ranks.size
             bar.show(min(done, loader.images))

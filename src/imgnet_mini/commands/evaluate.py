@@ -128,7 +128,9 @@ def _measure(
     with (
         StopRequest(with_ranks=ranks.size > 1) as stop,
         explaining_device_errors(config.data.batch_size),
-        closing(build_eval_loader(config.data, images, device=device, ranks=ranks)) as loader,
+        closing(
+            build_eval_loader(config.data, images, device=device, views=views, ranks=ranks)
+        ) as loader,
     ):
         try:
             metrics, answers = evaluate(
@@ -137,7 +139,6 @@ def _measure(
                 Precision(device.type, None),
                 stop,
                 label_smoothing=config.optimizer.label_smoothing,
-                views=views,
                 ranks=ranks,
             )
         except StopRequestedError as error:

@@ -45,15 +45,23 @@ class Loader:
     Where images are mixed, targets are shares of classes, (N, C) float32.
 
     images: how many there are; images_per_step: how many make a step. Both count all ranks.
+    views: what an evaluation is to take of each image.
     """
 
     def __init__(
-        self, order: Order, source: Source, finish: Finish, *, device: torch.device
+        self,
+        order: Order,
+        source: Source,
+        finish: Finish,
+        *,
+        device: torch.device,
+        views: Views = Views.CENTRE,
     ) -> None:
         self._order = order
         self._source = source
         self._finish = finish
         self._move = Mover(device)
+        self.views = views
         self.images = order.images
         self.images_per_step = order.batch_size
 
@@ -163,7 +171,7 @@ def build_eval_loader(
     def finish(batch: Batch, _: Key) -> tuple[Tensor, Tensor]:
         return normalise(batch.images), batch.targets
 
-    return Loader(order, source, finish, device=device)
+    return Loader(order, source, finish, device=device, views=views)
 
 
 def _from_files(
