@@ -138,6 +138,17 @@ def test_trials_have_a_panel_with_their_best_and_the_reason(drawn):
     assert "Learning-rate range test" in above.get_title(loc="left")
 
 
+def test_the_lower_peak_of_a_longer_training_is_in_view(drawn):
+    curve = build_curve(LRS, FALL, "end", num_iter=100)
+    trials = Trials(30, tuple(Trial(lr, (loss,)) for lr, loss in ((0.1, 2.0), (0.2, 3.0))))
+    found = suggest(curve, trials, steps=30_000)
+    _, below = drawn(curve, found, trials=trials).axes
+    assert found.trials == pytest.approx(0.01)
+    assert any(set(line.get_xdata()) == {found.trials} for line in below.lines)
+    assert below.get_xlim()[0] < found.trials
+    assert "A training of 30000 steps favours" in below.get_title(loc="left").replace("\n", " ")
+
+
 def test_trials_are_drawn_beside_the_loss_of_chance(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
     trials = Trials(30, (Trial(0.1, (5.1,)), Trial(0.4, (4.7,))), 4.605)

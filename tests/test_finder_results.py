@@ -78,6 +78,7 @@ def test_the_json_holds_every_suggestion_and_how_it_was_made(good, tmp_path):
         },
         "recommended": "turn",
         "lr": found.turn,
+        "training_steps": 0,
         "reason": explain(found, None),
         "trials": None,
         "problem": None,

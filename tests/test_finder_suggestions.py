@@ -104,6 +104,16 @@ def test_trials_are_recommended_before_the_turn_and_the_turn_before_the_steepest
     assert suggest(curve_of(np.full(STEPS, 6.9))).recommended is None
 
 
+@pytest.mark.parametrize(("steps", "lr"), [(0, 0.4), (20, 0.4), (160, 0.2), (20_000, 0.04)])
+def test_a_training_takes_a_lower_peak_than_shorter_trials_by_a_cube_root(steps, lr):
+    tried = Trials(20, (Trial(0.2, (2.0,)), Trial(0.4, (1.0,)), Trial(0.8, (2.0,))))
+    found = suggest(curve_of(fall()), tried, steps=steps)
+    assert (found.recommended, found.lr) == ("trials", pytest.approx(lr))
+    sentence = explain(found, tried)
+    assert "one with a peak of 0.4 ended with the lowest loss" in sentence
+    assert (f"A training of {steps} steps favours a lower peak: {lr:g}" in sentence) == (steps > 20)
+
+
 def test_the_turn_is_where_half_of_the_fall_is_lost_again():
     loss = fall()
     found = suggest(curve_of(loss))

@@ -46,7 +46,8 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
     curve, trials = _measure(given, setup)
     if not ranks.is_first:
         return
-    suggestions = suggest(curve, trials, default=default_rate(given))
+    steps = given.schedule.epochs * len(setup.train_loader)
+    suggestions = suggest(curve, trials, steps=steps, default=default_rate(given))
     result = FinderResult(
         name=given.run.name,
         finder=given.finder,

@@ -56,6 +56,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "norm_decay": optimizer.norm_decay,
         "clip_norm": optimizer.clip_norm,
         "zero_init": config.model.zero_init,
+        "epochs": config.schedule.epochs,
         "data_root": config.run.data_root.as_posix(),
     }
 

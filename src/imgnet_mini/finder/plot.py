@@ -140,8 +140,9 @@ def _mark(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
 
 
 def _draw_trials(axes: Axes, trials: Trials, suggestions: Suggestions) -> None:
-    """The loss that each trial ended with, and where the lowest is thought to be."""
-    _prepare(axes, [trial.lr for trial in trials.runs])
+    """The loss that each trial ended with, where the lowest is thought to be, and what follows."""
+    recommended = [] if suggestions.trials is None else [suggestions.trials]
+    _prepare(axes, [*(trial.lr for trial in trials.runs), *recommended])
     axes.set_xlabel("peak learning rate of a short training (log scale)")
     axes.set_ylabel("loss at its end")
     color = _STYLES["trials"][1]
@@ -162,8 +163,9 @@ def _draw_trials(axes: Axes, trials: Trials, suggestions: Suggestions) -> None:
                 horizontalalignment="right",
                 color=_FAINT,
             )
+    for rate in recommended:
+        axes.axvline(rate, color=color, linewidth=1, linestyle="--")
     if trials.lr is not None:
-        axes.axvline(trials.lr, color=color, linewidth=1, linestyle="--")
         axes.plot(
             trials.lr,
             trials.lowest,

@@ -165,6 +165,7 @@ def _to_json(result: FinderResult, stamp: datetime) -> dict[str, Any]:
         "suggestions": suggestions.rates,
         "recommended": suggestions.recommended,
         "lr": suggestions.lr,
+        "training_steps": suggestions.steps,
         "reason": explain(suggestions, result.trials),
         "trials": result.trials and _trials_json(result.trials),
         "problem": suggestions.problem,

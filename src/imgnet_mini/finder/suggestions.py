@@ -55,7 +55,7 @@ class Regions:
 class Suggestions:
     """Peak learning rates by six methods; None where one does not give a rate.
 
-    trials: between the best of a few short trainings and its neighbours.
+    trials: from the best of a few short trainings, for one of `steps` steps.
     default: what train takes by itself, where those have learnt too little.
     turn: where the smoothed loss has climbed back by half of its fall.
     steepest: where, in its fall, the smoothed loss falls fastest against the rate's logarithm.
@@ -63,6 +63,7 @@ class Suggestions:
     minimum_over_10: a tenth of the rate with the lowest smoothed loss; None where the loss is
         still falling at the last rate.
     problem: why the curve suggests nothing and what to change, in a sentence or two.
+    steps: of the training that all this is for; 0 where it is not longer than a trial.
     """
 
     trials: float | None = None
@@ -72,6 +73,7 @@ class Suggestions:
     valley: float | None = None
     minimum_over_10: float | None = None
     problem: str | None = None
+    steps: int = 0
     regions: Regions = Regions()
 
     @property
@@ -91,15 +93,16 @@ class Suggestions:
 
 
 def suggest(
-    curve: Curve, trials: Trials | None = None, *, default: float | None = None
+    curve: Curve, trials: Trials | None = None, *, steps: int = 0, default: float | None = None
 ) -> Suggestions:
     """Read the curve, or say why it cannot be read; and take what trials say.
 
+    steps: of the training that the peak is for.
     default: what train takes by itself, the peak of its settings or that of the linear rule.
     """
-    tried = None if trials is None else trials.lr
+    tried = None if trials is None else trials.lr_for(steps)
     too_short = trials is not None and tried is None and trials.best.loss < math.inf
-    of_trials = Suggestions(trials=tried, default=default if too_short else None)
+    of_trials = Suggestions(trials=tried, default=default if too_short else None, steps=steps)
     if curve.usable < MIN_STEPS:
         return replace(of_trials, problem=_too_short(curve))
     shape = Shape.of(curve)
@@ -134,11 +137,21 @@ def explain(suggestions: Suggestions, trials: Trials | None) -> str:
             "train without --max-lr, may well end better."
             + ("" if trials else " Trials (--trials 6) compare peaks.")
         )
+    text = f"Recommended by trials: {_describe_best(trials)}"
+    if trials.lr == suggestions.trials:
+        return text
+    return (
+        f"{text} A training of {suggestions.steps} steps favours a lower peak: "
+        f"{suggestions.trials:.3g}, by the cube root of how many times as long it is."
+    )
+
+
+def _describe_best(trials: Trials) -> str:
     rates = [trial.lr for trial in trials.runs]
     best = trials.best.lr
     text = (
-        f"Recommended by trials: of {len(rates)} trainings of {trials.steps} steps, from the same "
-        f"weights on the same images, the one with a peak of {best:.3g} ended with the lowest loss"
+        f"of {len(rates)} trainings of {trials.steps} steps, from the same weights on the same "
+        f"images, the one with a peak of {best:.3g} ended with the lowest loss"
     )
     if best in (rates[0], rates[-1]):
         end = "lowest" if best == rates[0] else "highest"
