@@ -31,13 +31,13 @@ from threading import Lock
 from typing import Final
 
 import torch
-from ablation_table import show
+from ablation_table import Result, show
 from figures import add_result, read_results
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 
-from imgnet_mini.data.sizes import training_sizes
-from imgnet_mini.sections import DataConfig
+from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.data.progressive_resize import training_sizes
 
 HERE: Final = Path(__file__).parent
 
@@ -83,30 +83,6 @@ LEFT_OUT: Final = (
 """What `mini` goes without, each added to the whole of it but for the ten crops."""
 
 ROWS: Final = tuple(row.name for row in (*STEPS, *LEFT_OUT))
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run.
-
-    budget: epochs at the full image size whose arithmetic it was to take.
-    arithmetic: what it took, the same way, by the operations of the network's layers.
-    top1, top5: in percent.
-    train_loss: of its last epoch.
-    """
-
-    row: str
-    seed: int
-    arch: str
-    img_size: int
-    budget: int
-    epochs: int
-    arithmetic: float
-    top1: float
-    top5: float
-    train_loss: float
-    torch: str
-    options: str
 
 
 class Plan:

@@ -2,25 +2,48 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from imgnet_mini.atomic_file import replacing
 from imgnet_mini.reporting.readme.splice import with_block
 from imgnet_mini.reporting.style import RIGHT, TRAIN, VALIDATION, WRONG, new_figure, save_png, tidy
-
-if TYPE_CHECKING:
-    from ablation import Result
+from imgnet_mini.utils.atomic_file import replacing
 
 BLOCK: Final = "recipes"
 PICTURE: Final = Path("docs/recipes.png")
 COLORS: Final = (TRAIN, VALIDATION, RIGHT, WRONG)
 
+
+@dataclass(frozen=True)
+class Result:
+    """One run.
+
+    budget: epochs at the full image size whose arithmetic it was to take.
+    arithmetic: what it took, the same way, by the operations of the network's layers.
+    top1, top5: in percent.
+    train_loss: of its last epoch.
+    """
+
+    row: str
+    seed: int
+    arch: str
+    img_size: int
+    budget: int
+    epochs: int
+    arithmetic: float
+    top1: float
+    top5: float
+    train_loss: float
+    torch: str
+    options: str
+
+
 Setting = tuple[str, int, int]
 """Network, image size, and epochs at that size whose arithmetic each run took."""
 
 
-def show(results: Sequence["Result"], rows: Sequence[str], readme: Path | None) -> None:
+def show(results: Sequence[Result], rows: Sequence[str], readme: Path | None) -> None:
     """Draw the picture beside the README and put it and the table there; or print the table."""
     settings = _settings(results)
     text = _table(results, rows, settings)
@@ -34,7 +57,7 @@ def show(results: Sequence["Result"], rows: Sequence[str], readme: Path | None) 
         file.write(content)
 
 
-def _settings(results: Sequence["Result"]) -> list[Setting]:
+def _settings(results: Sequence[Result]) -> list[Setting]:
     """The largest network first, as far as names tell."""
     found = {(result.arch, result.img_size, result.budget) for result in results}
     return sorted(found, reverse=True)
@@ -45,7 +68,7 @@ def _name(setting: Setting) -> str:
     return f"{arch}, {size} px, {budget} epochs"
 
 
-def _figures(results: Sequence["Result"], row: str, setting: Setting) -> list[float]:
+def _figures(results: Sequence[Result], row: str, setting: Setting) -> list[float]:
     return [
         result.top1
         for result in results
@@ -53,7 +76,7 @@ def _figures(results: Sequence["Result"], row: str, setting: Setting) -> list[fl
     ]
 
 
-def _table(results: Sequence["Result"], rows: Sequence[str], settings: Sequence[Setting]) -> str:
+def _table(results: Sequence[Result], rows: Sequence[str], settings: Sequence[Setting]) -> str:
     headings = [_name(setting) for setting in settings]
     lines = [["top-1, %", *headings], [":--", *["--:"] * len(settings)]]
     for row in rows:
@@ -74,7 +97,7 @@ def _cell(figures: Sequence[float]) -> str:
 
 
 def _draw(
-    results: Sequence["Result"], rows: Sequence[str], settings: Sequence[Setting], path: Path
+    results: Sequence[Result], rows: Sequence[str], settings: Sequence[Setting], path: Path
 ) -> None:
     """A point for each run, a bar up to the mean of a row."""
     shown = [row for row in rows if any(result.row == row for result in results)]

@@ -22,14 +22,14 @@ import torch
 from figures import write_photographs
 
 from imgnet_mini.commands import prepare
-from imgnet_mini.config import RunConfig, Tables
-from imgnet_mini.data.choice import choose_images
-from imgnet_mini.device import choose_device, describe_device
-from imgnet_mini.history import History
-from imgnet_mini.model import build_model
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.signals import StopRequest
-from imgnet_mini.throughput import Subject
+from imgnet_mini.config.run_config import RunConfig, Tables
+from imgnet_mini.data.open import choose_images
+from imgnet_mini.runs.logger import History
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.device import choose_device, describe_device
+from imgnet_mini.training.model import build_model
+from imgnet_mini.training.throughput import Subject
+from imgnet_mini.utils.signals import StopRequest
 
 FIXED = "one batch"
 

@@ -25,15 +25,15 @@ import torch
 from step import CLASSES, FixedLoader, build_bare, build_engine, seconds
 from torch.nn.parallel import DistributedDataParallel
 
-from imgnet_mini.device import choose_device, describe_device
-from imgnet_mini.distributed.joining import joined
-from imgnet_mini.distributed.ranks import Ranks
-from imgnet_mini.history import History, SilentHistory
-from imgnet_mini.model import build_model
-from imgnet_mini.precision import choose_precision
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.sections import ModelConfig, RuntimeConfig
-from imgnet_mini.signals import StopRequest
+from imgnet_mini.config.settings import ModelConfig, RuntimeConfig
+from imgnet_mini.distributed.context import Ranks
+from imgnet_mini.distributed.process_group import joined
+from imgnet_mini.runs.logger import History, SilentHistory
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.device import choose_device, describe_device
+from imgnet_mini.training.model import build_model
+from imgnet_mini.training.precision import choose_precision
+from imgnet_mini.utils.signals import StopRequest
 
 GOAL = 1.03
 

@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imgnet_mini.config import RunConfig
-from imgnet_mini.predictions import Predictions
-from imgnet_mini.records import EpochRecord, to_csv, to_markdown
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.predictions import Predictions
+from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
 
 NAME = "report"
 EPOCHS = 20

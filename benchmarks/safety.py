@@ -31,16 +31,16 @@ import torch
 from PIL import Image
 
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.commands.peak_rate import with_peak_rate
-from imgnet_mini.commands.setup import set_up
-from imgnet_mini.commands.train import build_trainer
-from imgnet_mini.config import RunConfig
-from imgnet_mini.data.draws import uniforms
-from imgnet_mini.data.order import Order
-from imgnet_mini.engine import Trainer
-from imgnet_mini.history import History
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.signals import StopRequest
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.sampler import Order
+from imgnet_mini.runs.logger import History
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.build import build_trainer
+from imgnet_mini.training.peak_lr import with_peak_rate
+from imgnet_mini.training.setup import set_up
+from imgnet_mini.training.trainer import Trainer
+from imgnet_mini.utils.signals import StopRequest
 
 
 class Clock:
@@ -106,9 +106,11 @@ def _watched(clock: Clock) -> ExitStack:
     order = Order.__iter__
     watched: dict[str, Callable[..., Any]] = {
         "imgnet_mini.data.folder_source.uniforms": uniforms,
-        "imgnet_mini.data.order.Order.__iter__": lambda self: iter(list(order(self))),
-        "imgnet_mini.signals.StopRequest.check": StopRequest.check,
-        "imgnet_mini.engine.Trainer._refuse_infinite_weights": Trainer._refuse_infinite_weights,
+        "imgnet_mini.data.sampler.Order.__iter__": lambda self: iter(list(order(self))),
+        "imgnet_mini.utils.signals.StopRequest.check": StopRequest.check,
+        f"{Trainer.__module__}.Trainer._refuse_infinite_weights": (
+            Trainer._refuse_infinite_weights
+        ),
         "math.isfinite": math.isfinite,
     }
     for place, function in watched.items():

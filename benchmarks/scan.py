@@ -35,9 +35,9 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import ImageFolder, file_stamps, find_images, fingerprint
 from imgnet_mini.data.index import find_images_again
-from imgnet_mini.data.order import Order
+from imgnet_mini.data.progressive_resize import Sizes
+from imgnet_mini.data.sampler import Order
 from imgnet_mini.data.scan import refuse_broken_images
-from imgnet_mini.data.sizes import Sizes
 
 COUNTS = [1_000, 35_000, 1_281_167]
 """The last two are the training images of ImageNet-Mini, about, and of ImageNet."""

@@ -29,16 +29,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from imgnet_mini.device import choose_device, describe_device
-from imgnet_mini.distributed.ranks import ALONE, Ranks
-from imgnet_mini.engine import Trainer
-from imgnet_mini.history import History
-from imgnet_mini.model import build_model
-from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
-from imgnet_mini.precision import Precision, choose_precision
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.sections import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
-from imgnet_mini.signals import StopRequest
+from imgnet_mini.config.settings import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
+from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.runs.logger import History
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.device import choose_device, describe_device
+from imgnet_mini.training.model import build_model
+from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
+from imgnet_mini.training.precision import Precision, choose_precision
+from imgnet_mini.training.trainer import Trainer
+from imgnet_mini.utils.signals import StopRequest
 
 CLASSES = 1000
 MAX_LR = 1e-3  # small: a batch that never changes must not blow up the weights

@@ -23,17 +23,17 @@ from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from checkpoints import damage, store_at
 from conftest import squeezed, write_folder
-from faults import ERRORS, fault_at, faults_from, traced
-from imgnet_mini.atomic_file import sweep
+from helpers.checkpoints import damage, store_at
+from helpers.faults import ERRORS, fault_at, faults_from, traced
+from helpers.mutations import mutate_images
+from helpers.payloads import mutate_checkpoint
+from helpers.rank_runs import kill_ranks_until_done, run_ranks
+from helpers.real_runs import RealRun, Tally, differences, kill_until_done, outcome, run
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.errors import CheckpointError, WriteError
-from imgnet_mini.run_paths import RunPaths
-from mutations import mutate_images
-from payloads import mutate_checkpoint
-from rank_runs import kill_ranks_until_done, run_ranks
-from real_runs import RealRun, Tally, differences, kill_until_done, outcome, run
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.utils.atomic_file import sweep
 
 
 class Row(NamedTuple):
@@ -238,7 +238,7 @@ def bad_input(folder: Path, scale: float) -> list[Row]:
     return [
         _suite("Payloads x commands that read a checkpoint", "test_security.py", "no_payload"),
         _suite("Bombs", "test_security.py", "bomb"),
-        _suite("Wrong fields of a checkpoint", "test_checkpoint_content.py", ""),
+        _suite("Wrong fields of a checkpoint", "test_checkpoint_schema.py", ""),
         _suite("Bad images and folders", "test_bad_images.py", ""),
     ]
 

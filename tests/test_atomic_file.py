@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from imgnet_mini.atomic_file import (
+from imgnet_mini.errors import DataError, WriteError
+from imgnet_mini.utils.atomic_file import (
     explaining_writes,
     refuse_unwritable,
     replacing,
     sweep,
     write_text,
 )
-from imgnet_mini.errors import DataError, WriteError
-from imgnet_mini.signals import StopNowError
+from imgnet_mini.utils.signals import StopNowError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
 

@@ -9,19 +9,19 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from imgnet_mini.config import RunConfig
-from imgnet_mini.data.choice import Images
+from helpers.packs import build, opened
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS
-from imgnet_mini.data.draws import mix, uniforms
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.order import Key, Order
-from imgnet_mini.data.sizes import Sizes
+from imgnet_mini.data.open import Images
+from imgnet_mini.data.progressive_resize import Sizes
+from imgnet_mini.data.rng import mix, uniforms
+from imgnet_mini.data.sampler import Key, Order
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.data.transforms import ClassStyle, Normalise, RandomErasing, TrainCrop
 from imgnet_mini.data.trivial_augment import TrivialAugment
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.sections import DataConfig
-from packs import build, opened
 
 CPU = torch.device("cpu")
 SEED = 5

@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 
 from conftest import SMALL, write_folder
-from imgnet_mini.config import RunConfig
-from imgnet_mini.data.choice import choose_images
+from helpers.mutations import mutate_images, peak_bytes
+from helpers.packs import DATA, build, jpeg, opened
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.data.images import MAX_PIXELS, decode, find_problem, read_pixels
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
+from imgnet_mini.data.open import choose_images
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError
-from mutations import mutate_images, peak_bytes
-from packs import DATA, build, jpeg, opened
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such links and names")
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from finished_runs import finish_run, log_run
+from helpers.finished_runs import finish_run, log_run
 from imgnet_mini import cli as command_line
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.readme.markdown import NOTHING
+from imgnet_mini.runs.predictions import Predictions
 
 if importlib.util.find_spec("selenium") is None:
     pytest.skip("needs selenium", allow_module_level=True)
 
-from browser import CHROMIUM, DRIVER, MISSING, open_browser
+from helpers.browser import CHROMIUM, DRIVER, MISSING, open_browser
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
 

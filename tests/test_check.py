@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from packs import DATA, damaged_jpeg, jpeg
+from helpers.packs import DATA, damaged_jpeg, jpeg
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 

@@ -8,14 +8,14 @@ import signal
 import pytest
 import torch
 
-from checkpoints import KINDS, best_at, content_at, damage, store_at
+from helpers.checkpoints import KINDS, best_at, content_at, damage, store_at
 from imgnet_mini.checkpoint.load import read_run, read_weights
 from imgnet_mini.checkpoint.manifest import Manifest
 from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.checkpoint.store import CheckpointStore, _Digesting, bytes_of
 from imgnet_mini.errors import CheckpointError, WriteError
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.signals import StopNowError, StopRequest
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.utils.signals import StopNowError, StopRequest
 
 
 @pytest.fixture

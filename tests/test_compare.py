@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from finished_runs import log_run
+from helpers.finished_runs import log_run
+from helpers.pages import WebPage
 from imgnet_mini.reporting.readme.comparison import compare_runs
 from imgnet_mini.reporting.readme.markdown import NOTHING
 from imgnet_mini.reporting.readme.run_view import read_run
-from imgnet_mini.run_paths import RunPaths
-from pages import WebPage
+from imgnet_mini.runs.paths import RunPaths
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from imgnet_mini.console import (
+from imgnet_mini.utils.console import (
     hand_over,
     one_line,
     printable,

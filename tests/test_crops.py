@@ -13,7 +13,7 @@ from imgnet_mini.data.crops import (
     sample_crop,
     squash_crop,
 )
-from imgnet_mini.data.draws import uniforms
+from imgnet_mini.data.rng import uniforms
 
 DRAWS = 3000
 SHAPES = [(500, 375), (200, 200), (90, 300), (900, 120), (40, 33)]

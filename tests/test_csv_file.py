@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from imgnet_mini.csv_file import read_table, write_table
 from imgnet_mini.errors import WriteError
+from imgnet_mini.utils.csv_file import read_table, write_table
 
 FORMULAS = (
     "=cmd()",

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from imgnet_mini.device import choose_device, describe_device
+from imgnet_mini.config.settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.sections import RuntimeConfig
+from imgnet_mini.training.device import choose_device, describe_device
 
 HAS = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 
 from conftest import write_folder
+from helpers.rank_runs import Ranks, kill_ranks_until_done, run_ranks
+from helpers.real_runs import differences, outcome, run
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.records import read_csv
-from rank_runs import Ranks, kill_ranks_until_done, run_ranks
-from real_runs import differences, outcome, run
+from imgnet_mini.runs.records import read_csv
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the ranks are forked")
 

@@ -1,6 +1,6 @@
 from matplotlib.figure import Figure
 
-from drawings import overlaps
+from helpers.drawings import overlaps
 
 
 def test_texts_that_cover_one_another_are_found_and_others_are_not():

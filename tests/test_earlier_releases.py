@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imgnet_mini.records import read_csv
+from imgnet_mini.runs.records import read_csv
 
 FIXTURES = Path(__file__).parent / "fixtures"
 """`checkpoint-<release>.pth.xz`: what that release saved of a run of `SMALL`, stopped in the second

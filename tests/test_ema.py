@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from imgnet_mini.ema import WeightAverage, decay_at, load_average
+from imgnet_mini.training.ema import WeightAverage, decay_at, load_average
 
 
 def network():

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from imgnet_mini.config import RunConfig
-from imgnet_mini.data.choice import choose_images
+from helpers.packs import PACK
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.settings import DataConfig, ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.open import choose_images
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.data.transforms import EvalCrop, Normalise
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.model import refuse_other_sizes
-from imgnet_mini.records import read_csv
-from imgnet_mini.sections import DataConfig, ModelConfig
-from packs import PACK
+from imgnet_mini.runs.records import read_csv
+from imgnet_mini.training.model import refuse_other_sizes
 
 CPU = torch.device("cpu")
 SIZES = ("--data-root", "data", "--img-size", 32, "--eval-size", 48)

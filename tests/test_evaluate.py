@@ -9,8 +9,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score
 from torchvision import transforms
 
-from imgnet_mini.predictions import load_predictions
-from imgnet_mini.records import read_csv
+from imgnet_mini.runs.predictions import load_predictions
+from imgnet_mini.runs.records import read_csv
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torchvision import transforms
 
-from imgnet_mini.data.choice import Images
+from imgnet_mini.config.settings import DataConfig, ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.open import Images
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.views import Views
-from imgnet_mini.evaluation import evaluate
-from imgnet_mini.model import build_model
-from imgnet_mini.precision import Precision
-from imgnet_mini.sections import DataConfig, ModelConfig
-from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini.data.tta import Views
+from imgnet_mini.training.evaluation import evaluate
+from imgnet_mini.training.model import build_model
+from imgnet_mini.training.precision import Precision
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 CPU = torch.device("cpu")
 CLASSES = 7

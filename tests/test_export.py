@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torchvision import transforms
 
-from imgnet_mini.exporting import formats
-from imgnet_mini.predictions import load_predictions
+from imgnet_mini.export import formats
+from imgnet_mini.runs.predictions import load_predictions
 
 NAMES = ["[red]{{7*7}}", "=cmd()", "n01440764"]
 SUFFIXES = {

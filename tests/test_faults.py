@@ -5,13 +5,13 @@ from contextlib import suppress
 
 import pytest
 
-from checkpoints import content_at, store_at
-from faults import DiedError, calls_of_a_save, failing_at, full_disk, traced
-from imgnet_mini.atomic_file import TEMPORARY_SUFFIX, sweep
+from helpers.checkpoints import content_at, store_at
+from helpers.faults import DiedError, calls_of_a_save, failing_at, full_disk, traced
+from helpers.real_runs import differences
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.errors import WriteError
-from imgnet_mini.run_paths import RunPaths
-from real_runs import differences
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.utils.atomic_file import TEMPORARY_SUFFIX, sweep
 
 
 def taken_up(folder, *, keep=2):

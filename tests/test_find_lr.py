@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from imgnet_mini.commands import lr_trials
-from imgnet_mini.config import RunConfig
-from imgnet_mini.engine import Trainer
-from imgnet_mini.finder.suggestions import WORDS
-from imgnet_mini.finder.trials import search_peak
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.lr_finder.suggestions import WORDS
+from imgnet_mini.lr_finder.trials import search_peak
+from imgnet_mini.training import lr_trials
+from imgnet_mini.training.trainer import Trainer
 
 SMALL = (
     *("--data-root", "data", "--arch", "shufflenet_v2_x0_5", "--img-size", 32),

@@ -9,31 +9,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from imgnet_mini.data.batches import Batch, Mover
-from imgnet_mini.data.choice import Images
-from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
-from imgnet_mini.data.draws import uniforms
-from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.mixing import Mixing
-from imgnet_mini.data.order import Key
-from imgnet_mini.data.pack.source import ResidentRows
-from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import STD, ClassStyle, Normalise, RandomErasing
-from imgnet_mini.device import choose_device
-from imgnet_mini.engine import Trainer
-from imgnet_mini.errors import ConfigError
-from imgnet_mini.model import build_model
-from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
-from imgnet_mini.precision import choose_precision
-from imgnet_mini.records import read_csv
-from imgnet_mini.sections import (
+from helpers.packs import DATA, build, opened
+from imgnet_mini.config.settings import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
     RuntimeConfig,
     ScheduleConfig,
 )
-from packs import DATA, build, opened
+from imgnet_mini.data.batches import Batch, Mover
+from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
+from imgnet_mini.data.loaders import Loader, build_train_loader
+from imgnet_mini.data.mixing import Mixing
+from imgnet_mini.data.open import Images
+from imgnet_mini.data.pack.source import ResidentRows
+from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.sampler import Key
+from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.transforms import STD, ClassStyle, Normalise, RandomErasing
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.runs.records import read_csv
+from imgnet_mini.training.device import choose_device
+from imgnet_mini.training.model import build_model
+from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
+from imgnet_mini.training.precision import choose_precision
+from imgnet_mini.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,

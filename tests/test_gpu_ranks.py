@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from conftest import write_folder
-from imgnet_mini.records import read_csv
-from rank_runs import Torchrun
+from helpers.rank_runs import Torchrun
+from imgnet_mini.runs.records import read_csv
 
 pytestmark = [
     pytest.mark.gpu,

@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from conftest import draw_image, without_colours
-from events import read_events
+from helpers.events import read_events
+from helpers.pages import Page, WebPage
 from imgnet_mini import cli as command_line
-from imgnet_mini.csv_file import read_table
-from imgnet_mini.predictions import load_predictions
 from imgnet_mini.reporting.page import render
-from imgnet_mini.run_paths import RunPaths
-from pages import Page, WebPage
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.predictions import load_predictions
+from imgnet_mini.utils.csv_file import read_table
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has few of these names")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import write_folder
-from real_runs import RealRun, differences, kill_until_done, outcome, run
+from helpers.real_runs import RealRun, differences, kill_until_done, outcome, run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 

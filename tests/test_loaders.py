@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from imgnet_mini.data.choice import Images
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS
-from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
+from imgnet_mini.data.open import Images
 from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
+from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.data.transforms import STD, ClassStyle, EvalCrop, Normalise, TrainCrop
 from imgnet_mini.errors import ConfigError, DataError, WriteError
-from imgnet_mini.sections import DataConfig
 
 CPU = torch.device("cpu")
 IMAGES = 14

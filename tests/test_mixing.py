@@ -10,20 +10,20 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from imgnet_mini.config import RunConfig
-from imgnet_mini.data.choice import Images
-from imgnet_mini.data.draws import mix, seeded
+from helpers.packs import build, opened
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.settings import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.mixing import Mixing
-from imgnet_mini.data.order import Key
+from imgnet_mini.data.open import Images
+from imgnet_mini.data.rng import mix, seeded
+from imgnet_mini.data.sampler import Key
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.engine import Trainer
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.model import build_model
-from imgnet_mini.optim import build_loss, build_optimizer, build_scheduler
-from imgnet_mini.precision import Precision
-from imgnet_mini.sections import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
-from packs import build, opened
+from imgnet_mini.training.model import build_model
+from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
+from imgnet_mini.training.precision import Precision
+from imgnet_mini.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 KINDS = {"mixup": {"mixup": 0.2}, "cutmix": {"cutmix": 1.0}, "both": {"mixup": 0.4, "cutmix": 1.0}}

@@ -3,9 +3,9 @@ import torch
 import torchvision
 from torchvision.models.resnet import Bottleneck
 
+from imgnet_mini.config.settings import ModelConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.model import build_model, build_with_weights
-from imgnet_mini.sections import ModelConfig
+from imgnet_mini.training.model import build_model, build_with_weights
 
 CPU = torch.device("cpu")
 

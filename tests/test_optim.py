@@ -6,9 +6,10 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from imgnet_mini.config import RunConfig
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.settings import OptimizerConfig, ScheduleConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.optim import (
+from imgnet_mini.training.optim import (
     build_loss,
     build_optimizer,
     build_scheduler,
@@ -17,7 +18,6 @@ from imgnet_mini.optim import (
     parameter_groups,
     refuse_other_settings,
 )
-from imgnet_mini.sections import OptimizerConfig, ScheduleConfig
 
 
 def step_through(optimizer, scheduler, steps):

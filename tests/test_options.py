@@ -5,8 +5,8 @@ import pytest
 import typer
 
 from imgnet_mini.cli import entry
-from imgnet_mini.config import RunConfig, fields_of
-from imgnet_mini.options import config_options
+from imgnet_mini.cli.options import config_options
+from imgnet_mini.config.run_config import RunConfig, fields_of
 
 SECTIONS = tuple(RunConfig.model_fields)
 

@@ -13,15 +13,15 @@ import torch
 from numpy.lib.recfunctions import rename_fields
 from PIL import Image
 
+from helpers.packs import DATA, PACK, arrays, build, damaged_jpeg, jpeg, opened
 from imgnet_mini import __version__
-from imgnet_mini.console import printable
 from imgnet_mini.data.images import read_pixels
 from imgnet_mini.data.pack.format import array_files, index_dtype
 from imgnet_mini.data.pack.plan import squash
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.data.transforms import EvalCrop
 from imgnet_mini.errors import DataError
-from packs import DATA, PACK, arrays, build, damaged_jpeg, jpeg, opened
+from imgnet_mini.utils.console import printable
 
 needs_any_name = pytest.mark.skipif(
     sys.platform != "linux", reason="other systems refuse file names that are not UTF-8"

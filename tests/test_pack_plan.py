@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.packs import DATA, PACK, build, damaged_jpeg, plan_of
 from imgnet_mini.data.pack.plan import Packer, squash
 from imgnet_mini.data.transforms import EvalCrop
 from imgnet_mini.errors import DataError
-from packs import DATA, PACK, build, damaged_jpeg, plan_of
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 36, 3), dtype=np.uint8)
 

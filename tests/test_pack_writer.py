@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from helpers.packs import DATA, PACK, arrays, build, jpeg, opened, siblings
 from imgnet_mini.data.pack import build as pack_build
 from imgnet_mini.data.pack.growing_array import GrowingArray
 from imgnet_mini.data.pack.plan import Packer
 from imgnet_mini.errors import DataError, ImgnetMiniError, InUseError, WriteError
-from imgnet_mini.signals import StopRequestedError
-from packs import DATA, PACK, arrays, build, jpeg, opened, siblings
+from imgnet_mini.utils.signals import StopRequestedError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such limits and signals")
 

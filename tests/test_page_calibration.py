@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.page.calibration import calibrate
 from imgnet_mini.reporting.page.calibration_charts import confidence_chart, reliability_chart
+from imgnet_mini.runs.predictions import Predictions
 
 
 def make(confidence, right):

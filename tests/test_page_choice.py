@@ -1,6 +1,5 @@
 import numpy as np
 
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.confusion import count_confusions
 from imgnet_mini.reporting.page.choice import (
     confident_hits,
@@ -9,6 +8,7 @@ from imgnet_mini.reporting.page.choice import (
     hardest,
     worst_confusions,
 )
+from imgnet_mini.runs.predictions import Predictions
 
 
 def make(targets, top, first):

@@ -1,8 +1,8 @@
 import numpy as np
 
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.confusion import count_confusions
 from imgnet_mini.reporting.page.class_table import tabulate_classes
+from imgnet_mini.runs.predictions import Predictions
 
 
 def tabulate(targets, answers):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from helpers.pages import open_data_uri
 from imgnet_mini.reporting.page.matrix import matrix_picture
-from pages import open_data_uri
 
 
 @pytest.mark.parametrize("size", [2, 250, 251, 1000])

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.pages import open_data_uri
 from imgnet_mini.data.images import read_image
 from imgnet_mini.reporting.page.thumbnails import PIXELS, make_thumbnails
-from pages import open_data_uri
 
 
 @pytest.mark.parametrize("size", [(10, 400), (400, 10), (1, 1), (500, 375)])

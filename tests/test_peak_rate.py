@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from imgnet_mini.commands.peak_rate import settings_of, with_peak_rate
-from imgnet_mini.config import RunConfig
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.peak_lr import settings_of, with_peak_rate
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from imgnet_mini.config.settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.precision import Precision, all_finite, choose_precision
-from imgnet_mini.sections import RuntimeConfig
+from imgnet_mini.training.precision import Precision, choose_precision
+from imgnet_mini.utils.finite import all_finite
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 

@@ -15,8 +15,8 @@ import torchvision
 from PIL import Image
 from torchvision import transforms
 
-from imgnet_mini.csv_file import read_table
-from real_runs import RealRun
+from helpers.real_runs import RealRun
+from imgnet_mini.utils.csv_file import read_table
 
 IMAGE = Path("data/val/class_01/000.JPEG")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imgnet_mini.errors import DataError, WriteError
-from imgnet_mini.predictions import Predictions, load_predictions
+from imgnet_mini.runs.predictions import Predictions, load_predictions
 
 ODD = ("plain", "a,b", 'quote "x"', "new\nline", "ünï😀", " space ", "", "a\r\nb")
 

@@ -13,8 +13,8 @@ import pytest
 from filelock import FileLock
 
 from conftest import SMALL, squeezed
+from helpers.packs import DATA, PACK, arrays, build, damaged_jpeg, jpeg, opened, siblings
 from imgnet_mini.data.pack.plan import Packer
-from packs import DATA, PACK, arrays, build, damaged_jpeg, jpeg, opened, siblings
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals and links")
 

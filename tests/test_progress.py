@@ -1,7 +1,7 @@
 from rich.console import Console
 
-from imgnet_mini import progress
-from imgnet_mini.progress import show_bar
+from imgnet_mini.utils import progress
+from imgnet_mini.utils.progress import show_bar
 
 
 def test_a_pipe_gets_nothing(capsys):

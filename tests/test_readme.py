@@ -10,12 +10,12 @@ import pytest
 from markdown_it import MarkdownIt
 from sklearn.metrics import classification_report
 
-from finished_runs import log_run
+from helpers.finished_runs import log_run
 from imgnet_mini.commands import readme
-from imgnet_mini.config import RunConfig
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import ConfigError, DataError, StaleError
-from imgnet_mini.records import EpochRecord, to_csv, to_markdown
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
 
 TOP1 = [10.0, 30.0, 40.0, 40.0, 35.0]
 PICTURES = ("loss_curve", "accuracy_curve", "lr_curve", "confusion_matrix", "samples", "network")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from imgnet_mini.config import RunConfig
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.readme.finder import peak_words, read_finder, was_suggested
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from imgnet_mini import recipes
-from imgnet_mini.config import RunConfig
+from imgnet_mini.config import recipes
+from imgnet_mini.config.recipes import recipe_names, recipe_purpose, recipe_text
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.recipes import recipe_names, recipe_purpose, recipe_text
 
 NAMES = ("mini", "reference")
 WITH_RECIPE = ("prepare", "check", "find-lr", "train", "bench")

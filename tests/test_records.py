@@ -4,7 +4,7 @@ import random
 import pytest
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.records import EpochRecord, judged, read_csv, to_csv, to_markdown
+from imgnet_mini.runs.records import EpochRecord, judged, read_csv, to_csv, to_markdown
 
 TRAIN = EpochRecord(0, "train", 6.92643, 0.3313, 1.2048, 0.0001963, 314.38)
 VAL = EpochRecord(0, "val", 6.9, 0.5, 2.0, 0.0001963, 500.0)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import accuracy_score
 
-from imgnet_mini.predictions import load_predictions
+from imgnet_mini.runs.predictions import load_predictions
 
 FILES = [
     "accuracy_curve.png", "class_accuracy.csv", "classification_report.txt", "confused_pairs.csv",

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finished_runs import log_run, predict
+from helpers.finished_runs import log_run, predict
+from helpers.pages import WebPage
 from imgnet_mini.data.images import read_image
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.confusion import count_confusions
 from imgnet_mini.reporting.page.report_page import build_report_page
 from imgnet_mini.reporting.readme.markdown import NOTHING
 from imgnet_mini.reporting.readme.run_view import read_run
-from pages import WebPage
+from imgnet_mini.runs.predictions import Predictions
 
 
 def build(

@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.classification import (
     ClassScore,
     ConfusedPair,
@@ -15,6 +14,7 @@ from imgnet_mini.reporting.classification import (
     write_classification_report,
 )
 from imgnet_mini.reporting.confusion import count_confusions
+from imgnet_mini.runs.predictions import Predictions
 
 
 def predictions(targets: ArrayLike, predicted: ArrayLike, size: int) -> Predictions:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from drawings import noting_figures, overlaps, texts_of
-from finished_runs import log_run
+from helpers.drawings import noting_figures, overlaps, texts_of
+from helpers.finished_runs import log_run
 from imgnet_mini.reporting.comparison_curves import draw_comparison
 from imgnet_mini.reporting.readme.run_view import read_run
 

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from drawings import noting_figures, overlaps, texts_of
+from helpers.drawings import noting_figures, overlaps, texts_of
 from imgnet_mini.reporting.confusion import draw_confusion, write_confusion_csv
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawings import noting_figures, overlaps, texts_of
-from imgnet_mini.records import EpochRecord, Phase
+from helpers.drawings import noting_figures, overlaps, texts_of
 from imgnet_mini.reporting.curves import best_epoch, draw_curves
+from imgnet_mini.runs.records import EpochRecord, Phase
 
 PICTURES = ["accuracy_curve.png", "loss_curve.png", "lr_curve.png"]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawings import noting_figures, overlaps, texts_of
+from helpers.drawings import noting_figures, overlaps, texts_of
 from imgnet_mini.data.images import read_image
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.samples import choose_samples, draw_samples
+from imgnet_mini.runs.predictions import Predictions
 
 
 def make(targets: list[int], right: list[bool], size: int) -> Predictions:

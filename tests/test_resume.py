@@ -10,13 +10,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from checkpoints import damage
-from events import read_events
-from imgnet_mini.config import RunConfig
-from imgnet_mini.records import read_csv
-from imgnet_mini.run_lock import locked_run
-from imgnet_mini.signals import StopRequest, StopRequestedError
-from real_runs import FORKED, differences, outcome, run
+from helpers.checkpoints import damage
+from helpers.events import read_events
+from helpers.real_runs import FORKED, differences, outcome, run
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.runs.lock import locked_run
+from imgnet_mini.runs.records import read_csv
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 CHECKS = 18
 """Places where a run of 3 epochs of 4 steps may stop: after each step and validation batch."""

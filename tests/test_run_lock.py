@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from helpers.real_runs import FORKED
 from imgnet_mini.errors import InUseError, WriteError
-from imgnet_mini.run_lock import locked_run
-from real_runs import FORKED
+from imgnet_mini.runs.lock import locked_run
 
 
 def hold(path, taken, seconds):

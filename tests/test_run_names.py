@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import content_at, store_at
 from conftest import SMALL
+from helpers.checkpoints import content_at, store_at
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths
 
 WRONG = [
     *("../x", "/etc/x", "a/b", ".", "..", "", "CON", "con.txt", "a\0b", "x" * 300, "-x", "x "),

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from imgnet_mini.run_paths import ComparisonPaths, RunPaths
-from imgnet_mini.sections import RunSection
+from imgnet_mini.config.settings import RunSection
+from imgnet_mini.runs.paths import ComparisonPaths, RunPaths
 
 
 @pytest.mark.parametrize(

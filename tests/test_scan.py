@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from helpers.packs import damaged_jpeg
 from imgnet_mini.data.folder import find_images
 from imgnet_mini.data.scan import (
     describe_skipped,
@@ -14,7 +15,6 @@ from imgnet_mini.data.scan import (
 )
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError
-from packs import damaged_jpeg
 
 
 @pytest.fixture

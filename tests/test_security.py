@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import imgnet_mini
-from checkpoints import store_at
 from conftest import SMALL, write_folder
+from helpers.checkpoints import store_at
+from helpers.payloads import BOMBS, PAYLOADS, mutate_checkpoint
+from helpers.real_runs import FORKED, run
 from imgnet_mini.checkpoint.reader import load_tensors
 from imgnet_mini.errors import CheckpointError
-from imgnet_mini.run_paths import RunPaths
-from payloads import BOMBS, PAYLOADS, mutate_checkpoint
-from real_runs import FORKED, run
+from imgnet_mini.runs.paths import RunPaths
 
 MUTATIONS = 500
 """The soak reads 20,000."""

@@ -108,9 +108,9 @@ def test_c10_in_8_mb_training_ends_with_5_and_advice(data):
 
 FILLED_UP = """
 import torch
-from imgnet_mini.config import RunConfig
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data import folder_source
-from imgnet_mini.data.choice import choose_images
+from imgnet_mini.data.open import choose_images
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.errors import WriteError
 

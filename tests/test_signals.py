@@ -2,8 +2,8 @@ import signal
 
 import pytest
 
-from imgnet_mini import signals
-from imgnet_mini.signals import (
+from imgnet_mini.utils import signals
+from imgnet_mini.utils.signals import (
     StopNowError,
     StopRequest,
     StopRequestedError,

@@ -83,7 +83,7 @@ def path_before(folder: Path) -> dict[str, str]:
 SWALLOWING = """
 import signal, sys
 from pathlib import Path
-from imgnet_mini.signals import stopping_at_once
+from imgnet_mini.utils.signals import stopping_at_once
 Path("swallows.py").write_text('''
 import os
 try:

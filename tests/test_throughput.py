@@ -4,7 +4,7 @@ from itertools import count, islice
 import pytest
 import torch
 
-from imgnet_mini.throughput import Stretch
+from imgnet_mini.training.throughput import Stretch
 
 BATCH = torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import write_folder
-from rank_runs import Torchrun, are_gone, free_port, run_ranks
-from real_runs import differences, outcome
+from helpers.rank_runs import Torchrun, are_gone, free_port, run_ranks
+from helpers.real_runs import differences, outcome
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals"),

@@ -16,11 +16,12 @@ import torchvision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import SMALL
-from imgnet_mini import engine, lockstep
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.commands.training_run import TrainingRun
-from imgnet_mini.config import RunConfig
-from imgnet_mini.records import read_csv
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.distributed import rank_sync
+from imgnet_mini.runs.records import read_csv
+from imgnet_mini.training import trainer as trainer_module
+from imgnet_mini.training.run import TrainingRun
 
 FILES = {
     "checkpoints/a/.lock",
@@ -241,7 +242,7 @@ def test_out_of_memory_names_the_batch_size_to_try(run_small, cli, monkeypatch):
     def no_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(engine.Trainer, "train_step", no_memory)
+    monkeypatch.setattr(trainer_module.Trainer, "train_step", no_memory)
     assert run_small("train", "--name", "a") == 2
     assert cli.says("--batch-size 3")
 
@@ -264,7 +265,7 @@ def test_out_of_memory_while_the_network_is_built_names_it_too(
 
 @pytest.mark.parametrize("where", ["weight", "running_mean", "momentum"])
 def test_what_is_not_finite_never_reaches_a_checkpoint(run_small, cli, monkeypatch, where):
-    step = engine.Trainer.train_step
+    step = trainer_module.Trainer.train_step
 
     def poisoned(self, batches):
         step(self, batches)
@@ -277,7 +278,7 @@ def test_what_is_not_finite_never_reaches_a_checkpoint(run_small, cli, monkeypat
             else:
                 dict(self.model.named_buffers())["conv1.1.running_mean"][0] = torch.inf
 
-    monkeypatch.setattr(engine.Trainer, "train_step", poisoned)
+    monkeypatch.setattr(trainer_module.Trainer, "train_step", poisoned)
     assert run_small("train", "--name", "a") == 7
     assert cli.says("Safe: step 4")
     content = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)
@@ -287,7 +288,7 @@ def test_what_is_not_finite_never_reaches_a_checkpoint(run_small, cli, monkeypat
 
 
 def test_inside_a_long_epoch_it_is_saved_every_so_many_minutes(run_small, monkeypatch):
-    monkeypatch.setattr(lockstep, "_SECONDS", 0.0)
+    monkeypatch.setattr(rank_sync, "_SECONDS", 0.0)
     saved = []
     save = CheckpointStore.save
     monkeypatch.setattr(

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from conftest import SMALL
-from imgnet_mini.config import RunConfig
-from imgnet_mini.records import read_csv
-from packs import DATA, PACK
+from helpers.packs import DATA, PACK
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.runs.records import read_csv
 
 TRAIN = DATA / "train" / "class_01" / "001.png"
 VAL = DATA / "val" / "class_02" / "000.JPEG"

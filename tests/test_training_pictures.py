@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from imgnet_mini.commands.training_pictures import TrainingPictures, is_shown
 from imgnet_mini.data.folder import find_images
-from imgnet_mini.evaluation import Answers
+from imgnet_mini.training.evaluation import Answers
+from imgnet_mini.training.pictures import TrainingPictures, is_shown
 
 
 @pytest.fixture

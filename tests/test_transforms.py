@@ -11,9 +11,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
-from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.images import read_image
+from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.transforms import (
     MEAN,
     ClassStyle,
@@ -23,7 +24,6 @@ from imgnet_mini.data.transforms import (
     TrainCrop,
     eval_resize,
 )
-from imgnet_mini.sections import DataConfig
 
 CPU = torch.device("cpu")
 MEAN_COLOUR = torch.tensor([round(value) for value in MEAN], dtype=torch.uint8)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL, squeezed, write_folder
-from real_runs import RealRun, run
+from helpers.real_runs import RealRun, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs its modes and capabilities")
 

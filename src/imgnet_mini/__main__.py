@@ -2,7 +2,7 @@
 
 import signal
 
-from imgnet_mini.at_once import end_at_once
+from imgnet_mini.utils.early_exit import end_at_once
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from imgnet_mini.checkpoint.content import check_run, check_weights
 from imgnet_mini.checkpoint.manifest import Manifest
 from imgnet_mini.checkpoint.reader import Content, load_opened, load_tensors, opened, sha256_of
+from imgnet_mini.checkpoint.schema import check_run, check_weights
 from imgnet_mini.errors import CheckpointError
 
 FORMAT: Final = 1

@@ -5,8 +5,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from imgnet_mini.atomic_file import write_text
 from imgnet_mini.errors import CheckpointError
+from imgnet_mini.utils.atomic_file import write_text
 
 Kind = Literal["run", "best"]
 """A whole run to go on from, or the weights of its best epoch."""

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import torch
 
-from imgnet_mini.checkpoint.inventory import take_inventory
+from imgnet_mini.checkpoint.audit import take_inventory
 from imgnet_mini.errors import CheckpointError
 
 Content = dict[str, Any]

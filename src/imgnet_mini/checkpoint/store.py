@@ -19,12 +19,12 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from imgnet_mini.atomic_file import explaining_writes, flush_folder, new_file, settle
 from imgnet_mini.checkpoint.load import FORMAT, damaged, read_run, read_weights
 from imgnet_mini.checkpoint.manifest import EMPTY, Entry, Kind, Manifest
 from imgnet_mini.checkpoint.reader import Content, file_sha256
 from imgnet_mini.errors import CheckpointError
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.utils.atomic_file import explaining_writes, flush_folder, new_file, settle
 
 
 class TakenUp(NamedTuple):

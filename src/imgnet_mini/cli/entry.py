@@ -11,10 +11,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from imgnet_mini import __version__
-from imgnet_mini.console import say, show_error, show_stop
 from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
-from imgnet_mini.launch import Launch, is_one_of_several, speaks
-from imgnet_mini.signals import StopNowError, stopping_at_once
+from imgnet_mini.utils.console import say, show_error, show_stop
+from imgnet_mini.utils.signals import StopNowError, stopping_at_once
+from imgnet_mini.utils.torchrun_env import Launch, is_one_of_several, speaks
 
 WITH_RANKS = ("find-lr", "train", "resume", "evaluate")
 """Commands that torchrun may start."""

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
+from imgnet_mini.cli.options import config_options
 from imgnet_mini.cli.shared import TRAINING_ONLY
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import going_on_unheard
-from imgnet_mini.options import config_options
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.utils.console import going_on_unheard
 
 
 @app.command(rich_help_panel="Workflow")
@@ -58,7 +58,7 @@ def check(*, given: RunConfig) -> None:
 def find_lr(*, given: RunConfig) -> None:
     """Suggest a peak learning rate: by raising the rate step by step, and by short trainings."""
     from imgnet_mini.commands import find_lr
-    from imgnet_mini.distributed.joining import joined
+    from imgnet_mini.distributed.process_group import joined
 
     with joined(given.runtime) as ranks:
         find_lr.run(given, ranks=ranks)
@@ -91,7 +91,7 @@ def train(
     """Train a network from scratch."""
     from imgnet_mini.commands import resume as resume_command
     from imgnet_mini.commands import train
-    from imgnet_mini.distributed.joining import joined
+    from imgnet_mini.distributed.process_group import joined
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
@@ -137,7 +137,7 @@ def resume(
     Options left out keep the run's own values; those that would make it another run are refused.
     """
     from imgnet_mini.commands import resume
-    from imgnet_mini.distributed.joining import joined
+    from imgnet_mini.distributed.process_group import joined
 
     with going_on_unheard(), joined(given.runtime) as ranks:
         resume.run(

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
-from imgnet_mini.console import hand_over, show_table
-from imgnet_mini.recipes import recipe_names, recipe_purpose, recipe_text
+from imgnet_mini.config.recipes import recipe_names, recipe_purpose, recipe_text
+from imgnet_mini.utils.console import hand_over, show_table
 
 recipe = typer.Typer(
     no_args_is_help=True,

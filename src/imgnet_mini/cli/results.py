@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
+from imgnet_mini.cli.options import config_options
 from imgnet_mini.cli.shared import TRAINING_ONLY, Checkpoint
-from imgnet_mini.config import RunConfig
-from imgnet_mini.options import config_options
+from imgnet_mini.config.run_config import RunConfig
 
 
 @app.command(rich_help_panel="Workflow")
@@ -41,8 +41,8 @@ def evaluate(
     Options left out keep the values the run of this name was trained with.
     """
     from imgnet_mini.commands import evaluate
-    from imgnet_mini.data.views import Views
-    from imgnet_mini.distributed.joining import joined
+    from imgnet_mini.data.tta import Views
+    from imgnet_mini.distributed.process_group import joined
 
     views = Views.TEN_CROP if ten_crop else Views.MIRROR if tta else Views.CENTRE
 

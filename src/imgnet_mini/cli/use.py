@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
+from imgnet_mini.cli.options import config_options
 from imgnet_mini.cli.shared import IMAGES, TRAINING_ONLY, Checkpoint
-from imgnet_mini.config import RunConfig
-from imgnet_mini.options import config_options
+from imgnet_mini.config.run_config import RunConfig
 
 
 @app.command(rich_help_panel="Use it")

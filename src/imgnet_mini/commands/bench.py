@@ -12,20 +12,20 @@ from typing import Any, Final
 
 import torch
 
-from imgnet_mini.commands.setup import Setup, describe_environment, explaining_device_errors, set_up
-from imgnet_mini.config import RunConfig, Tables
-from imgnet_mini.console import in_bytes, say, show_table
-from imgnet_mini.data.choice import Images
+from imgnet_mini.config.run_config import RunConfig, Tables
+from imgnet_mini.config.settings import available_cpus
 from imgnet_mini.data.folder import ImageFolder
+from imgnet_mini.data.open import Images
 from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.errors import StoppedError
-from imgnet_mini.history import History
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.sections import available_cpus
-from imgnet_mini.signals import StopRequest, StopRequestedError
-from imgnet_mini.throughput import Subject
+from imgnet_mini.runs.logger import History
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.setup import Setup, describe_environment, explaining_device_errors, set_up
+from imgnet_mini.training.throughput import Subject
+from imgnet_mini.utils.console import in_bytes, say, show_table
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 ROUNDS: Final = 2
 """How often loading, computing and both are measured, in turn, if there is time."""

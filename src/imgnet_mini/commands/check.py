@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder, count_ignored, listed
 from imgnet_mini.data.scan import Findings, scan_images
 from imgnet_mini.data.splits import case_twins, find_tree_problems, read_splits
 from imgnet_mini.errors import DataError, StoppedError
-from imgnet_mini.progress import show_bar
-from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.console import say
+from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
 def run(given: RunConfig) -> None:

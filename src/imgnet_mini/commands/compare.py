@@ -4,17 +4,17 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgnet_mini.atomic_file import write_text
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say, show_table
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import some_of
 from imgnet_mini.errors import CheckpointError, ConfigError
-from imgnet_mini.records import read_csv
 from imgnet_mini.reporting.comparison_curves import draw_comparison
 from imgnet_mini.reporting.page.comparison_page import GENERATOR, build_comparison_page
 from imgnet_mini.reporting.readme.comparison import Comparison, compare_runs
 from imgnet_mini.reporting.readme.run_view import read_run
-from imgnet_mini.run_paths import ComparisonPaths, RunPaths, check_inside
+from imgnet_mini.runs.paths import ComparisonPaths, RunPaths, check_inside
+from imgnet_mini.runs.records import read_csv
+from imgnet_mini.utils.atomic_file import write_text
+from imgnet_mini.utils.console import say, show_table
 
 _SIDE_BY_SIDE = 4
 """Runs that a terminal has room for; more make another table."""

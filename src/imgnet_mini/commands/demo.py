@@ -9,15 +9,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from imgnet_mini.atomic_file import write_text
 from imgnet_mini.commands import evaluate, find_lr, prepare, readme, report, train
-from imgnet_mini.commands.setup import options_of
-from imgnet_mini.config import RunConfig, Tables
-from imgnet_mini.console import say
-from imgnet_mini.device import choose_device
+from imgnet_mini.config.run_config import RunConfig, Tables
 from imgnet_mini.errors import ConfigError, DivergedError, WriteError
-from imgnet_mini.model import build_model
-from imgnet_mini.precision import choose_precision
+from imgnet_mini.training.device import choose_device
+from imgnet_mini.training.model import build_model
+from imgnet_mini.training.precision import choose_precision
+from imgnet_mini.training.setup import options_of
+from imgnet_mini.utils.atomic_file import write_text
+from imgnet_mini.utils.console import say
 
 VAL_EVERY: Final = 5
 """One image in five is kept for validation."""

@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from imgnet_mini.atomic_file import refuse_unwritable, write_text
 from imgnet_mini.checkpoint.load import Weights, read_weights
-from imgnet_mini.commands.setup import (
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.data.folder import ImageFolder
+from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.open import Images
+from imgnet_mini.data.tta import Views
+from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
+from imgnet_mini.inference.model import checkpoint_path, epoch_of, load_network, other_arch
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.predictions import Predictions
+from imgnet_mini.training.device import choose_device, describe_device
+from imgnet_mini.training.evaluation import Metrics, evaluate, to_predictions
+from imgnet_mini.training.precision import Precision
+from imgnet_mini.training.setup import (
     explaining_device_errors,
     find_images_once,
     paths_of,
     sweep_reports,
 )
-from imgnet_mini.commands.trained import checkpoint_path, epoch_of, load_network, other_arch
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say, show_table
-from imgnet_mini.data.choice import Images
-from imgnet_mini.data.folder import ImageFolder
-from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.views import Views
-from imgnet_mini.device import choose_device, describe_device
-from imgnet_mini.distributed.ranks import ALONE, Ranks
-from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
-from imgnet_mini.evaluation import Metrics, evaluate, to_predictions
-from imgnet_mini.precision import Precision
-from imgnet_mini.predictions import Predictions
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.atomic_file import refuse_unwritable, write_text
+from imgnet_mini.utils.console import say, show_table
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
 def saved_settings(given: RunConfig) -> RunConfig:

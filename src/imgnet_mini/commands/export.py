@@ -8,27 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgnet_mini.atomic_file import (
+from imgnet_mini.checkpoint.store import bytes_of
+from imgnet_mini.commands.evaluate import saved_settings
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.settings import ModelConfig
+from imgnet_mini.data.inference_images import find_loose_images, load_batches
+from imgnet_mini.data.transforms import EvalCrop, Normalise
+from imgnet_mini.errors import ConfigError, DataError, ExportError
+from imgnet_mini.export.description import Description, describe, to_json
+from imgnet_mini.export.formats import FORMATS, Format
+from imgnet_mini.export.parity import Agreement, compare
+from imgnet_mini.inference.model import Trained, load_trained
+from imgnet_mini.training.model import build_with_weights
+from imgnet_mini.training.setup import paths_of
+from imgnet_mini.utils.atomic_file import (
     explaining_writes,
     flush_folder,
     new_file,
     settle,
     write_text,
 )
-from imgnet_mini.checkpoint.store import bytes_of
-from imgnet_mini.commands.evaluate import saved_settings
-from imgnet_mini.commands.setup import paths_of
-from imgnet_mini.commands.trained import Trained, load_trained
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import in_bytes, say
-from imgnet_mini.data.loose_images import find_loose_images, load_batches
-from imgnet_mini.data.transforms import EvalCrop, Normalise
-from imgnet_mini.errors import ConfigError, DataError, ExportError
-from imgnet_mini.exporting.check import Agreement, compare
-from imgnet_mini.exporting.description import Description, describe, to_json
-from imgnet_mini.exporting.formats import FORMATS, Format
-from imgnet_mini.model import build_with_weights
-from imgnet_mini.sections import ModelConfig
+from imgnet_mini.utils.console import in_bytes, say
 
 _CPU: Final = torch.device("cpu")
 _CHECKED: Final = 16

@@ -5,25 +5,25 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from imgnet_mini.atomic_file import refuse_unwritable
-from imgnet_mini.commands.lr_trials import refuse_short_trials, try_rates
-from imgnet_mini.commands.peak_rate import default_rate, settings_of
-from imgnet_mini.commands.setup import Setup, explaining_device_errors, options_of, set_up
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say, show_table
-from imgnet_mini.device import describe_device
-from imgnet_mini.distributed.ranks import ALONE, Ranks
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.distributed.rank_sync import Lockstep
 from imgnet_mini.errors import ConfigError, DivergedError, StoppedError
-from imgnet_mini.finder.curve import Curve
-from imgnet_mini.finder.range_test import run_range_test
-from imgnet_mini.finder.results import FinderResult, SavedPaths, save_result
-from imgnet_mini.finder.suggestions import WORDS, Suggestions, explain, suggest
-from imgnet_mini.finder.trials import Trials
-from imgnet_mini.lockstep import Lockstep
-from imgnet_mini.optim import build_optimizer
-from imgnet_mini.progress import show_bar
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini.lr_finder.curve import Curve
+from imgnet_mini.lr_finder.range_test import run_range_test
+from imgnet_mini.lr_finder.results import FinderResult, SavedPaths, save_result
+from imgnet_mini.lr_finder.suggestions import WORDS, Suggestions, explain, suggest
+from imgnet_mini.lr_finder.trials import Trials
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.device import describe_device
+from imgnet_mini.training.lr_trials import refuse_short_trials, try_rates
+from imgnet_mini.training.optim import build_optimizer
+from imgnet_mini.training.peak_lr import default_rate, settings_of
+from imgnet_mini.training.setup import Setup, explaining_device_errors, options_of, set_up
+from imgnet_mini.utils.atomic_file import refuse_unwritable
+from imgnet_mini.utils.console import say, show_table
+from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
 

@@ -7,20 +7,20 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from imgnet_mini.commands.setup import explaining_device_errors
-from imgnet_mini.commands.trained import Trained, load_trained
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import hand_over, one_line, say, warn
-from imgnet_mini.csv_file import table_text
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.settings import available_cpus
 from imgnet_mini.data.classes import display_names, human_names, imagenet_classes
 from imgnet_mini.data.images import ImageError
-from imgnet_mini.data.loose_images import find_loose_images, load_batches
+from imgnet_mini.data.inference_images import find_loose_images, load_batches
 from imgnet_mini.data.transforms import EvalCrop, Normalise, eval_resize
-from imgnet_mini.device import choose_device
 from imgnet_mini.errors import ConfigError, FailedImagesError, StoppedError
-from imgnet_mini.progress import show_bar
-from imgnet_mini.sections import available_cpus
-from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini.inference.model import Trained, load_trained
+from imgnet_mini.training.device import choose_device
+from imgnet_mini.training.setup import explaining_device_errors
+from imgnet_mini.utils.console import hand_over, one_line, say, warn
+from imgnet_mini.utils.csv_file import table_text
+from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 Form = Literal["text", "json", "csv"]
 

@@ -3,16 +3,16 @@
 import time
 from pathlib import Path
 
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import in_bytes, say
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder, count_ignored, listed
 from imgnet_mini.data.pack.format import Manifest, array_files, open_pack
 from imgnet_mini.data.pack.plan import Plan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError, StoppedError
-from imgnet_mini.progress import show_bar
-from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.console import in_bytes, say
+from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
 def run(given: RunConfig) -> None:

@@ -3,15 +3,15 @@
 import shlex
 from pathlib import Path
 
-from imgnet_mini.atomic_file import replacing
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import DataError, StaleError
-from imgnet_mini.reporting.readme.anonymous import command_line
+from imgnet_mini.reporting.readme.redact import command_line
 from imgnet_mini.reporting.readme.run_view import read_run
 from imgnet_mini.reporting.readme.splice import as_experiment, with_block
 from imgnet_mini.reporting.readme.template import render
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.utils.atomic_file import replacing
+from imgnet_mini.utils.console import say
 
 
 def run(

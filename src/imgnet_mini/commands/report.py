@@ -7,18 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imgnet_mini.atomic_file import write_text
 from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands import evaluate
-from imgnet_mini.commands.setup import paths_of, run_options, sweep_reports
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import one_line, say
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
 from imgnet_mini.errors import DataError
-from imgnet_mini.model import build_model
-from imgnet_mini.predictions import Predictions, load_predictions
-from imgnet_mini.records import read_csv
 from imgnet_mini.reporting.classification import (
     classify,
     write_classification_report,
@@ -31,7 +25,13 @@ from imgnet_mini.reporting.readme.json_file import read_json_if_there
 from imgnet_mini.reporting.readme.run_view import read_run
 from imgnet_mini.reporting.samples import draw_samples
 from imgnet_mini.reporting.summary import summarise_model
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.predictions import Predictions, load_predictions
+from imgnet_mini.runs.records import read_csv
+from imgnet_mini.training.model import build_model
+from imgnet_mini.training.setup import paths_of, run_options, sweep_reports
+from imgnet_mini.utils.atomic_file import write_text
+from imgnet_mini.utils.console import one_line, say
 
 
 def run(given: RunConfig) -> None:

@@ -2,16 +2,26 @@
 
 from pathlib import Path
 
-from imgnet_mini.checkpoint.content import check_place
 from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.checkpoint.schema import check_place
 from imgnet_mini.checkpoint.store import CheckpointStore, TakenUp
-from imgnet_mini.commands.changes import (
+from imgnet_mini.commands.train import train, writing
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.data.folder import fingerprint
+from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.errors import CheckpointError, DataError
+from imgnet_mini.runs.logger import History, SilentHistory, write_logs
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.records import EpochRecord
+from imgnet_mini.training.build import build_trainer
+from imgnet_mini.training.resume_policy import (
     continued,
     describe_new_plan,
     differences,
     refuse_other_ranks,
 )
-from imgnet_mini.commands.setup import (
+from imgnet_mini.training.run import TrainingRun
+from imgnet_mini.training.setup import (
     Setup,
     describe_environment,
     names_fingerprint,
@@ -20,17 +30,8 @@ from imgnet_mini.commands.setup import (
     set_up,
     sweep_run,
 )
-from imgnet_mini.commands.train import build_trainer, train, writing
-from imgnet_mini.commands.training_run import TrainingRun
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say
-from imgnet_mini.data.folder import fingerprint
-from imgnet_mini.distributed.ranks import ALONE, Ranks
-from imgnet_mini.engine import Trainer
-from imgnet_mini.errors import CheckpointError, DataError
-from imgnet_mini.history import History, SilentHistory, write_logs
-from imgnet_mini.records import EpochRecord
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.training.trainer import Trainer
+from imgnet_mini.utils.console import say
 
 OTHER_CROPS = (
     "Note: this run was started by an older version: its images will follow in the same order, but "

@@ -5,10 +5,21 @@ from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 
-from imgnet_mini.atomic_file import explaining_writes
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.commands.peak_rate import with_peak_rate
-from imgnet_mini.commands.setup import (
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.progressive_resize import share_of_pixels, training_sizes
+from imgnet_mini.data.rng import mix
+from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.errors import ConfigError, StoppedError
+from imgnet_mini.runs.lock import locked_run
+from imgnet_mini.runs.logger import History, SilentHistory
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.build import build_trainer
+from imgnet_mini.training.model import weights_sha256
+from imgnet_mini.training.peak_lr import with_peak_rate
+from imgnet_mini.training.run import TrainingRun
+from imgnet_mini.training.setup import (
     Setup,
     describe_environment,
     explaining_device_errors,
@@ -17,21 +28,9 @@ from imgnet_mini.commands.setup import (
     set_up,
     sweep_run,
 )
-from imgnet_mini.commands.training_run import TrainingRun
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import say
-from imgnet_mini.data.draws import mix
-from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.sizes import share_of_pixels, training_sizes
-from imgnet_mini.distributed.ranks import ALONE, Ranks
-from imgnet_mini.engine import Trainer
-from imgnet_mini.errors import ConfigError, StoppedError
-from imgnet_mini.history import History, SilentHistory
-from imgnet_mini.model import weights_sha256
-from imgnet_mini.optim import build_optimizer, build_scheduler
-from imgnet_mini.run_lock import locked_run
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.atomic_file import explaining_writes
+from imgnet_mini.utils.console import say
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
 def run(given: RunConfig, *, overwrite: bool, ranks: Ranks = ALONE) -> None:
@@ -88,37 +87,6 @@ def _refuse_existing(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> N
             f"  imgnet-mini resume{options}\n"
             "or with train --resume, start another one under a new --name, or replace it with "
             "train --overwrite"
-        )
-
-
-def build_trainer(config: RunConfig, setup: Setup, *, total_steps: int | None = None) -> Trainer:
-    """The engine before its first step; `config` has its peak rate resolved.
-
-    total_steps: of the schedule; None: those of all epochs.
-
-    Raises:
-        ConfigError: the run is too short for its schedule.
-    """
-    max_lr = float(config.schedule.max_lr or 0.0)
-    with explaining_device_errors(config.data.batch_size):
-        optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
-        scheduler = build_scheduler(
-            config.schedule,
-            optimizer,
-            max_lr=max_lr,
-            total_steps=total_steps or config.schedule.epochs * len(setup.train_loader),
-        )
-        return Trainer(
-            setup.model,
-            setup.criterion,
-            optimizer,
-            scheduler,
-            setup.precision,
-            compiled=config.runtime.compile,
-            accumulate=config.data.accumulate,
-            clip_norm=config.optimizer.clip_norm,
-            ema=config.optimizer.ema,
-            ranks=setup.ranks,
         )
 
 

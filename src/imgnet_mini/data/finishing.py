@@ -5,14 +5,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.batches import Batch
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
-from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.mixing import Mixing
-from imgnet_mini.data.order import Key
+from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.sampler import Key
 from imgnet_mini.data.transforms import ClassStyle, Normalise, RandomErasing
 from imgnet_mini.data.trivial_augment import TrivialAugment
-from imgnet_mini.sections import DataConfig
 
 
 class FinishTraining:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgnet_mini.console import one_line
 from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.errors import DataError
+from imgnet_mini.utils.console import one_line
 
 SHOWN = 10
 """How many culprits a message names before it counts the rest."""

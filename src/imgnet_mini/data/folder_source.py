@@ -14,10 +14,10 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from imgnet_mini.data.batches import Batch
 from imgnet_mini.data.crops import CROP_NUMBERS
-from imgnet_mini.data.draws import uniforms
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError
-from imgnet_mini.data.order import Key, Order
+from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.sampler import Key, Order
 from imgnet_mini.data.shared_memory import (
     PREFETCHED,
     little_shared_memory,

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict
 
-from imgnet_mini.atomic_file import replacing, write_text
 from imgnet_mini.data.folder import ImageFolder, find_images_and_folders
 from imgnet_mini.errors import WriteError
+from imgnet_mini.utils.atomic_file import replacing, write_text
 
 _SETTLED_NS: Final = 2_000_000_000
 """A change within the tick of a file system's clock would not show: FAT's is two seconds."""

@@ -8,19 +8,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.batches import Batch, Mover, Source
-from imgnet_mini.data.choice import Images
 from imgnet_mini.data.finishing import FinishTraining
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.folder_source import FolderSource, Load
-from imgnet_mini.data.order import Key, Order, Share
+from imgnet_mini.data.open import Images
 from imgnet_mini.data.pack.source import PackSource
-from imgnet_mini.data.sizes import Sizes, training_sizes
+from imgnet_mini.data.progressive_resize import Sizes, training_sizes
+from imgnet_mini.data.sampler import Key, Order, Share
 from imgnet_mini.data.transforms import Normalise, TrainCrop
-from imgnet_mini.data.views import Views
-from imgnet_mini.distributed.ranks import ALONE, Ranks
+from imgnet_mini.data.tta import Views
+from imgnet_mini.distributed.context import ALONE, Ranks
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.sections import DataConfig
 
 Finish = Callable[[Batch, Key], tuple[Tensor, Tensor]]
 """From a batch on its device to what the network takes, (N, 3, S, S) float32, and targets."""

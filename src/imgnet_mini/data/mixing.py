@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from imgnet_mini.data.draws import seeded
-from imgnet_mini.data.order import Key
-from imgnet_mini.sections import DataConfig
+from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.data.rng import seeded
+from imgnet_mini.data.sampler import Key
 
 _SEED: Final = 1
 """Tells these draws from others of the same seed, epoch and image."""

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Final, NamedTuple, Protocol
 
+from imgnet_mini.config.settings import available_cpus
 from imgnet_mini.data.batches import in_threads, thread_pool
 from imgnet_mini.data.folder import ImageFolder, listed
 from imgnet_mini.data.images import ImageError, decode, find_problem
 from imgnet_mini.data.index import not_known_as_sound, remember_as_sound
 from imgnet_mini.errors import DataError
-from imgnet_mini.sections import available_cpus
 
 _LISTED: Final = 100
 """How many broken files a message names; `imgnet-mini check` names all."""

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from imgnet_mini.console import in_bytes
 from imgnet_mini.errors import WriteError
+from imgnet_mini.utils.console import in_bytes
 
 PREFETCHED: Final = 2
 """Batches that each worker makes in advance."""

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import Crop, crop_image, sample_crop
 from imgnet_mini.data.images import read_pixels
-from imgnet_mini.sections import DataConfig
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)

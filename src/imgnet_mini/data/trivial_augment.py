@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from imgnet_mini.data.draws import seeded
-from imgnet_mini.data.order import Key
+from imgnet_mini.data.rng import seeded
+from imgnet_mini.data.sampler import Key
 
 _SEED: Final = 2
 """Tells these draws from others of the same seed, epoch and image."""

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import classification_report, precision_recall_fscore_support
 
-from imgnet_mini.atomic_file import write_text
-from imgnet_mini.console import one_line
-from imgnet_mini.csv_file import write_table
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.confusion import count_confusions
+from imgnet_mini.runs.predictions import Predictions
+from imgnet_mini.utils.atomic_file import write_text
+from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.csv_file import write_table
 
 EXTREMES = 10
 """Classes listed as best, and as worst."""

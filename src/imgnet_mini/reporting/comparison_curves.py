@@ -6,10 +6,10 @@ from pathlib import Path
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from imgnet_mini.records import Phase, of_phase
 from imgnet_mini.reporting.curves import epoch_figure
 from imgnet_mini.reporting.readme.run_view import RunView
 from imgnet_mini.reporting.style import fit, save_png, text_width
+from imgnet_mini.runs.records import Phase, of_phase
 
 _COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 _STYLES = ("-", "--", ":", "-.")

@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from imgnet_mini.csv_file import write_table
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.style import (
     FAINT,
     POINTS_PER_INCH,
@@ -23,6 +21,8 @@ from imgnet_mini.reporting.style import (
     save_png,
     text_width,
 )
+from imgnet_mini.runs.predictions import Predictions
+from imgnet_mini.utils.csv_file import write_table
 
 NUMBERED_CLASSES = 20
 NAMED_CLASSES = 60

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from imgnet_mini.records import PHASE_NAMES, EpochRecord, Phase, judged, of_phase
 from imgnet_mini.reporting.style import (
     AVERAGED,
     TRAIN,
@@ -17,6 +16,7 @@ from imgnet_mini.reporting.style import (
     save_png,
     tidy,
 )
+from imgnet_mini.runs.records import PHASE_NAMES, EpochRecord, Phase, judged, of_phase
 
 _COLORS: dict[Phase, str] = {"train": TRAIN, "val": VALIDATION, "ema": AVERAGED}
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.style import (
     GRID,
     POINTS_PER_INCH,
@@ -23,6 +22,7 @@ from imgnet_mini.reporting.style import (
     new_figure,
     save_png,
 )
+from imgnet_mini.runs.predictions import Predictions
 
 COLUMNS = 6
 ROWS = 4

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from imgnet_mini.atomic_file import replacing
-from imgnet_mini.console import one_line
+from imgnet_mini.utils.atomic_file import replacing
+from imgnet_mini.utils.console import one_line
 
 DPI = 150
 POINTS_PER_INCH = 72

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from imgnet_mini import __version__
-from imgnet_mini.atomic_file import replacing, write_text
-from imgnet_mini.console import one_line
+from imgnet_mini.config.settings import available_cpus
 from imgnet_mini.data.batches import in_threads, thread_pool
 from imgnet_mini.data.folder import listed
 from imgnet_mini.data.images import ImageError
@@ -33,7 +32,8 @@ from imgnet_mini.data.pack.growing_array import GrowingArray, holds_rows
 from imgnet_mini.data.pack.place import PROBLEMS, PROGRESS
 from imgnet_mini.data.pack.plan import PackedImage, Packer, Plan
 from imgnet_mini.errors import DataError
-from imgnet_mini.sections import available_cpus
+from imgnet_mini.utils.atomic_file import replacing, write_text
+from imgnet_mini.utils.console import one_line
 
 SAVE_SECONDS: Final = 10.0
 """How much work a kill may cost."""

@@ -21,9 +21,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from imgnet_mini.console import one_line
 from imgnet_mini.data.folder import ImageFolder, file_stamps
 from imgnet_mini.errors import DataError
+from imgnet_mini.utils.console import one_line
 
 FORMAT: Final = 1
 """Raised when an older version could not read, or would misread, what is written."""

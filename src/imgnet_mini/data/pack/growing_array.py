@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from imgnet_mini.atomic_file import following_no_link
+from imgnet_mini.utils.atomic_file import following_no_link
 
 
 class GrowingArray:

@@ -8,9 +8,9 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from imgnet_mini.atomic_file import TEMPORARY_SUFFIX, flush_folder
 from imgnet_mini.data.pack.format import MANIFEST, array_files
 from imgnet_mini.errors import ConfigError, InUseError, WriteError
+from imgnet_mini.utils.atomic_file import TEMPORARY_SUFFIX, flush_folder
 
 PROGRESS: Final = "progress.json"
 PROBLEMS: Final = "problems.txt"

@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgnet_mini.console import in_bytes
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.batches import Batch, in_threads, thread_pool
 from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, squash_crop
-from imgnet_mini.data.draws import uniforms
-from imgnet_mini.data.order import Key, Order
 from imgnet_mini.data.pack.format import PackedSplit
+from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.sampler import Key, Order
 from imgnet_mini.data.transforms import TrainCrop
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.sections import DataConfig
+from imgnet_mini.utils.console import in_bytes
 
 _MARGIN: Final = 0.05
 """Share of the device's memory that stays free beside the pack and what training has taken."""

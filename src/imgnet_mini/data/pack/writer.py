@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from imgnet_mini.console import in_bytes
 from imgnet_mini.data.pack.build import Build, OnImage
 from imgnet_mini.data.pack.format import Manifest, array_files
 from imgnet_mini.data.pack.place import PackPlace
 from imgnet_mini.data.pack.plan import Plan
 from imgnet_mini.errors import WriteError
+from imgnet_mini.utils.console import in_bytes
 
 
 def write_pack(plan: Plan, pack_dir: Path, *, skip: bool, on_image: OnImage) -> Manifest:

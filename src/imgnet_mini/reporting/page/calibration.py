@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imgnet_mini.predictions import Predictions
+from imgnet_mini.runs.predictions import Predictions
 
 BINS = 15
 """As in Guo et al., On Calibration of Modern Neural Networks, 2017."""

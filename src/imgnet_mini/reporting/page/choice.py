@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imgnet_mini.predictions import Predictions
 from imgnet_mini.reporting.classification import confused_pairs
+from imgnet_mini.runs.predictions import Predictions
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
-from imgnet_mini.console import one_line
-from imgnet_mini.predictions import Predictions
+from imgnet_mini.runs.predictions import Predictions
+from imgnet_mini.utils.console import one_line
 
 
 @dataclass(frozen=True)

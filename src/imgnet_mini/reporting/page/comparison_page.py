@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Sequence
 
-from imgnet_mini.records import Phase, of_phase
 from imgnet_mini.reporting.page.chart import Chart, Series
 from imgnet_mini.reporting.page.epoch_charts import epoch_chart, points
 from imgnet_mini.reporting.page.render import render_page
 from imgnet_mini.reporting.readme.comparison import Comparison
 from imgnet_mini.reporting.readme.markdown import rate
 from imgnet_mini.reporting.readme.run_view import RunView
+from imgnet_mini.runs.records import Phase, of_phase
 
 GENERATOR = '<meta name="generator" content="imgnet-mini compare">'
 """By this line a page is known as one of ours."""

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
-from imgnet_mini.records import PHASE_NAMES, EpochRecord, of_phase
 from imgnet_mini.reporting.page.axes import Axis
 from imgnet_mini.reporting.page.chart import Chart, Point, Series, line_chart, mark
 from imgnet_mini.reporting.readme.markdown import rate
+from imgnet_mini.runs.records import PHASE_NAMES, EpochRecord, of_phase
 
 
 def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:

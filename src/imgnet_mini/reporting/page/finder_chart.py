@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from imgnet_mini.csv_file import read_table
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.page.axes import Axis
 from imgnet_mini.reporting.page.chart import Chart, Series, band, line_chart, mark
 from imgnet_mini.reporting.readme.finder import Finder, Range, newest_result
 from imgnet_mini.reporting.readme.markdown import rate
+from imgnet_mini.utils.csv_file import read_table
 
 
 def finder_chart(finder: Finder, folder: Path, name: str) -> Chart | None:

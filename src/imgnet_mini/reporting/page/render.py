@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from imgnet_mini import __version__
-from imgnet_mini.console import printable
 from imgnet_mini.reporting.page import axes
 from imgnet_mini.reporting.readme.markdown import NOTHING, duration, fixed, rate
+from imgnet_mini.utils.console import printable
 
 _AREA = SimpleNamespace(
     width=axes.WIDTH,

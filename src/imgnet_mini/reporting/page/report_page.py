@@ -8,20 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import one_line
-from imgnet_mini.predictions import Predictions
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.reporting.page.calibration import calibrate
 from imgnet_mini.reporting.page.calibration_charts import confidence_chart, reliability_chart
 from imgnet_mini.reporting.page.choice import count_ranks
 from imgnet_mini.reporting.page.class_table import tabulate_classes
 from imgnet_mini.reporting.page.epoch_charts import epoch_charts
+from imgnet_mini.reporting.page.examples import build_gallery
 from imgnet_mini.reporting.page.finder_chart import finder_chart
 from imgnet_mini.reporting.page.matrix import matrix_picture
 from imgnet_mini.reporting.page.render import render_page
-from imgnet_mini.reporting.page.shots import build_gallery
 from imgnet_mini.reporting.readme.advice import remarks
 from imgnet_mini.reporting.readme.run_view import RunView, settings_of
+from imgnet_mini.runs.predictions import Predictions
+from imgnet_mini.utils.console import one_line
 
 
 @dataclass(frozen=True)

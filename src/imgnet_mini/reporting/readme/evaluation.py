@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.reporting.readme.anonymous import last_component
 from imgnet_mini.reporting.readme.json_file import JsonFile, read_json, read_json_if_there
-from imgnet_mini.run_paths import RunPaths
+from imgnet_mini.reporting.readme.redact import last_component
+from imgnet_mini.runs.paths import RunPaths
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgnet_mini.config import RunConfig
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import DataError
-from imgnet_mini.reporting.readme.anonymous import recorded_command
 from imgnet_mini.reporting.readme.json_file import JsonFile, read_json
 from imgnet_mini.reporting.readme.markdown import link, rate
+from imgnet_mini.reporting.readme.redact import recorded_command
 
 RULES = {
     "trials": "the best of a few short trainings",

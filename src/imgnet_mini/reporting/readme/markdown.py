@@ -6,8 +6,8 @@ import re
 import urllib.parse
 from pathlib import Path
 
-from imgnet_mini.console import one_line, printable
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.utils.console import one_line, printable
 
 NOTHING = "\N{EN DASH}"
 """What a table shows for a value that is not known."""

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgnet_mini.config import RunConfig
-from imgnet_mini.console import one_line
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.settings import RunSection
 from imgnet_mini.errors import DataError
-from imgnet_mini.records import EpochRecord, judged, of_phase, read_csv
-from imgnet_mini.reporting.readme.anonymous import last_component, recorded_command
 from imgnet_mini.reporting.readme.evaluation import Evaluation, read_evaluation
 from imgnet_mini.reporting.readme.finder import (
     Finder,
@@ -20,8 +18,10 @@ from imgnet_mini.reporting.readme.finder import (
 )
 from imgnet_mini.reporting.readme.json_file import read_json_if_there
 from imgnet_mini.reporting.readme.markdown import link
-from imgnet_mini.run_paths import RunPaths
-from imgnet_mini.sections import RunSection
+from imgnet_mini.reporting.readme.redact import last_component, recorded_command
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.records import EpochRecord, judged, of_phase, read_csv
+from imgnet_mini.utils.console import one_line
 
 PICTURES = (
     "loss_curve",

@@ -1,0 +1,145 @@
+"""Command-line options made from the sections of the run configuration."""
+
+import inspect
+import types
+from collections.abc import Callable, Collection
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from imgnet_mini.config.recipes import recipe_names
+from imgnet_mini.config.run_config import RunConfig, Tables, fields_of
+
+Command = Callable[..., None]
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file of settings; typed flags win over it."
+    ),
+]
+
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="|".join(recipe_names()),
+        help="Settings that belong together; a file and typed flags win over them.",
+        autocompletion=recipe_names,
+    ),
+]
+
+
+def config_options(
+    *sections: str,
+    leave_out: Collection[str] = (),
+    show_defaults: bool = True,
+    recipes: bool = False,
+) -> Callable[[Command], Command]:
+    """Give a command one option per field of these sections, and `--config FILE`.
+
+    The command's `given` parameter receives a `RunConfig` made of defaults, the recipe, the file
+    and what the user typed, in rising order; `RunConfig.given()` tells what was set.
+
+    show_defaults: no for commands that start from a run's own settings.
+    recipes: give it `--recipe NAME` too; for commands that do not.
+    """
+    fields = {
+        name: (section, field)
+        for section in sections
+        for name, field in fields_of(section).items()
+        if name not in leave_out
+    }
+
+    def decorate(function: Command) -> Command:
+        @wraps(function)
+        def command(
+            ctx: typer.Context,
+            config_file: Path | None,
+            recipe: str | None = None,
+            **values: Any,
+        ) -> None:
+            changes: Tables = {}
+            for name, (section, _) in fields.items():
+                value = values.pop(name)
+                if _was_typed(ctx, name):
+                    changes.setdefault(section, {})[name] = value
+            base = RunConfig() if recipe is None else RunConfig.of_recipe(recipe)
+            if config_file:
+                base = base.override_from(config_file)
+            function(**values, given=base.override(changes))
+
+        own = inspect.signature(function, eval_str=True).parameters
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    "ctx", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context
+                ),
+                *(parameter for name, parameter in own.items() if name != "given"),
+                *([_optional("recipe", Recipe)] if recipes else []),
+                _optional("config_file", ConfigFile),
+                *(
+                    _parameter(name, field, panel=section.capitalize(), show_default=show_defaults)
+                    for name, (section, field) in fields.items()
+                ),
+            ]
+        )
+        return command
+
+    return decorate
+
+
+def _optional(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _was_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _parameter(name: str, field: FieldInfo, *, panel: str, show_default: bool) -> inspect.Parameter:
+    """The parameter that Typer reads as this field's option."""
+    bounds = {type(bound): bound for bound in field.metadata}
+    annotation, metavar = _command_line_type(field.annotation)
+    option = typer.Option(
+        help=f"{field.description}{_open_bounds(bounds)}",
+        min=bounds[Ge].ge if Ge in bounds else None,
+        max=bounds[Le].le if Le in bounds else None,
+        metavar=metavar,
+        show_default=show_default,
+        rich_help_panel=panel,
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.get_default(call_default_factory=True, validated_data={}),
+        annotation=Annotated[annotation, option],
+    )
+
+
+def _open_bounds(bounds: dict[type, Any]) -> str:
+    """Bounds that the configuration checks and Typer does not know, as text of the help."""
+    words = [f"above {bounds[Gt].gt}"] if Gt in bounds else []
+    words += [f"below {bounds[Lt].lt}"] if Lt in bounds else []
+    return f" ({' and '.join(words)})" if words else ""
+
+
+def _command_line_type(annotation: Any) -> tuple[Any, str | None]:
+    """What Typer parses, and how it is shown; a mixed type stays text for the configuration."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation, None
+    members = [member for member in get_args(annotation) if member is not types.NoneType]
+    if len(members) == 1:
+        return annotation, None
+    names = [
+        "|".join(get_args(member)) if get_origin(member) is Literal else member.__name__.upper()
+        for member in members
+    ]
+    return str | None, "|".join(names)

@@ -1,0 +1,1 @@
+"""The run configuration: settings, TOML, recipes."""

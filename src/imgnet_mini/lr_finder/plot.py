@@ -1,0 +1,192 @@
+"""The picture of a range test, and of the trials after it."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from imgnet_mini.lr_finder.curve import Curve
+from imgnet_mini.lr_finder.suggestions import WORDS, Method, Suggestions, explain
+from imgnet_mini.lr_finder.trials import Trials
+from imgnet_mini.utils.atomic_file import replacing
+
+_LINE = "#1f77b4"
+_FAINT = "#6e7781"
+_GRID = "#d8dee4"
+_STYLES: Final[dict[Method, tuple[str, str]]] = {
+    "trials": ("^", "#c62828"),
+    "default": ("P", "#24292f"),
+    "turn": ("v", "#1a7f37"),
+    "steepest": ("o", "#0b7a8a"),
+    "valley": ("s", "#7b3fa0"),
+    "minimum_over_10": ("D", "#d95f02"),
+}
+"""Marker and colour of each method."""
+
+_REGIONS = {"flat": "#6e7781", "falling": "#1a7f37", "diverging": "#c62828"}
+
+
+def draw_range_test(
+    curve: Curve,
+    suggestions: Suggestions,
+    settings: dict[str, Any],
+    path: Path,
+    *,
+    trials: Trials | None = None,
+) -> None:
+    """Write the plot as PNG: loss against learning rate, the suggestions marked on it.
+
+    settings: its `arch` and `batch_size`, if there, are named in the title.
+    trials: have a panel of their own below.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    height = 9 if trials else 6
+    figure = Figure(figsize=(9, height), dpi=150, layout="constrained", facecolor="white")
+    axes, *below = figure.subplots(
+        2 if trials else 1, squeeze=False, height_ratios=(3, 2) if trials else None
+    )[:, 0]
+    _prepare(axes, [*curve.lrs, *(lr for lr in suggestions.rates.values() if lr)])
+    limits = _loss_limits(curve)
+    if limits:
+        axes.set_ylim(*limits)
+    axes.plot(curve.lrs, curve.losses, color=_LINE, alpha=0.35, linewidth=1, label="loss of a step")
+    axes.plot(curve.lrs, curve.smoothed, color=_LINE, linewidth=2.4, label="smoothed, peaks cut")
+    if suggestions.problem is None:
+        _shade(axes, suggestions)
+        _mark(axes, curve, suggestions)
+    if trials:
+        _draw_trials(below[0], trials, suggestions)
+    axes.set_title(
+        _title(suggestions, settings),
+        loc="left",
+        parse_math=False,
+        fontsize=11,
+    )
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
+
+
+def _prepare(axes: Axes, shown: Sequence[float]) -> None:
+    """Scales, ticks and grid; room for all of these rates."""
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate (log scale)")
+    axes.set_ylabel("training loss")
+    first, last = float(min(shown)), float(max(shown))
+    decades = np.log10(last / first)
+    margin = 10 ** max(0.02 * decades, 0.02)
+    axes.set_xlim(first / margin, last * margin)
+    subs = (1.0,) if decades >= 3 else (1.0, 2.0, 5.0) if decades >= 0.7 else tuple(range(1, 10))
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=16))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_FAINT)
+    axes.tick_params(which="both", color=_FAINT)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _loss_limits(curve: Curve) -> tuple[float, float] | None:
+    """Room for the fall and 1.5 times as much above; an exploding loss leaves through the top."""
+    losses, smoothed = curve.losses[: curve.usable], curve.smoothed[: curve.usable]
+    if curve.usable == 0:
+        return None
+    low = min(float(smoothed.min()), float(np.quantile(losses, 0.02)))
+    first = float(np.median(losses[: max(5, curve.usable // 10)]))
+    early = float(losses[: max(5, curve.usable // 2)].max())  # noise about the first level
+    high = min(float(losses.max()), max(first + 1.5 * (first - low), min(early, 1.5 * first)))
+    margin = max(0.06 * (high - low), 0.01 * abs(first), 1e-6)
+    return low - margin, high + margin
+
+
+def _shade(axes: Axes, suggestions: Suggestions) -> None:
+    for name, color in _REGIONS.items():
+        region = getattr(suggestions.regions, name)
+        if region:
+            axes.axvspan(*region, color=color, alpha=0.09, linewidth=0, label=name)
+
+
+def _mark(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
+    """A point on the smoothed curve for each suggestion, its value in the legend."""
+    usable = slice(0, curve.usable)
+    for method, lr in suggestions.rates.items():
+        if lr is None:
+            continue
+        marker, color = _STYLES[method]
+        recommended = method == suggestions.recommended
+        loss = np.interp(np.log(lr), np.log(curve.lrs[usable]), curve.smoothed[usable])
+        if recommended:
+            axes.axvline(lr, color=color, linewidth=1, linestyle="--")
+        axes.plot(
+            lr,
+            loss,
+            linestyle="none",
+            marker="*" if recommended else marker,
+            markersize=18 if recommended else 8,
+            color=color,
+            markeredgecolor="white",
+            zorder=6 if recommended else 5,
+            label=f"{WORDS[method]}: {lr:.3g}" + (" (recommended)" if recommended else ""),
+        )
+
+
+def _draw_trials(axes: Axes, trials: Trials, suggestions: Suggestions) -> None:
+    """The loss that each trial ended with, where the lowest is thought to be, and what follows."""
+    recommended = [] if suggestions.trials is None else [suggestions.trials]
+    _prepare(axes, [*(trial.lr for trial in trials.runs), *recommended])
+    axes.set_xlabel("peak learning rate of a short training (log scale)")
+    axes.set_ylabel("loss at its end")
+    color = _STYLES["trials"][1]
+    finite = [trial for trial in trials.runs if math.isfinite(trial.loss)]
+    losses = [trial.loss for trial in finite]
+    axes.plot([trial.lr for trial in finite], losses, "o-", color=_LINE, linewidth=1.5)
+    if math.isfinite(trials.chance):
+        axes.axhline(trials.chance, color=_FAINT, linestyle=":")
+        of_lines = axes.get_yaxis_transform()  # x as a share of the panel
+        axes.text(0.01, trials.chance, "chance", va="bottom", color=_FAINT, transform=of_lines)
+    for trial in trials.runs:
+        if trial not in finite:
+            axes.axvline(trial.lr, color=_FAINT, linestyle=":")
+            axes.annotate(
+                "diverged ",
+                (trial.lr, 0.9),
+                xycoords=("data", "axes fraction"),
+                horizontalalignment="right",
+                color=_FAINT,
+            )
+    for rate in recommended:
+        axes.axvline(rate, color=color, linewidth=1, linestyle="--")
+    if trials.lr is not None:
+        axes.plot(
+            trials.lr,
+            trials.lowest,
+            linestyle="none",
+            marker="*",
+            markersize=18,
+            color=color,
+            markeredgecolor="white",
+            zorder=6,
+        )
+    reason = explain(suggestions, trials) or "All trials have diverged."
+    axes.set_title("\n".join(textwrap.wrap(reason, width=105)), loc="left", fontsize=10)
+
+
+def _title(suggestions: Suggestions, settings: dict[str, Any]) -> str:
+    words = ["Learning-rate range test"]
+    if "arch" in settings:
+        words.append(f"{settings['arch']}")
+    if "batch_size" in settings:
+        words.append(f"batch size {settings['batch_size']}")
+    title = ", ".join(words)
+    if suggestions.problem is None:
+        return title
+    return "\n".join([title, *textwrap.wrap(f"No suggestion. {suggestions.problem}", width=100)])

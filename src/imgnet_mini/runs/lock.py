@@ -1,0 +1,74 @@
+"""One process at a time writes a run."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from imgnet_mini.errors import InUseError
+from imgnet_mini.utils.atomic_file import explaining_writes, following_no_link, write_text
+from imgnet_mini.utils.console import say
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: BinaryIO) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        # Of the process, not of the open file: children that outlive it do not inherit it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def locked_run(name: str, path: Path) -> Iterator[None]:
+    """Hold the lock of a run; the system ends it with the process, however that ends.
+
+    The file at `path` stays: to remove it would let two processes lock two files of one name.
+    Nothing else may open it, since closing it once more would end the lock.
+
+    Raises:
+        InUseError: another process holds it; says which one, and since when.
+        WriteError: the folder cannot be written.
+    """
+    owner = path.with_suffix(".json")
+    with explaining_writes(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab", opener=following_no_link)  # noqa: SIM115 - closed below
+    with file:
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError) as error:
+            raise InUseError(
+                f"the run {name} is being used{_by(owner)}: wait for it, or end it, or choose "
+                "another --name"
+            ) from error
+        except OSError as error:  # some network file systems
+            say(
+                f"Note: {path.parent} cannot be locked ({error.strerror}): start this run only once"
+            )
+        write_text(owner, json.dumps(_this_process()) + "\n")
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+
+
+def _this_process() -> dict[str, object]:
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "host": platform.node(), "since": since}
+
+
+def _by(owner: Path) -> str:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        holder = json.loads(owner.read_text("utf-8"))
+        return f" by process {holder['pid']} on {holder['host']} since {holder['since']}"
+    return " by another process"

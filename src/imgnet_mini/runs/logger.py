@@ -1,0 +1,196 @@
+"""train_log.csv, logs.md and TensorBoard, from one stream of epoch records."""
+
+import struct
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.metadata import (
+    EXPERIMENT_TAG,
+    SESSION_END_INFO_TAG,
+    SESSION_START_INFO_TAG,
+)
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
+from imgnet_mini.utils.atomic_file import explaining_writes, replacing, write_text
+from imgnet_mini.utils.console import printable
+
+STEP_TAGS = ("train/loss_step", "train/lr")
+"""Tags counted in optimizer steps; all others are counted in epochs."""
+
+METRICS = ("val/top1", "val/top5", "val/loss", "train/loss", "val/best_top1")
+"""Tags whose last values stand beside the hyper-parameters."""
+
+_LOGGED_ANEW = (
+    *(EXPERIMENT_TAG, SESSION_START_INFO_TAG, SESSION_END_INFO_TAG),
+    "settings/text_summary",
+)
+"""Tags of what `add_settings` logs, and of the end of a run that goes on."""
+
+
+class History:
+    """The records of a run. The text files are rewritten whole after each epoch: they are small."""
+
+    def __init__(self, paths: RunPaths, records: Sequence[EpochRecord], *, step: int) -> None:
+        """Take up a history of whole epochs at a step; what was logged beyond it is dropped.
+
+        Raises:
+            WriteError: the folder of the events cannot be written.
+        """
+        self._paths = paths
+        self.records = list(records)
+        with explaining_writes(paths.event_dir):
+            epochs = len({record.epoch for record in self.records})
+            _drop_events_beyond(paths.event_dir, step=step, epoch=epochs)
+            self._events = SummaryWriter(str(paths.event_dir))
+
+    def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
+        """Log the loss and the rate of each of some consecutive steps.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        with explaining_writes(self._paths.event_dir):
+            for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
+                self._events.add_scalar("train/loss_step", loss, first_step + offset)
+                self._events.add_scalar("train/lr", rate, first_step + offset)
+
+    def add_epoch(self, *phases: EpochRecord) -> None:
+        """Log an epoch to TensorBoard; `write` brings it to the text files.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        with explaining_writes(self._paths.event_dir):
+            for record in phases:
+                for name in ("loss", "top1", "top5", "imgs_per_sec"):
+                    tag = f"{record.phase}/{name}"
+                    self._events.add_scalar(tag, getattr(record, name), record.epoch)
+                self.records.append(record)
+        self.flush()
+
+    def add_settings(self, settings: Mapping[str, float | str], text: str) -> None:
+        """Log what the run is made of, once it is taken up: its hyper-parameters, and their file.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        experiment, start, _ = hparams(dict(settings), dict.fromkeys(METRICS, 0))
+        with explaining_writes(self._paths.event_dir):
+            self._events._get_file_writer().add_summary(experiment, 0)
+            self._events._get_file_writer().add_summary(start, 0)
+            self._events.add_text("settings", f"```toml\n{printable(text)}```", 0)
+
+    def add_picture(self, tag: str, png: bytes, epoch: int) -> None:
+        """Log a picture under an epoch.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        with explaining_writes(self._paths.event_dir):
+            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+            self._events._get_file_writer().add_summary(summary, epoch)
+
+    def add_end(self, best_top1: float, epoch: int) -> None:
+        """Log that the run is done, after its last epoch.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        _, _, end = hparams({}, {})
+        with explaining_writes(self._paths.event_dir):
+            self._events.add_scalar("val/best_top1", best_top1, epoch)
+            self._events._get_file_writer().add_summary(end, epoch)
+
+    def write(self) -> None:
+        """Write the text files.
+
+        Raises:
+            WriteError: one of them cannot be written.
+        """
+        write_logs(self._paths, self.records)
+
+    def flush(self) -> None:
+        """Bring every event to the file, before a checkpoint says that it is there.
+
+        Raises:
+            WriteError: the events cannot be written.
+        """
+        with explaining_writes(self._paths.event_dir):
+            self._events.flush()
+
+    def close(self) -> None:
+        """End the event file."""
+        with suppress(OSError):  # what could not be written then has been reported before
+            self._events.close()
+
+
+class SilentHistory(History):
+    """What a rank hands to the engine in place of the history, which another one writes."""
+
+    def __init__(self) -> None:
+        self.records = []
+
+    def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def write_logs(paths: RunPaths, records: Sequence[EpochRecord]) -> None:
+    """Write `train_log.csv` and `logs.md`.
+
+    Raises:
+        WriteError: one of them cannot be written.
+    """
+    write_text(paths.train_log, to_csv(records))
+    write_text(paths.markdown_log, to_markdown(records))
+
+
+def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
+    """Replace the event files by one with the values of before a step and an epoch.
+
+    A process that is killed leaves values that the resumed run logs again. The new file
+    has a new name and starts with a mark that makes a TensorBoard that is watching forget
+    what it has read.
+    """
+    found = sorted(event_dir.glob("events.out.tfevents.*"))
+    for path in found:
+        if path.is_symlink():  # what it leads to is not ours to empty
+            path.unlink()
+    old_files = [path for path in found if path.is_file()]
+    if not old_files:
+        return
+    header = Event(file_version="brain.Event:2")
+    restart = Event(step=0, session_log=SessionLog(status=SessionLog.START))
+    with replacing(old_files[-1].with_name(f"{old_files[-1].name}.kept")) as file:
+        writer = RecordWriter(file)
+        for event in (header, restart, *_events_before(old_files, step=step, epoch=epoch)):
+            writer.write(event.SerializeToString())
+    for path in old_files:
+        if path.stat().st_size:
+            path.write_bytes(b"")  # a TensorBoard that reads it would be stuck if it were gone
+        else:
+            path.unlink()
+
+
+def _events_before(files: list[Path], *, step: int, epoch: int) -> list[Event]:
+    """The events of before a step and an epoch, each once; the settings are logged anew."""
+    kept: dict[tuple[str, int], Event] = {}
+    for path in files:
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:  # a header has none
+                limit = step if value.tag in STEP_TAGS else epoch
+                if event.step < limit and value.tag not in _LOGGED_ANEW:
+                    kept[value.tag, event.step] = event
+    return list(kept.values())

@@ -1,0 +1,37 @@
+"""From a setup to a trainer."""
+
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.training.optim import build_optimizer, build_scheduler
+from imgnet_mini.training.setup import Setup, explaining_device_errors
+from imgnet_mini.training.trainer import Trainer
+
+
+def build_trainer(config: RunConfig, setup: Setup, *, total_steps: int | None = None) -> Trainer:
+    """The engine before its first step; `config` has its peak rate resolved.
+
+    total_steps: of the schedule; None: those of all epochs.
+
+    Raises:
+        ConfigError: the run is too short for its schedule.
+    """
+    max_lr = float(config.schedule.max_lr or 0.0)
+    with explaining_device_errors(config.data.batch_size):
+        optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
+        scheduler = build_scheduler(
+            config.schedule,
+            optimizer,
+            max_lr=max_lr,
+            total_steps=total_steps or config.schedule.epochs * len(setup.train_loader),
+        )
+        return Trainer(
+            setup.model,
+            setup.criterion,
+            optimizer,
+            scheduler,
+            setup.precision,
+            compiled=config.runtime.compile,
+            accumulate=config.data.accumulate,
+            clip_norm=config.optimizer.clip_norm,
+            ema=config.optimizer.ema,
+            ranks=setup.ranks,
+        )

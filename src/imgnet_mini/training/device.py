@@ -1,0 +1,65 @@
+"""The device a command runs on."""
+
+import os
+import platform
+
+import torch
+
+from imgnet_mini.config.settings import RuntimeConfig
+from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.errors import ConfigError
+
+
+def choose_device(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:
+    """The device asked for, or the best one there is, set to its fastest kernels.
+
+    Where there are several ranks, each takes a GPU of its own.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if runtime.device == "auto":
+        kind = next(name for name, present in there.items() if present)
+    elif there[runtime.device]:
+        kind = runtime.device
+    else:
+        present = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ConfigError(
+            f"--device {runtime.device}: torch {torch.__version__} finds no such device; "
+            f"it can use {present}. Leave --device out, or mend the driver or the torch build"
+        )
+    torch.use_deterministic_algorithms(runtime.deterministic)
+    if kind == "cuda":
+        if runtime.deterministic:  # read when cuBLAS is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = not runtime.deterministic
+        torch.set_float32_matmul_precision("high")
+        if ranks.size > 1:
+            return _own_gpu(ranks)
+    return torch.device(kind)
+
+
+def _own_gpu(ranks: Ranks) -> torch.device:
+    there = torch.cuda.device_count()
+    if ranks.local_size > there:
+        raise ConfigError(
+            f"torchrun started {ranks.local_size} processes on a machine with {there} GPU(s): use "
+            f"--nproc-per-node {there}"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device("cuda", ranks.local_rank)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, such as `NVIDIA GeForce RTX 4060 Ti (16 GB)`."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name} ({properties.total_memory / 2**30:.0f} GB)"
+    if device.type == "mps":
+        return f"Apple GPU ({platform.machine()})"
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"

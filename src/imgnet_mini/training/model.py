@@ -1,0 +1,125 @@
+"""The network."""
+
+import difflib
+import hashlib
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from imgnet_mini.config.settings import DataConfig, ModelConfig
+from imgnet_mini.errors import ConfigError
+
+_WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+_OF_ONE_SIZE = ("maxvit_", "vit_")
+"""What the names of networks begin with that take images of one size only."""
+
+_RESNETS = "torchvision.models.resnet"
+"""The module of the networks that take `zero_init_residual`."""
+
+
+def build_model(
+    model: ModelConfig, *, classes: int, img_size: int, seed: int, device: torch.device
+) -> nn.Module:
+    """A fresh torchvision network, channels last; its weights are the same on every device.
+
+    Raises:
+        ConfigError: torchvision has no such classification network, or not for this image size,
+            or none whose residual blocks it starts as the identity.
+    """
+    torch.manual_seed(seed)
+    network = _make(model, classes=classes, img_size=img_size, zero_init=model.zero_init)
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def build_with_weights(
+    model: ModelConfig, weights: dict[str, Tensor], *, classes: int, img_size: int
+) -> nn.Module:
+    """The network with these weights, in float32, to be used: in evaluation mode, channels last.
+
+    Only memory that the weights take already is taken, whatever is said of them.
+
+    Raises:
+        ConfigError: see `build_model`.
+        RuntimeError: they are not those of such a network.
+    """
+    try:
+        with torch.device("meta"):
+            network = _make(model, classes=classes, img_size=img_size)
+    except NotImplementedError:  # RegNets look at numbers while they are built
+        network = _make(model, classes=classes, img_size=img_size)
+    network.load_state_dict(weights, assign=True)
+    return network.float().to(memory_format=torch.channels_last).eval()
+
+
+def refuse_other_sizes(model: ModelConfig, data: DataConfig) -> None:
+    """Hold networks that take images of one size only to that one.
+
+    Raises:
+        ConfigError: they would see others.
+    """
+    if not model.arch.startswith(_OF_ONE_SIZE):
+        return
+    if data.progressive is not None:
+        raise ConfigError(
+            f"--progressive {data.progressive}: {model.arch} takes images of one size only; leave "
+            "it out, or choose another --arch"
+        )
+    if data.eval_side != data.img_size:
+        raise ConfigError(
+            f"--eval-size {data.eval_side}: {model.arch} takes images of one size only; leave it "
+            f"out to evaluate at --img-size {data.img_size}, or choose another --arch"
+        )
+
+
+def _make(model: ModelConfig, *, classes: int, img_size: int, zero_init: bool = False) -> nn.Module:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if model.arch not in known:
+        nearest = difflib.get_close_matches(model.arch, known, n=3)
+        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
+        raise ConfigError(f"--arch {model.arch}: torchvision has no such network{hint}")
+    options: dict[str, object] = {"weights": None, "num_classes": classes}
+    if model.arch in _WITH_AUXILIARY_HEADS:
+        options |= {"aux_logits": False, "init_weights": True}
+    if zero_init:
+        options |= _zero_init(model.arch)
+    if model.arch.startswith("vit_"):
+        options["image_size"] = img_size
+    try:
+        network: nn.Module = torchvision.models.get_model(model.arch, **options)
+    except NotImplementedError:  # of torch's meta device
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--arch {model.arch} with --img-size {img_size}: {error}") from error
+    return network
+
+
+def _zero_init(arch: str) -> dict[str, object]:
+    """The option that starts residual blocks as the identity (Goyal et al. 2017, section 5.1)."""
+    if torchvision.models.get_model_builder(arch).__module__ != _RESNETS:
+        raise ConfigError(
+            f"--zero-init is for the ResNets of torchvision, and not for {arch}: use "
+            "--no-zero-init, or choose one of them with --arch, such as resnet50"
+        )
+    return {"zero_init_residual": True}
+
+
+def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """The same network, whose batch norms see what all ranks see.
+
+    Raises:
+        ConfigError: torch has none for this device.
+    """
+    if device.type != "cuda":
+        raise ConfigError(f"--sync-bn needs GPUs, and this run is on {device.type}: leave it out")
+    network: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return network
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hex digest of all weights and statistics: that of another network if a single bit differs."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,96 @@
+"""The peak learning rate of a run: a number, the linear rule's, or find-lr's."""
+
+from typing import Any, Final
+
+from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.optim import linear_rule
+from imgnet_mini.training.setup import run_options
+from imgnet_mini.utils.console import say
+
+_DECISIVE: Final = ("arch", "batch_size", "img_size")
+"""Where one of these is another, the rate is not this run's."""
+
+
+def with_peak_rate(config: RunConfig, paths: RunPaths) -> RunConfig:
+    """The configuration with its peak learning rate as a number.
+
+    Raises:
+        ConfigError: `auto` was asked for, and find-lr has suggested nothing for this name, or
+            has for another network, batch or size of image.
+    """
+    rate = default_rate(config)
+    if config.schedule.max_lr == "auto":
+        found = latest_suggestion(paths.finder_dir, paths.name)
+        if found is None:
+            raise ConfigError(
+                f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
+                f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_options(config.run)}"
+            )
+        _compare_settings(found, config)
+        rate = found.lr
+    return config.override({"schedule": {"max_lr": rate}})
+
+
+def default_rate(config: RunConfig) -> float:
+    """What train takes without --max-lr: the peak of these settings, or that of the linear rule."""
+    own = config.schedule.max_lr
+    return own if isinstance(own, float) else linear_rule(config.data.batch_size)
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """What a suggested rate depends on, as JSON has it."""
+    data, optimizer = config.data, config.optimizer
+    return {
+        "arch": config.model.arch,
+        "batch_size": data.batch_size,
+        "img_size": data.img_size,
+        "augmentation": _describe_augmentation(data),
+        "label_smoothing": optimizer.label_smoothing,
+        "momentum": optimizer.momentum,
+        "weight_decay": optimizer.weight_decay,
+        "nesterov": optimizer.nesterov,
+        "norm_decay": optimizer.norm_decay,
+        "clip_norm": optimizer.clip_norm,
+        "zero_init": config.model.zero_init,
+        "epochs": config.schedule.epochs,
+        "data_root": config.run.data_root.as_posix(),
+    }
+
+
+def _describe_augmentation(data: DataConfig) -> str:
+    """What is done to images beyond crop and flip, such as `class-style, mixup 0.2`."""
+    switches = {"class-style": data.use_class_style_aug, "trivial-augment": data.trivial_augment}
+    found = [name for name, is_on in switches.items() if is_on]
+    for name in ("random_erasing", "mixup", "cutmix"):
+        value = getattr(data, name)
+        found += [f"{name.replace('_', '-')} {value:g}"] if value else []
+    return ", ".join(found) or "standard"
+
+
+def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
+    """Refuse a rate that is another network's; warn of what else was other. Old files say less.
+
+    Raises:
+        ConfigError: see `with_peak_rate`.
+    """
+    own = settings_of(config)
+    others = {
+        name: f"{name} {found.settings[name]}, and not {value}"
+        for name, value in own.items()
+        if name in found.settings and found.settings[name] != value
+    }
+    decisive = [words for name, words in others.items() if name in _DECISIVE]
+    if decisive:
+        raise ConfigError(
+            f"--max-lr auto: {found.path} was made with {'; '.join(decisive)}. Run find-lr with "
+            "the settings of this run first, or give --max-lr a number"
+        )
+    if others:
+        say(
+            f"Note: --max-lr auto takes {found.lr:.3g} from {found.path}, which was made with "
+            f"{'; '.join(others.values())}. After other changes than of a path, run find-lr again"
+        )

@@ -1,0 +1,147 @@
+"""What may be another when a run goes on, and what is said of it."""
+
+from typing import Any
+
+from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.config.run_config import RunConfig, Tables, fields_of
+from imgnet_mini.distributed.context import Ranks
+from imgnet_mini.errors import CheckpointError, ConfigError
+
+MAY_CHANGE = {
+    "run": {"data_root", "pack_dir", "name", "output_dir"},
+    "data": {"workers", "pack_on_device"},
+    "checkpoint": {"keep", "save_minutes"},
+    "runtime": {"device", "compile", "dist_timeout"},
+}
+"""Settings that say where and how the run goes on; all others say what it computes."""
+
+OTHER_RANKS = {"data": {"accumulate"}, "runtime": {"sync_bn"}}
+"""What more may change where the number of ranks may."""
+
+RANKLESS = {"ranks": 1}
+"""What a checkpoint says that does not say it: it is from before there were ranks."""
+
+
+def continued(
+    content: Content, given: RunConfig, *, replan: bool = False, other_ranks: bool = False
+) -> RunConfig:
+    """The run's own configuration, with what may change taken from the command line.
+
+    replan: let the schedule be another one.
+    other_ranks: let the number of ranks be another one.
+
+    Raises:
+        CheckpointError: the saved settings are not of this version.
+        ConfigError: a setting was typed that would make it another run.
+    """
+    try:
+        saved = RunConfig().override({"data": {"loader": "folder"}}).override(content["config"])
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the checkpoint's settings are not of this version: {error}"
+        ) from error
+    if not isinstance(saved.schedule.max_lr, float):  # a run saves it resolved
+        raise CheckpointError(
+            f"the checkpoint cannot be used: config.schedule.max_lr: {saved.schedule.max_lr!r} is "
+            "no number"
+        )
+    changes = {
+        section: {name: value for name, value in values.items() if value != "auto"}
+        for section, values in given.given().items()
+        if section != "finder"
+    }
+    _refuse_other_settings(saved, changes, given.recipe, replan=replan, other_ranks=other_ranks)
+    plan = saved.override(changes)
+    place = {"name": given.run.name, "output_dir": given.run.output_dir}  # not where it says it is
+    plan = plan.override({"run": place})
+    if replan:
+        _refuse_useless_plan(content, saved, plan)
+    return plan
+
+
+def _refuse_other_settings(
+    saved: RunConfig, changes: Tables, recipe: str | None, *, replan: bool, other_ranks: bool
+) -> None:
+    may_change = {section: set(names) for section, names in MAY_CHANGE.items()}
+    if replan:
+        may_change["schedule"] = set(fields_of("schedule"))
+    if other_ranks:
+        for section, names in OTHER_RANKS.items():
+            may_change[section] |= names
+    of_recipe = {} if recipe is None else RunConfig.of_recipe(recipe).given()
+    for section, values in changes.items():
+        for name, value in values.items():
+            before = getattr(getattr(saved, section), name)
+            if name not in may_change.get(section, ()) and value != before:
+                source = recipe if value == of_recipe.get(section, {}).get(name) else None
+                raise ConfigError(_refusal(section, name, before, value, source))
+
+
+def _refuse_useless_plan(content: Content, saved: RunConfig, plan: RunConfig) -> None:
+    if plan.schedule == saved.schedule:
+        raise ConfigError(
+            "--replan: the schedule would stay as it is; name what is to be another, such as "
+            f"--epochs {2 * saved.schedule.epochs}"
+        )
+    state, epochs = content["state"], plan.schedule.epochs
+    if epochs < state["epoch"] + (state["batch"] > 0):
+        raise ConfigError(
+            f"--epochs {epochs}: {state['epoch']} epochs and {state['batch']} steps of the next "
+            "are done; name more"
+        )
+
+
+def refuse_other_ranks(content: Content, ranks: Ranks, *, allowed: bool) -> None:
+    """Hold a run to its number of ranks.
+
+    Raises:
+        ConfigError: there are more now, or fewer.
+    """
+    before = (RANKLESS | content["environment"])["ranks"]
+    if ranks.size != before and not allowed:
+        raise ConfigError(
+            f"this run was made by {before} process(es), and now there are {ranks.size}: the same "
+            "images would follow in the same steps, but not the same bits, since batch norms see "
+            f"those of one process. Start {before} with torchrun --nproc-per-node, or add "
+            "--allow-world-size-change to go on all the same"
+        )
+
+
+def _refusal(section: str, name: str, before: Any, after: Any, recipe: str | None) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    setting = f"{flag} {after}"
+    way_out = "add --replan to go on under a new schedule, " if section == "schedule" else ""
+    if recipe is not None:
+        flag, way_out = f"--recipe {recipe}", ""  # which `resume`, that has --replan, does not take
+        setting += f" of {flag}"
+    return (
+        f"{setting}: this run was started with {before}, and going on with another one would "
+        "not be the same run: its learning-rate schedule, its weights and its order of images "
+        f"depend on it. Leave {flag} out to go on, {way_out}or start a new run under another --name"
+    )
+
+
+def describe_new_plan(content: Content, config: RunConfig, rate: float) -> list[str]:
+    """What a new schedule does to the rate."""
+    schedule = config.schedule
+    peak = float(schedule.max_lr or 0.0)
+    last = peak / schedule.div_factor / schedule.final_div_factor
+    before = content["optimizer"]["param_groups"][0]["lr"]
+    return [
+        f"New plan: one cycle over {schedule.epochs} epochs, entered at the place where the run "
+        f"is. The learning rate goes from {before:.3g} to {rate:.3g} at once, then along that "
+        f"curve (peak {peak:.3g}) down to {last:.3g}",
+    ]
+
+
+def differences(content: Content, now: dict[str, Any]) -> list[str]:
+    """A line on what has changed of machine and versions since the run was saved, if anything."""
+    before = RANKLESS | content["environment"]
+    changed = [
+        f"{key} {value} -> {now[key]}"
+        for key, value in before.items()
+        if key in now and value != now[key]
+    ]
+    if not changed:
+        return []
+    return [f"Note: {', '.join(changed)}: the same images will follow, but not the same bits"]

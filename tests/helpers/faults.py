@@ -1,0 +1,130 @@
+"""A save that fails at its n-th call to the operating system, or dies there.
+
+`failing_at` stands in for a kernel's tracer and needs none; `traced` uses the real one.
+"""
+
+import errno
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.checkpoints import content_at, store_at
+from helpers.real_runs import FORKED
+from imgnet_mini.errors import WriteError
+
+CALLS = ("open", "fsync", "replace", "link", "unlink", "chmod", "mkdir", "scandir")
+"""What a save asks of the system through Python's `os`."""
+
+TRACED = "openat,write,fsync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,chmod,fchmod"
+ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES")
+
+
+class DiedError(BaseException):
+    """What a process does no more once it is dead: nothing catches this but the test."""
+
+
+class Faults:
+    """Counts calls, and makes those from number `first` on fail: one, or all that follow."""
+
+    def __init__(self, first: int, error: OSError | DiedError, *, once: bool) -> None:
+        self.calls = 0
+        self._first = first
+        self._error = error
+        self._once = once
+
+    def count(self) -> None:
+        self.calls += 1
+        if self.calls == self._first or (self.calls > self._first and not self._once):
+            raise self._error
+
+
+@contextmanager
+def failing_at(first: int, error: OSError | DiedError, *, once: bool = False) -> Iterator[Faults]:
+    faults = Faults(first, error, once=once)
+
+    def counted(call):
+        def attempt(*args, **settings):
+            faults.count()
+            return call(*args, **settings)
+
+        return attempt
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CALLS:
+            patch.setattr(os, name, counted(getattr(os, name)))
+        yield faults
+
+
+def calls_of_a_save(folder: Path) -> int:
+    """How many calls a save makes that keeps one earlier state and removes another."""
+    store = store_at(folder, 10, 20)
+    with failing_at(10**9, DiedError()) as faults:
+        store.save(content_at(30))
+    shutil.rmtree(folder)
+    return faults.calls
+
+
+def _save_when_told(folder: Path, ready, go) -> None:
+    store = store_at(folder)
+    store.take_up()
+    torch.save(content_at(30), io.BytesIO())  # so that the modules it needs are there
+    ready.set()
+    go.wait()
+    try:
+        store.save(content_at(30))
+    except WriteError as error:
+        os._exit(error.exit_code)
+    os._exit(0)  # what Python does to end is not to be traced
+
+
+def traced(folder: Path, *injections: str) -> tuple[int, list[str]]:
+    """One save under strace, with faults: its exit code and the calls that it has made.
+
+    injections: such as `write:signal=SIGKILL:when=3`. strace counts each kind of call by itself.
+    """
+    store_at(folder, 10, 20)
+    ready, go = FORKED.Event(), FORKED.Event()
+    process = FORKED.Process(target=_save_when_told, args=(folder, ready, go))
+    process.start()
+    assert ready.wait(60)
+    log = folder / "strace.log"
+    words = ["strace", "-f", "-p", str(process.pid), "-e", f"trace={TRACED}", "-o", str(log)]
+    for injection in injections:
+        words += ["-e", f"inject={injection}"]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as tracer:
+        status = Path(f"/proc/{process.pid}/status")
+        deadline = time.monotonic() + 30
+        while "TracerPid:\t0" in status.read_text() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        go.set()
+        process.join(60)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        tracer.wait(30)
+    calls = re.findall(r"^\d+ +(\w+)\(.*$", log.read_text("utf-8", "replace"), re.MULTILINE)
+    return process.exitcode or 0, calls
+
+
+def fault_at(calls: list[str], place: int, fault: str) -> str:
+    """A fault at one of the calls of a save, the first being number 0; for `traced`."""
+    return f"{calls[place]}:{fault}:when={calls[: place + 1].count(calls[place])}"
+
+
+def faults_from(calls: list[str], place: int, fault: str) -> list[str]:
+    """A fault at one of the calls of a save and at all that follow."""
+    return [f"{call}:{fault}:when={calls[:place].count(call) + 1}+" for call in sorted(set(calls))]
+
+
+def full_disk() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,0 +1,172 @@
+"""Several ranks: as torchrun would start them, or started by torchrun itself."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.distributed import TCPStore
+
+from helpers.real_runs import RealRun
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Ranks:
+    """The command line in so many processes at once; all write one log, `terminal.log`.
+
+    As torchrun's, the store they meet at is of a process that outlives them: of this one.
+    """
+
+    def __init__(self, folder: Path, size: int, args: Sequence[object], **settings) -> None:
+        """signal_rank: the one that `signal_at` is for; see RealRun for both."""
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        port, signal_rank = self._store.port, settings.pop("signal_rank", 0)
+        signal_at = settings.pop("signal_at", 0)
+        self.ranks = [
+            RealRun(
+                folder,
+                args,
+                environment=_environment(rank, size, port),
+                signal_at=signal_at if rank == signal_rank else 0,
+                **settings,
+            )
+            for rank in range(size)
+        ]
+        self.log = self.ranks[0].log
+
+    def wait(self, seconds: float = 120) -> list[int]:
+        """The exit codes, in the order of ranks."""
+        return [rank.wait(seconds) for rank in self.ranks]
+
+
+def _environment(rank: int, size: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": f"{rank}",
+        "LOCAL_RANK": f"{rank}",
+        "WORLD_SIZE": f"{size}",
+        "LOCAL_WORLD_SIZE": f"{size}",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": f"{port}",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+
+
+def run_ranks(folder: Path, size: int, *args: object, **settings) -> list[int]:
+    return Ranks(folder, size, args, **settings).wait()
+
+
+def kill_ranks_until_done(
+    folder: Path,
+    command: Sequence[object],
+    generator: random.Random,
+    seconds: float,
+    *,
+    most: int,
+) -> tuple[int, float]:
+    """Kill one of two ranks after a random time up to `seconds`, and start both again, to the end.
+
+    As torchrun does, it sends SIGTERM to the other one. Returns how often, and how long it took
+    that one to end, at the most.
+    """
+    kills, slowest = 0, 0.0
+    while True:
+        ranks = Ranks(folder, 2, command, read_seconds=0)
+        if kills < most:
+            victim = generator.randrange(2)
+            alive, _ = ranks.ranks[victim].kill_after(generator.uniform(0, seconds))
+            if alive:
+                began = time.monotonic()
+                with suppress(ProcessLookupError):
+                    ranks.ranks[1 - victim].send(signal.SIGTERM)
+                ranks.ranks[1 - victim].wait(60)
+                slowest, kills = max(slowest, time.monotonic() - began), kills + 1
+                continue
+        assert ranks.wait() == [0, 0], ranks.log.read_text("utf-8")
+        return kills, slowest
+
+
+@dataclass
+class Torchrun:
+    """torchrun itself, in a session of its own; its ranks are in sessions of theirs."""
+
+    folder: Path
+    launch: Sequence[object]
+    args: Sequence[object]
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = self.folder / "terminal.log"
+        words = [*self.launch, "-m", "imgnet_mini", *self.args]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "torch.distributed.run", *map(str, words)],
+                cwd=self.folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text("utf-8")
+
+    def wait_for_text(self, text: str, *, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.text:
+            assert self.process.poll() is None, self.text
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.02)
+
+    def rank_pids(self) -> list[int]:
+        """The ranks, the first one first."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+        ranks = {}
+        for child in map(int, children):
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            rank = [v.partition(b"=")[2] for v in variables if v.startswith(b"RANK=")]
+            if rank:
+                ranks[int(rank[0])] = child
+        return [ranks[rank] for rank in sorted(ranks)]
+
+    def wait(self, seconds: float = 120) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            self.end()
+            raise AssertionError(f"still running after {seconds} s: {self.text}") from error
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        for pid in [*self.rank_pids(), self.process.pid] if self.process.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def are_gone(pids: Sequence[int], *, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(_is_alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

@@ -1,0 +1,239 @@
+import math
+
+import numpy as np
+import pytest
+
+from imgnet_mini.lr_finder.curve import build_curve
+from imgnet_mini.lr_finder.features import _middle_of_longest_fall
+from imgnet_mini.lr_finder.suggestions import Regions, explain, suggest
+from imgnet_mini.lr_finder.trials import Trial, Trials
+
+STEPS = 100
+LRS = np.geomspace(1e-7, 1, STEPS)
+FACTOR = LRS[1] / LRS[0]
+
+
+def fall(steps=STEPS, *, centre=55, depth=1.0, width=4.0, rises_from=75):
+    """Flat at 6.9, steepest at `centre`, rising again."""
+    step = np.arange(steps)
+    down = depth / (1 + np.exp(-(step - centre) / width))
+    up = depth * np.where(step > rises_from, ((step - rises_from) / 8) ** 2, 0)
+    return 6.9 - down + up
+
+
+def noise(seed, steps=STEPS, size=0.05):
+    return size * np.random.default_rng(seed).standard_normal(steps)
+
+
+def curve_of(losses, stopped="end", lrs=LRS, num_iter=STEPS):
+    return build_curve(lrs[: len(losses)], losses, stopped, num_iter=num_iter)
+
+
+def steps_apart(lr, other):
+    return abs(np.log(lr / other) / np.log(FACTOR))
+
+
+@pytest.mark.parametrize("centre", [35, 45, 55])
+def test_steepest_is_where_a_quiet_curve_falls_fastest(centre):
+    assert steps_apart(suggest(curve_of(fall(centre=centre))).steepest, LRS[centre]) < 1.1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_steepest_is_found_in_noise(seed):
+    found = suggest(curve_of(fall() + noise(seed)))
+    assert steps_apart(found.steepest, LRS[55]) < 5
+
+
+def test_minimum_over_10_is_a_tenth_of_the_lowest_point():
+    curve = curve_of(fall() + noise(0))
+    lowest = curve.lrs[np.argmin(curve.smoothed)]
+    assert suggest(curve).minimum_over_10 == pytest.approx(lowest / 10)
+    assert steps_apart(lowest, LRS[np.argmin(fall())]) < 5
+
+
+def test_valley_lies_in_the_fall_before_the_steepest_point():
+    found = suggest(curve_of(fall()))
+    assert LRS[10] < found.valley < LRS[70]
+
+
+def longest_fall(values):
+    """The length by the quadratic recursion of the textbook."""
+    lengths = []
+    for i, value in enumerate(values):
+        lengths.append(1 + max((lengths[j] for j in range(i) if values[j] > value), default=0))
+    return max(lengths)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_valley_is_the_middle_of_a_longest_falling_subsequence(seed):
+    values = np.random.default_rng(seed).integers(0, 30, 60).astype(float)
+    middle = _middle_of_longest_fall(values)
+    left = [value for value in values[:middle] if value > values[middle]]
+    right = [value for value in values[middle + 1 :] if value < values[middle]]
+    before = longest_fall(left) if left else 0
+    after = longest_fall(right) if right else 0
+    assert before + 1 + after == longest_fall(values)
+    assert after == longest_fall(values) // 2
+
+
+def test_valley_of_a_single_fall_is_its_middle():
+    assert _middle_of_longest_fall(np.array([9.0, 8, 7, 6, 5, 4, 3])) == 3
+
+
+def test_what_train_takes_by_itself_is_recommended_where_trials_have_learnt_too_little():
+    tried = Trials(100, (Trial(0.1, (4.7,)), Trial(0.4, (4.6,))), math.log(100))
+    for curve in (curve_of(fall()), curve_of(np.full(STEPS, 6.9))):
+        found = suggest(curve, tried, default=0.025)
+        assert (found.recommended, found.lr, found.trials) == ("default", 0.025, None)
+    assert suggest(curve_of(fall()), tried, default=0.025).turn is not None
+    sentence = explain(found, tried)
+    assert "no trial of 100 steps has learnt enough" in sentence
+    assert "--trial-steps 300" in sentence
+    diverged = Trials(100, (Trial(0.1, (math.inf,)),), math.log(100))
+    assert suggest(curve_of(fall()), diverged, default=0.025).recommended == "turn"
+    assert suggest(curve_of(fall()), default=0.025).recommended == "turn"
+
+
+def test_trials_are_recommended_before_the_turn_and_the_turn_before_the_steepest_point():
+    tried = Trials(20, (Trial(0.5, (1.0,)),))
+    with_trials, with_turn = suggest(curve_of(fall()), tried), suggest(curve_of(fall()))
+    without = suggest(curve_of(fall(rises_from=STEPS)))
+    assert (with_trials.recommended, with_trials.lr) == ("trials", 0.5)
+    assert (with_turn.recommended, with_turn.lr) == ("turn", with_turn.turn)
+    assert (without.recommended, without.lr) == ("steepest", without.steepest)
+    assert suggest(curve_of(np.full(STEPS, 6.9))).recommended is None
+
+
+@pytest.mark.parametrize(("steps", "lr"), [(0, 0.4), (20, 0.4), (160, 0.2), (20_000, 0.04)])
+def test_a_training_takes_a_lower_peak_than_shorter_trials_by_a_cube_root(steps, lr):
+    tried = Trials(20, (Trial(0.2, (2.0,)), Trial(0.4, (1.0,)), Trial(0.8, (2.0,))))
+    found = suggest(curve_of(fall()), tried, steps=steps)
+    assert (found.recommended, found.lr) == ("trials", pytest.approx(lr))
+    sentence = explain(found, tried)
+    assert "one with a peak of 0.4 ended with the lowest loss" in sentence
+    assert (f"A training of {steps} steps favours a lower peak: {lr:g}" in sentence) == (steps > 20)
+
+
+def test_the_turn_is_where_half_of_the_fall_is_lost_again():
+    loss = fall()
+    found = suggest(curve_of(loss))
+    first = 60 + np.flatnonzero(loss[60:] > 6.9 - 0.5)[0]
+    assert steps_apart(found.turn, LRS[first]) < 3
+    assert found.turn == found.regions.diverging[0]
+
+
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        (None, ["turn of the range test", "cautious", "--trials 6"]),
+        ([(0.1, 3.0), (0.2, 2.0), (0.4, 3.0)], ["of 3 trainings of 20 steps", "peak of 0.2"]),
+        ([(0.1, 2.5), (0.2, 2.0), (0.4, 3.0)], ["parabola", "lowest at 0.178"]),
+        ([(0.1, 3.0), (0.2, 2.0)], ["the highest that was tried", "--trials"]),
+    ],
+)
+def test_a_sentence_says_why(trials, words):
+    tried = trials and Trials(20, tuple(Trial(lr, (loss,)) for lr, loss in trials))
+    sentence = explain(suggest(curve_of(fall()), tried), tried)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_regions_follow_one_another():
+    regions = suggest(curve_of(fall())).regions
+    assert regions.flat[0] == LRS[0]
+    assert regions.flat[1] == regions.falling[0] < LRS[55] < regions.falling[1]
+    assert regions.falling[1] < regions.diverging[0] < regions.diverging[1] == LRS[-1]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_steepest_point_lies_in_the_falling_region(seed):
+    found = suggest(curve_of(fall(depth=0.1) + noise(seed)))
+    assert found.problem or found.regions.falling[0] <= found.steepest <= found.regions.falling[1]
+
+
+def test_no_region_diverges_where_the_loss_stays_low():
+    found = suggest(curve_of(fall(rises_from=STEPS) + noise(0, size=0.01)))
+    assert found.steepest
+    assert found.regions.diverging is None
+
+
+def test_no_minimum_where_the_loss_still_falls_but_ever_more_slowly():
+    losses = 6.9 - 1 / (1 + np.exp(-(np.arange(STEPS) - 60) / 12))
+    found = suggest(curve_of(losses))
+    assert found.minimum_over_10 is None
+    assert steps_apart(found.lr, LRS[60]) < 3
+
+
+def test_a_loss_that_becomes_nan_late_still_suggests():
+    losses = np.append(fall(90, rises_from=90), np.nan)
+    found = suggest(curve_of(losses, "nan"))
+    assert steps_apart(found.steepest, LRS[55]) < 1.1
+    assert found.regions.diverging == (LRS[90], LRS[90])
+
+
+def test_an_explosion_does_not_move_the_steepest_point():
+    losses = np.concatenate([fall(85, rises_from=85), 6.9 * 2.0 ** np.arange(1, 6)])
+    found = suggest(curve_of(losses, "diverged"))
+    assert steps_apart(found.steepest, LRS[55]) < 1.1
+    assert found.regions.diverging[0] > LRS[75]
+
+
+def assert_refused(found, *words):
+    assert found.problem
+    for word in words:
+        assert word in found.problem
+    assert found.lr is None
+    assert set(found.rates.values()) == {None}
+    assert found.regions == Regions()
+
+
+def test_too_few_steps_are_named():
+    assert_refused(suggest(curve_of(fall(19))), "only 19 steps", "needs 20", "--num-iter")
+
+
+@pytest.mark.parametrize("last", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_early_is_named_with_its_rate(last):
+    found = suggest(curve_of([6.9] * 7 + [last], "nan"))
+    assert_refused(found, f"became {last}", f"{LRS[7]:.3g}", "only 7 steps", "--start-lr")
+
+
+def test_a_loss_that_diverges_early_is_named():
+    found = suggest(curve_of([6.9] * 5 + [60.0] * 5, "diverged"))
+    assert_refused(found, "diverged", f"{LRS[9]:.3g}", "--start-lr")
+
+
+@pytest.mark.parametrize("steps", [20, 50, 100, 300])
+def test_noise_alone_seldom_looks_like_a_fall(steps):
+    lrs = np.geomspace(1e-7, 1, steps)
+    curves = (curve_of(6.9 + noise(seed, steps), lrs=lrs, num_iter=steps) for seed in range(200))
+    assert sum(suggest(curve).problem is None for curve in curves) <= 0.05 * 200
+
+
+def test_a_fall_of_twice_the_noise_is_always_seen():
+    curves = (curve_of(fall(depth=0.1) + noise(seed)) for seed in range(100))
+    assert not any("never falls" in (suggest(curve).problem or "") for curve in curves)
+
+
+def test_a_flat_curve_asks_for_a_higher_end():
+    found = suggest(curve_of(6.9 + noise(1)))
+    assert_refused(found, "never falls clearly", "from 6.89", "--end-lr")
+
+
+@pytest.mark.parametrize("loss", [6.9, 0.0])
+def test_a_constant_curve_never_falls(loss):
+    assert_refused(suggest(curve_of(np.full(STEPS, loss))), "never falls clearly")
+
+
+def test_a_curve_that_only_rises_asks_for_more_steps_and_no_higher_end():
+    found = suggest(curve_of(6.9 + np.linspace(0, 1, STEPS) ** 4 + noise(0)))
+    assert_refused(found, "never falls clearly", "--num-iter")
+    assert "--end-lr" not in found.problem
+
+
+def test_a_fall_that_is_cut_off_asks_for_a_higher_end():
+    found = suggest(curve_of(6.9 - np.linspace(0, 1, STEPS) ** 3))
+    assert_refused(found, "still falls fastest at the last", "--end-lr")
+
+
+def test_a_fall_that_has_begun_asks_for_a_lower_start():
+    found = suggest(curve_of(5 + 2 * np.exp(-np.arange(STEPS) / 8) + noise(0)))
+    assert_refused(found, "fastest at the first", "--start-lr")

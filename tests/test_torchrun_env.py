@@ -1,0 +1,39 @@
+import pytest
+
+from imgnet_mini.config import settings
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.utils.torchrun_env import Launch
+
+
+def test_without_torchrun_a_process_is_alone():
+    assert Launch.from_environment({"LOCAL_RANK": "3"}) == Launch()
+    assert Launch().is_first
+
+
+def test_torchrun_says_which_place_a_process_has():
+    variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    launch = Launch.from_environment(variables)
+    assert (launch.rank, launch.size, launch.local_rank, launch.local_size) == (5, 8, 1, 4)
+    assert not launch.is_first
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"},
+    ],
+)
+def test_what_contradicts_itself_is_refused_with_its_values(wrong):
+    with pytest.raises(ConfigError, match="RANK=") as error:
+        Launch.from_environment(wrong)
+    assert "torchrun" in str(error.value)
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [("1", 8), ("4", 4), ("16", 1), ("64", 1), ("x", 8)])
+def test_by_default_the_ranks_of_a_machine_share_its_processors(monkeypatch, ranks, workers):
+    monkeypatch.setattr(settings, "available_cpus", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert settings.DataConfig().workers == workers
