@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 
 from imgnet_mini.config.settings import DataConfig
-from imgnet_mini.data.progressive_resize import training_sizes
+from imgnet_mini.data.progressive_resize import build_progressive_resize
 
 HERE: Final = Path(__file__).parent
 
@@ -60,10 +60,10 @@ class Row:
 STEPS: Final = (
     Row("reference", ("--recipe", "reference")),
     Row("peak learning rate 0.1", ("--max-lr", "0.1")),
-    Row("blocks that start as the identity", ("--zero-init",)),
+    Row("blocks that start as the identity", ("--zero-init-residual",)),
     Row("Nesterov momentum", ("--nesterov",)),
     Row("weight decay 0.0005, off norms and biases", ("--weight-decay", "5e-4", "--no-norm-decay")),
-    Row("crops of 30 % and more", ("--min-crop", "0.3")),
+    Row("crops of 30 % and more", ("--crop-scale-min", "0.3")),
     Row("batches of 32", ("--batch-size", "32")),
     Row("small images first, more epochs", progressive="0.5:1"),
     Row("mean over the image and its mirror image", evaluate=("--tta",)),
@@ -76,8 +76,10 @@ LEFT_OUT: Final = (
     Row("mini + cutmix 1", ("--cutmix", "1")),
     Row("mini + TrivialAugment", ("--trivial-augment",)),
     Row("mini + random erasing 0.25", ("--random-erasing", "0.25")),
-    Row("mini + mean of the weights (EMA 0.998)", ("--ema", "0.998"), ("--checkpoint", "best")),
-    Row("mini + gradient clipping at 1", ("--clip-norm", "1")),
+    Row(
+        "mini + mean of the weights (EMA 0.998)", ("--ema-decay", "0.998"), ("--checkpoint", "best")
+    ),
+    Row("mini + gradient clipping at 1", ("--clip-grad", "1")),
     Row("mini + evaluation at 5/4 of the size", eval_share=1.25),
 )
 """What `mini` goes without, each added to the whole of it but for the ten crops."""
@@ -197,7 +199,7 @@ def epochs_for(budget: int, arch: str, data: DataConfig) -> int:
 
 def arithmetic(epochs: int, arch: str, data: DataConfig) -> float:
     """That of so many epochs, in epochs at the full size."""
-    sizes = training_sizes(data, epochs)
+    sizes = build_progressive_resize(data, epochs)
     taken = sum(operations(arch, sizes.of(epoch)) for epoch in range(epochs))
     return taken / operations(arch, sizes.last)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from imgnet_mini.reporting.readme.splice import with_block
 from imgnet_mini.reporting.style import RIGHT, TRAIN, VALIDATION, WRONG, new_figure, save_png, tidy
-from imgnet_mini.utils.atomic_file import replacing
+from imgnet_mini.utils.atomic_file import atomic_write
 
 BLOCK: Final = "recipes"
 PICTURE: Final = Path("docs/recipes.png")
@@ -53,7 +53,7 @@ def show(results: Sequence[Result], rows: Sequence[str], readme: Path | None) ->
     _draw(results, rows, settings, readme.parent / PICTURE)
     picture = f"![Top-1 accuracy of every row of the table, seed by seed]({PICTURE.as_posix()})"
     content = with_block(readme.read_bytes(), f"{text}\n\n{picture}", readme, block=BLOCK)
-    with replacing(readme) as file:
+    with atomic_write(readme) as file:
         file.write(content)
 
 

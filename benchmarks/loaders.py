@@ -52,7 +52,7 @@ from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS, sample_crop
 from imgnet_mini.data.folder import ImageFolder, find_images
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.open import Images
+from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
@@ -62,12 +62,12 @@ from imgnet_mini.errors import DataError
 USUAL_SIZE = 500, 375  # of ImageNet's photographs
 
 
-def build_ours(images: Images, task: Task, ending: ExitStack) -> Epoch:
+def build_ours(images: ImageSplits, task: Task, ending: ExitStack) -> Epoch:
     data = DataConfig(
         batch_size=task.batch_size,
         img_size=task.img_size,
         workers=task.workers,
-        min_crop=MIN_CROP,
+        crop_scale_min=MIN_CROP,
     )
     loader = build_train_loader(data, images, seed=0, device=CPU)
     ending.callback(loader.close)
@@ -93,16 +93,16 @@ def copy_images(data_root: Path | None, to: Path, count: int) -> ImageFolder:
     return find_images(to)
 
 
-def write_images(options: argparse.Namespace, folder: Path) -> Images:
+def write_images(options: argparse.Namespace, folder: Path) -> ImageSplits:
     """The files and a pack of them; as validation images, a single one will do."""
     train = copy_images(options.data_root, folder / "train", options.images)
     val = replace(train, files=train.files[:1], targets=train.targets[:1])
     plan = make_plan(train, val, pack_size=options.pack_size, img_size=options.img_size)
     write_pack(plan, folder / "pack", skip=False, on_image=lambda *_: None)
-    return Images(train, val, open_pack(folder / "pack", train, val))
+    return ImageSplits(train, val, open_pack(folder / "pack", train, val))
 
 
-def build_all(images: Images, task: Task, ending: ExitStack) -> dict[str, Epoch]:
+def build_all(images: ImageSplits, task: Task, ending: ExitStack) -> dict[str, Epoch]:
     """Every loader that works here, after its first round, in which workers start."""
     epochs = {}
     for name, (packages, build) in OTHERS.items():
@@ -159,7 +159,7 @@ def seeding_seconds(batch_size: int, repeats: int = 200) -> float:
     for epoch in range(repeats):
         began = time.perf_counter()
         for numbers in uniforms(0, epoch, indices, CROP_NUMBERS).tolist():
-            sample_crop(numbers, *USUAL_SIZE, min_crop=MIN_CROP, flip=True)
+            sample_crop(numbers, *USUAL_SIZE, crop_scale_min=MIN_CROP, flip=True)
         times.append(time.perf_counter() - began)
     return statistics.median(times) / batch_size
 

@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import decode_image
 from torchvision.transforms import v2
 
-from imgnet_mini.data.transforms import MEAN, STD, Normalise
+from imgnet_mini.data.transforms import MEAN, STD, Normalize
 
 CPU = torch.device("cpu")
 MIN_CROP = 0.08
@@ -105,8 +105,8 @@ def build_timm(task: Task) -> Epoch:
         persistent_workers=task.workers > 0,
         device=CPU,
     )
-    normalise = Normalise(CPU)
-    return lambda: (normalise(images) for images, _ in prefetcher.loader)
+    normalize = Normalize(CPU)
+    return lambda: (normalize(images) for images, _ in prefetcher.loader)
 
 
 def build_v2(task: Task) -> Epoch:
@@ -114,7 +114,7 @@ def build_v2(task: Task) -> Epoch:
         [v2.RandomResizedCrop(task.img_size, scale=(MIN_CROP, 1)), v2.RandomHorizontalFlip()]
     )
     dataset = ImageFolder(task.root, transform, loader=read_torchvision)
-    return task.in_batches(dataset, Normalise(CPU))
+    return task.in_batches(dataset, Normalize(CPU))
 
 
 def read_torchvision(path: str) -> Tensor:
@@ -141,7 +141,7 @@ def build_dali(task: Task) -> Epoch:
         pipe.set_outputs(fn.flip(images, horizontal=fn.random.coin_flip()))
     pipe.build()
     batches = task.images // task.batch_size
-    normalise = Normalise(CPU)
+    normalize = Normalize(CPU)
 
     def epoch() -> Iterator[Tensor]:
         """Never more batches under way than the epoch has left: the next loader has its turn."""
@@ -150,7 +150,7 @@ def build_dali(task: Task) -> Epoch:
         for batch in range(batches):
             (pixels,) = pipe.share_outputs()
             images = torch.from_numpy(np.asarray(pixels.as_tensor()))
-            yield normalise(images.permute(0, 3, 1, 2))
+            yield normalize(images.permute(0, 3, 1, 2))
             pipe.release_outputs()
             if batch + ahead < batches:
                 pipe.schedule_run()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 RECIPE = (
     *("--epochs", "25", "--batch-size", "64", "--max-lr", "0.1"),
-    *("--weight-decay", "0.0005", "--min-crop", "0.25"),
+    *("--weight-decay", "0.0005", "--crop-scale-min", "0.25"),
 )
 
 

@@ -51,7 +51,7 @@ def aligned_crop(pixels: NDArray[np.uint8], crop: Crop, side: int) -> NDArray[np
         (crop.top + crop.height) * down,
     )
     part = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
-    return np.array(part)[:, ::-1] if crop.mirrored else np.array(part)
+    return np.array(part)[:, ::-1] if crop.hflip else np.array(part)
 
 
 def decibels(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
@@ -82,7 +82,7 @@ def compare(
 def crops_of(index: int, count: int, width: int, height: int) -> Iterator[Crop]:
     numbers = uniforms(0, 0, np.arange(index * count, (index + 1) * count), CROP_NUMBERS)
     for drawn in numbers.tolist():
-        yield sample_crop(drawn, width, height, min_crop=0.08, flip=True)
+        yield sample_crop(drawn, width, height, crop_scale_min=0.08, flip=True)
 
 
 def main() -> None:

@@ -23,12 +23,12 @@ from figures import write_photographs
 
 from imgnet_mini.commands import prepare
 from imgnet_mini.config.run_config import RunConfig, Tables
-from imgnet_mini.data.open import choose_images
-from imgnet_mini.runs.logger import History
+from imgnet_mini.data.open import open_splits
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.model import build_model
-from imgnet_mini.training.throughput import Subject
+from imgnet_mini.training.throughput import TrainingBenchmark
 from imgnet_mini.utils.signals import StopRequest
 
 FIXED = "one batch"
@@ -56,8 +56,8 @@ def build_config(options: argparse.Namespace, folder: Path) -> RunConfig:
 
 
 def build_subjects(
-    config: RunConfig, device: torch.device, history: History, stop: StopRequest
-) -> dict[str, Subject]:
+    config: RunConfig, device: torch.device, logger: RunLogger, stop: StopRequest
+) -> dict[str, TrainingBenchmark]:
     """One network, fed from each source."""
     sources: dict[str, Tables] = {
         "files": {"data": {"loader": "folder"}},
@@ -66,7 +66,7 @@ def build_subjects(
     if device.type == "cuda":
         sources["pack on the GPU"] = {"data": {"loader": "pack", "pack_on_device": "on"}}
     configs = {name: config.override(changes) for name, changes in sources.items()}
-    images = {name: choose_images(one.run, one.data) for name, one in configs.items()}
+    images = {name: open_splits(one.run, one.data) for name, one in configs.items()}
     model = build_model(
         config.model,
         classes=len(images["files"].train.classes),
@@ -74,10 +74,15 @@ def build_subjects(
         seed=0,
         device=device,
     )
-    return {name: Subject(configs[name], images[name], model, history, stop) for name in sources}
+    return {
+        name: TrainingBenchmark(configs[name], images[name], model, logger, stop)
+        for name in sources
+    }
 
 
-def measure(subjects: dict[str, Subject], rounds: int, seconds: float) -> list[dict[str, float]]:
+def measure(
+    subjects: dict[str, TrainingBenchmark], rounds: int, seconds: float
+) -> list[dict[str, float]]:
     """Images per second of each, round by round."""
     batch = subjects["files"].fixed_batch()
     return [
@@ -123,8 +128,8 @@ def main() -> None:
         config = build_config(options, folder)
         device = choose_device(config.runtime)
         stop = stack.enter_context(StopRequest())
-        history = stack.enter_context(closing(History(RunPaths(folder, "bench"), [], step=0)))
-        subjects = build_subjects(config, device, history, stop)
+        logger = stack.enter_context(closing(RunLogger(RunPaths(folder, "bench"), [], step=0)))
+        subjects = build_subjects(config, device, logger, stop)
         for subject in subjects.values():
             stack.enter_context(closing(subject))
         rounds = measure(subjects, options.rounds, options.seconds)

@@ -26,9 +26,9 @@ from step import CLASSES, FixedLoader, build_bare, build_engine, seconds
 from torch.nn.parallel import DistributedDataParallel
 
 from imgnet_mini.config.settings import ModelConfig, RuntimeConfig
-from imgnet_mini.distributed.context import Ranks
-from imgnet_mini.distributed.process_group import joined
-from imgnet_mini.runs.logger import History, SilentHistory
+from imgnet_mini.distributed.context import DistributedContext
+from imgnet_mini.distributed.process_group import init_distributed
+from imgnet_mini.runs.logger import NullLogger, RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.model import build_model
@@ -38,7 +38,7 @@ from imgnet_mini.utils.signals import StopRequest
 GOAL = 1.03
 
 
-def measure(options: argparse.Namespace, ranks: Ranks) -> None:
+def measure(options: argparse.Namespace, ranks: DistributedContext) -> None:
     runtime = RuntimeConfig(device=options.device)
     device = choose_device(runtime, ranks)
     precision = choose_precision(runtime, device)
@@ -55,36 +55,39 @@ def measure(options: argparse.Namespace, ranks: Ranks) -> None:
     )
     with (
         tempfile.TemporaryDirectory() as folder,
-        StopRequest(with_ranks=ranks.size > 1) as stop,
+        StopRequest(with_ranks=ranks.world_size > 1) as stop,
     ):
         paths = RunPaths(Path(folder), "bench")
-        history = History(paths, [], step=0) if ranks.is_first else SilentHistory()
+        logger = RunLogger(paths, [], step=0) if ranks.is_main_process else NullLogger()
         loader = FixedLoader(images, targets, steps)
         loops = {
             "plain": build_bare(
                 DistributedDataParallel(copy.deepcopy(model)), precision, images, targets, steps
             ),
-            "engine": build_engine(model, precision, loader, history, stop, ranks=ranks),
+            "engine": build_engine(model, precision, loader, logger, stop, ranks=ranks),
         }
-        with closing(history):
+        with closing(logger):
             for run in loops.values():
                 run()
             rounds = []
             for _ in range(options.rounds):
                 times = {}
                 for name, run in loops.items():
-                    ranks.wait()
+                    ranks.barrier()
                     times[name] = seconds(run, device)
                 rounds.append(times)
-    if not ranks.is_first:
+    if not ranks.is_main_process:
         return
     ratio = statistics.median(times["engine"] / times["plain"] for times in rounds)
     rates = {
-        name: ranks.size * steps * options.batch_size / statistics.median(t[name] for t in rounds)
+        name: ranks.world_size
+        * steps
+        * options.batch_size
+        / statistics.median(t[name] for t in rounds)
         for name in loops
     }
     print(
-        f"{options.arch}, {ranks.size} ranks x {options.batch_size} x {options.img_size} px, "
+        f"{options.arch}, {ranks.world_size} ranks x {options.batch_size} x {options.img_size} px, "
         f"{precision.name}, {describe_device(device)}, torch {torch.__version__}, "
         f"{options.rounds} rounds of {steps} steps",
         file=sys.stderr,
@@ -113,7 +116,7 @@ def main() -> None:
         launch = ["--standalone", "--nproc-per-node", str(options.ranks), __file__, *sys.argv[1:]]
         command = [sys.executable, "-m", "torch.distributed.run", *launch]
         raise SystemExit(subprocess.run(command, check=False).returncode)
-    with joined(RuntimeConfig(device=options.device)) as ranks:
+    with init_distributed(RuntimeConfig(device=options.device)) as ranks:
         measure(options, ranks)
 
 

@@ -33,12 +33,12 @@ from PIL import Image
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.sampler import Order
-from imgnet_mini.runs.logger import History
+from imgnet_mini.data.sampler import ResumableBatchSampler
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.build import build_trainer
-from imgnet_mini.training.peak_lr import with_peak_rate
-from imgnet_mini.training.setup import set_up
+from imgnet_mini.training.peak_lr import resolve_max_lr
+from imgnet_mini.training.setup import build_setup
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.signals import StopRequest
 
@@ -72,23 +72,23 @@ def main() -> None:
                 "model": {"arch": options.arch},
             }
         )
-        config = with_peak_rate(config, RunPaths(folder, "safety"))
+        config = resolve_max_lr(config, RunPaths(folder, "safety"))
         print(json.dumps(_measure(config, options.rounds), indent=2))
 
 
 def _measure(config: RunConfig, rounds: int) -> dict[str, object]:
-    setup = set_up(config)
+    setup = build_setup(config)
     trainer = build_trainer(config, setup)
     paths = RunPaths(config.run.output_dir, "safety")
     clock = Clock()
     with (
         closing(setup.train_loader) as loader,
-        closing(History(paths, [], step=0)) as history,
+        closing(RunLogger(paths, [], step=0)) as logger,
         StopRequest() as stop,
         _watched(clock),
     ):
         began = time.perf_counter()
-        trainer.train_epoch(loader, history, stop)
+        trainer.train_epoch(loader, logger, stop)
         state = trainer.state_dict()
         whole = time.perf_counter() - began
     return {
@@ -103,14 +103,14 @@ def _measure(config: RunConfig, rounds: int) -> dict[str, object]:
 
 def _watched(clock: Clock) -> ExitStack:
     stack = ExitStack()
-    order = Order.__iter__
+    order = ResumableBatchSampler.__iter__
     watched: dict[str, Callable[..., Any]] = {
         "imgnet_mini.data.folder_source.uniforms": uniforms,
-        "imgnet_mini.data.sampler.Order.__iter__": lambda self: iter(list(order(self))),
-        "imgnet_mini.utils.signals.StopRequest.check": StopRequest.check,
-        f"{Trainer.__module__}.Trainer._refuse_infinite_weights": (
-            Trainer._refuse_infinite_weights
+        "imgnet_mini.data.sampler.ResumableBatchSampler.__iter__": lambda self: iter(
+            list(order(self))
         ),
+        "imgnet_mini.utils.signals.StopRequest.check": StopRequest.check,
+        f"{Trainer.__module__}.Trainer._refuse_infinite_weights": (Trainer._check_finite_weights),
         "math.isfinite": math.isfinite,
     }
     for place, function in watched.items():

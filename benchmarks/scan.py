@@ -34,17 +34,17 @@ from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import ImageFolder, file_stamps, find_images, fingerprint
-from imgnet_mini.data.index import find_images_again
-from imgnet_mini.data.progressive_resize import Sizes
-from imgnet_mini.data.sampler import Order
-from imgnet_mini.data.scan import refuse_broken_images
+from imgnet_mini.data.index import find_images_cached
+from imgnet_mini.data.progressive_resize import ProgressiveResize
+from imgnet_mini.data.sampler import ResumableBatchSampler
+from imgnet_mini.data.scan import check_images_decode
 
 COUNTS = [1_000, 35_000, 1_281_167]
 """The last two are the training images of ImageNet-Mini, about, and of ImageNet."""
 
 CLASSES = 1_000
 BATCH_SIZE = 64
-SIZES = Sizes.always(224)
+SIZES = ProgressiveResize.always(224)
 RUNS = 3
 MANY = 35_000  # with a million, torchvision's share of the run is half a minute
 FILES_PER_SECOND = 200_000
@@ -134,7 +134,7 @@ class Reopened:
         return len(self._images)
 
     def __reduce__(self) -> tuple[Callable[[Path], ImageFolder], tuple[Path]]:
-        return find_images_again, (self._images.root,)
+        return find_images_cached, (self._images.root,)
 
 
 def seconds_of(run: Callable[[], object]) -> float:
@@ -145,10 +145,10 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 def start(root: Path) -> None:
     """What a run does before its first batch, but for the network."""
-    images = find_images_again(root)
-    refuse_broken_images(images)
+    images = find_images_cached(root)
+    check_images_decode(images)
     fingerprint(images)
-    next(iter(Order(len(images), BATCH_SIZE, seed=0, sizes=SIZES)))
+    next(iter(ResumableBatchSampler(len(images), BATCH_SIZE, seed=0, sizes=SIZES)))
 
 
 def touch(images: Any) -> None:
@@ -164,16 +164,18 @@ def touch(images: Any) -> None:
 def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float | None]:
     """What is known of one folder, in the units of the keys."""
     for folder in (root, few_root):
-        find_images_again(folder)  # makes the index
-    images, few = find_images_again(root), find_images_again(few_root)
+        find_images_cached(folder)  # makes the index
+    images, few = find_images_cached(root), find_images_cached(few_root)
     touch(images)  # this process is the first rank
     count = len(images)
     first, warm = times_of(lambda: find_images(root))
     without_index = seconds_of(lambda: start(root))
     _, with_index = times_of(lambda: start(root))
-    _, reopened = times_of(lambda: find_images_again(root))
+    _, reopened = times_of(lambda: find_images_cached(root))
     _, stamps = times_of(lambda: file_stamps(images))
-    _, batch = times_of(lambda: next(iter(Order(count, BATCH_SIZE, seed=0, sizes=SIZES))))
+    _, batch = times_of(
+        lambda: next(iter(ResumableBatchSampler(count, BATCH_SIZE, seed=0, sizes=SIZES)))
+    )
     figures = {
         "find_images, first, ms": 1e3 * first,
         "find_images, ms": 1e3 * warm,

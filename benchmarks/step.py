@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.config.settings import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
-from imgnet_mini.distributed.context import ALONE, Ranks
-from imgnet_mini.runs.logger import History
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.model import build_model
@@ -86,16 +86,16 @@ def build_engine(
     model: nn.Module,
     precision: Precision,
     loader: FixedLoader,
-    history: History,
+    logger: RunLogger,
     stop: StopRequest,
     *,
-    ranks: Ranks = ALONE,
+    ranks: DistributedContext = SINGLE_PROCESS,
 ) -> Callable[[], None]:
     criterion, optimizer, scheduler = build_parts(model)
-    trainer = Trainer(model, criterion, optimizer, scheduler, precision, ranks=ranks)
+    trainer = Trainer(model, criterion, optimizer, scheduler, precision, distributed=ranks)
 
     def run() -> None:
-        trainer.train_epoch(loader, history, stop)
+        trainer.train_epoch(loader, logger, stop)
         trainer.state.finish_epoch(0.0)
 
     return run
@@ -172,7 +172,7 @@ def main() -> None:
     )
     with (
         tempfile.TemporaryDirectory() as folder,
-        closing(History(RunPaths(Path(folder), "bench"), [], step=0)) as history,
+        closing(RunLogger(RunPaths(Path(folder), "bench"), [], step=0)) as logger,
         StopRequest() as stop,
     ):
         loops = {
@@ -181,7 +181,7 @@ def main() -> None:
                 copy.deepcopy(model),
                 precision,
                 FixedLoader(images, targets, steps),
-                history,
+                logger,
                 stop,
             ),
             "reference": build_reference(

@@ -33,7 +33,7 @@ from helpers.real_runs import RealRun, Tally, differences, kill_until_done, outc
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.utils.atomic_file import sweep
+from imgnet_mini.utils.atomic_file import remove_temporary_files
 
 
 class Row(NamedTuple):
@@ -193,9 +193,9 @@ def _saves(folder: Path, what: str, trials: list[list[str]], *, leave: bool) -> 
 
 def _step_after(folder: Path) -> object:
     paths = RunPaths(folder, "a")
-    sweep(paths.checkpoint_dir)
+    remove_temporary_files(paths.checkpoint_dir)
     try:
-        return CheckpointStore(paths, keep=2).take_up().content["state"]["step"]
+        return CheckpointStore(paths, keep=2).load_latest().content["state"]["step"]
     except CheckpointError as error:
         return str(error)
 
@@ -210,7 +210,7 @@ def damages(folder: Path, scale: float) -> list[Row]:
     for kind, count in (("flip", 200), ("truncate", 100), ("zero", 60)):
         for _ in range(max(1, round(count * scale))):
             damage(paths.checkpoint, kind, generator)
-            taken = CheckpointStore(paths, keep=2).take_up()
+            taken = CheckpointStore(paths, keep=2).load_latest()
             found += taken.path != paths.checkpoint and "is damaged" in taken.notes[0]
             total += 1
             paths.damaged.unlink(missing_ok=True)
@@ -271,8 +271,8 @@ def full_disks(folder: Path, scale: float) -> list[Row]:
             if megabytes > 100:
                 (disk / "checkpoints/a/best.pth").unlink(missing_ok=True)
                 paths = RunPaths(disk, "a")
-                sweep(paths.checkpoint_dir)
-                step = CheckpointStore(paths, keep=2).take_up().content["state"]["step"]
+                remove_temporary_files(paths.checkpoint_dir)
+                step = CheckpointStore(paths, keep=2).load_latest().content["state"]["step"]
                 good = good and f"Safe:step{step}(" in text
             rows.append(Row(f"A disk of {megabytes} MB, full {what}", "1", f"exit {code}", good))
         finally:

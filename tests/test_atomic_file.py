@@ -9,10 +9,10 @@ import torch
 
 from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.utils.atomic_file import (
-    explaining_writes,
-    refuse_unwritable,
-    replacing,
-    sweep,
+    atomic_write,
+    check_writable,
+    remove_temporary_files,
+    translate_write_errors,
     write_text,
 )
 from imgnet_mini.utils.signals import StopNowError
@@ -38,7 +38,7 @@ def full_disk(*_args, **_settings):
 
 
 def test_a_file_takes_the_place_of_the_old_one(target):
-    with replacing(target) as file:
+    with atomic_write(target) as file:
         file.write(b"new")
         assert target.read_text("utf-8") == "old"
     assert target.read_bytes() == b"new"
@@ -59,7 +59,7 @@ def test_text_is_utf_8_with_unix_line_ends_on_every_system(tmp_path):
 @pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt(), DataError("image")])
 def test_an_error_in_the_block_keeps_the_old_content_and_passes_as_it_is(target, error):
     def fail():
-        with replacing(target) as file:
+        with atomic_write(target) as file:
             file.write(b"half")
             raise error
 
@@ -85,7 +85,7 @@ def test_a_full_disk_keeps_the_old_content_and_names_the_file(target, monkeypatc
 def test_a_full_disk_says_what_was_needed(target):
     with (
         pytest.raises(WriteError, match=r"\(205\.0 MB needed, .* free in "),
-        replacing(target, needs=205_000_000),
+        atomic_write(target, needs=205_000_000),
     ):
         full_disk()
     assert_as_it_was(target)
@@ -94,7 +94,7 @@ def test_a_full_disk_says_what_was_needed(target):
 def test_a_sweep_takes_what_killed_processes_have_left_and_nothing_else(tmp_path):
     for name in (".checkpoint.pth.x1.tmp", ".log.y.tmp", "mine.tmp", "best.pth", ".lock"):
         (tmp_path / name).write_bytes(b"")
-    assert sweep(tmp_path, tmp_path / "absent") == 2
+    assert remove_temporary_files(tmp_path, tmp_path / "absent") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"mine.tmp", "best.pth", ".lock"}
 
 
@@ -121,7 +121,7 @@ class FullFile:
 
 
 def test_a_full_disk_that_torch_reports_is_a_write_error(target):
-    with pytest.raises(WriteError, match=os.strerror(errno.ENOSPC)), replacing(target):
+    with pytest.raises(WriteError, match=os.strerror(errno.ENOSPC)), atomic_write(target):
         torch.save({"x": torch.ones(3)}, FullFile())
     assert_as_it_was(target)
 
@@ -136,7 +136,7 @@ def test_an_interruption_that_torch_reports_stays_an_interruption(target, error)
                 raise error
             return len(content)
 
-    with pytest.raises(type(error)) as raised, replacing(target):
+    with pytest.raises(type(error)) as raised, atomic_write(target):
         torch.save({"x": torch.ones(3)}, Interrupted())
     assert raised.value is error
     assert_as_it_was(target)
@@ -149,7 +149,7 @@ def test_an_error_of_reading_is_not_called_one_of_writing(target):
         except OSError as error:
             raise DataError("cannot read absent") from error
 
-    with pytest.raises(DataError, match="cannot read absent"), replacing(target):
+    with pytest.raises(DataError, match="cannot read absent"), atomic_write(target):
         read()
     assert_as_it_was(target)
 
@@ -161,7 +161,7 @@ def test_an_interruption_after_a_handled_error_stays_an_interruption(target):
         except OSError:
             raise KeyboardInterrupt  # noqa: B904
 
-    with pytest.raises(KeyboardInterrupt), replacing(target):
+    with pytest.raises(KeyboardInterrupt), atomic_write(target):
         read()
     assert_as_it_was(target)
 
@@ -191,7 +191,7 @@ def test_the_file_that_the_system_names_is_the_culprit(tmp_path):
     other, folder = tmp_path / "other" / "x", tmp_path / "folder"
     with (
         pytest.raises(WriteError, match=f"^cannot write {other}: No such file"),
-        explaining_writes(folder),
+        translate_write_errors(folder),
     ):
         other.write_text("x")
 
@@ -201,20 +201,20 @@ def test_a_sweep_leaves_what_may_be_in_use_and_folders(tmp_path):
         (tmp_path / name).write_bytes(b"")
     os.utime(tmp_path / ".old.tmp", (0, 0))
     (tmp_path / ".folder.tmp").mkdir()
-    assert sweep(tmp_path, older_than=3600) == 1
-    assert sweep(tmp_path) == 1
+    assert remove_temporary_files(tmp_path, older_than=3600) == 1
+    assert remove_temporary_files(tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == [".folder.tmp"]
 
 
 @pytest.mark.parametrize("place", ["", "a/b"])
 def test_a_folder_that_can_be_written_is_left_as_it_is(tmp_path, place):
-    refuse_unwritable(tmp_path / place)
+    check_writable(tmp_path / place)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_below_a_file_cannot_be_written(target):
     with pytest.raises(WriteError, match=f"cannot write {target}/a/b: Not a directory"):
-        refuse_unwritable(target / "a" / "b")
+        check_writable(target / "a" / "b")
 
 
 @posix

@@ -14,12 +14,12 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.open import Images
-from imgnet_mini.data.progressive_resize import Sizes
-from imgnet_mini.data.rng import mix, uniforms
-from imgnet_mini.data.sampler import Key, Order
+from imgnet_mini.data.open import ImageSplits
+from imgnet_mini.data.progressive_resize import ProgressiveResize
+from imgnet_mini.data.rng import hash_seed, uniforms
+from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import ClassStyle, Normalise, RandomErasing, TrainCrop
+from imgnet_mini.data.transforms import Normalize, RandomAffineErase, RandomErasing, TrainCrop
 from imgnet_mini.data.trivial_augment import TrivialAugment
 from imgnet_mini.errors import ConfigError
 
@@ -47,19 +47,19 @@ def folder(tmp_path):
             for number in range(count):
                 pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f"{number}.png")
-    return Images(*find_splits(root))
+    return ImageSplits(*find_splits(root))
 
 
 def packed(images):
     root = images.train.root.parent
     build(root / "pack", root=root, img_size=40, pack_size=40)
     pack = opened(root / "pack", root=root)
-    return Images(pack.train.images, pack.val.images, pack)
+    return ImageSplits(pack.train.images, pack.val.images, pack)
 
 
 def batches_of(images, *, epoch=1, start=0, ranks=None, **settings):
     data = DataConfig(**{"img_size": 40, "batch_size": 6, "workers": 0} | settings)
-    ranks = {} if ranks is None else {"ranks": ranks}
+    ranks = {} if ranks is None else {"distributed": ranks}
     loader = build_train_loader(data, images, seed=SEED, device=CPU, epochs=4, **ranks)
     with closing(loader):
         return list(loader.epoch(epoch, start=start))
@@ -82,7 +82,7 @@ def changed_by_torchvision(images, indices, *, epoch, seed=SEED):
     results = []
     with torch.random.fork_rng(devices=[]):
         for image, index in zip(images, indices, strict=True):
-            torch.manual_seed(mix(seed, epoch, int(index), 2))
+            torch.manual_seed(hash_seed(seed, epoch, int(index), 2))
             results.append(change(image))
     return torch.stack(results)
 
@@ -90,7 +90,7 @@ def changed_by_torchvision(images, indices, *, epoch, seed=SEED):
 def test_trivial_augment_is_torchvisions_under_the_seed_of_each_image():
     images, indices = noisy(200), np.arange(1000, 1200)
     before = images.clone()
-    ours = TrivialAugment(SEED)(images, Key(3, indices, 40))
+    ours = TrivialAugment(SEED)(images, BatchKey(3, indices, 40))
     assert torch.equal(images, before)
     assert torch.equal(ours, changed_by_torchvision(images, indices, epoch=3))
     changed = (ours != images).flatten(1).any(1)
@@ -99,19 +99,21 @@ def test_trivial_augment_is_torchvisions_under_the_seed_of_each_image():
 
 def test_trivial_augment_of_an_image_is_the_same_in_any_batch_and_layout():
     images, indices = noisy(12), np.arange(12)
-    together = TrivialAugment(SEED)(images, Key(0, indices, 40))
+    together = TrivialAugment(SEED)(images, BatchKey(0, indices, 40))
     for n in range(12):
-        alone = TrivialAugment(SEED)(images[n : n + 1], Key(0, indices[n : n + 1], 40))
+        alone = TrivialAugment(SEED)(images[n : n + 1], BatchKey(0, indices[n : n + 1], 40))
         assert torch.equal(alone[0], together[n])
     last = images.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(TrivialAugment(SEED)(last, Key(0, indices, 40)), together)
+    assert torch.equal(TrivialAugment(SEED)(last, BatchKey(0, indices, 40)), together)
 
 
 def test_each_ingredient_has_its_own_numbers_and_its_place_in_the_order(folder):
-    order = Order(len(folder.train), 6, seed=SEED, sizes=Sizes.always(40))
+    order = ResumableBatchSampler(
+        len(folder.train), 6, seed=SEED, sizes=ProgressiveResize.always(40)
+    )
     order.epoch = 1
     indices = np.concatenate([key.indices for key in order])
-    style_at, erasing_at = CROP_NUMBERS, CROP_NUMBERS + ClassStyle.NUMBERS
+    style_at, erasing_at = CROP_NUMBERS, CROP_NUMBERS + RandomAffineErase.NUMBERS
     numbers = uniforms(SEED, 1, indices, erasing_at + RandomErasing.NUMBERS)
     crop = TrainCrop(DataConfig())
     crops = torch.stack(
@@ -122,7 +124,7 @@ def test_each_ingredient_has_its_own_numbers_and_its_place_in_the_order(folder):
     )
 
     def style(images):
-        return ClassStyle(CPU)(images, numbers[:, style_at:erasing_at])
+        return RandomAffineErase(CPU)(images, numbers[:, style_at:erasing_at])
 
     def erase(images):
         return RandomErasing(0.6, CPU)(images, numbers[:, erasing_at:])
@@ -138,7 +140,7 @@ def test_each_ingredient_has_its_own_numbers_and_its_place_in_the_order(folder):
         (on["trivial-augment"] | on["style"] | on["erasing"], erase(style(changed))),
     ):
         pixels = torch.cat([pixels for pixels, _ in batches_of(folder, **settings)])
-        assert torch.equal(pixels, Normalise(CPU)(expected)), settings
+        assert torch.equal(pixels, Normalize(CPU)(expected)), settings
 
 
 @EACH
@@ -153,9 +155,9 @@ def test_workers_a_late_start_and_the_source_change_nothing(folder, ingredients)
 
 @EACH
 def test_parts_of_a_step_are_the_same_on_other_ranks(folder, ingredients):
-    parts = batches_of(folder, accumulate=2, **ingredients)
+    parts = batches_of(folder, grad_accum_steps=2, **ingredients)
     for rank in range(2):
-        ranks = SimpleNamespace(rank=rank, size=2, local_size=2)
+        ranks = SimpleNamespace(rank=rank, world_size=2, local_world_size=2)
         assert_same(batches_of(folder, ranks=ranks, **ingredients), parts[rank::2])
 
 

@@ -23,7 +23,7 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.data.images import MAX_PIXELS, decode, find_problem, read_pixels
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
-from imgnet_mini.data.open import choose_images
+from imgnet_mini.data.open import open_splits
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError
 
@@ -55,7 +55,7 @@ def choose(*, skip_bad=False, **settings):
             "data": {"img_size": 32, "batch_size": 4, "workers": 0, "skip_bad": skip_bad},
         }
     )
-    return choose_images(config.run, config.data, **settings)
+    return open_splits(config.run, config.data, **settings)
 
 
 def assert_stops_or_is_left_out(cli, reason):

@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
-from imgnet_mini.data.batches import Batch, Mover, in_threads, thread_pool
+from imgnet_mini.data.batches import Batch, DevicePrefetcher, prefetch_map, thread_pool
 
 
 @pytest.fixture(params=[1, 3])
@@ -24,8 +24,8 @@ def test_results_come_in_the_order_of_the_items(pool, ahead):
             later.wait(0.05)
         return item * item
 
-    assert list(in_threads(work, range(20), pool, ahead)) == [n * n for n in range(20)]
-    assert list(in_threads(work, [], pool, ahead)) == []
+    assert list(prefetch_map(work, range(20), pool, ahead)) == [n * n for n in range(20)]
+    assert list(prefetch_map(work, [], pool, ahead)) == []
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 4])
@@ -37,7 +37,7 @@ def test_no_more_is_begun_than_asked_for_in_advance(pool, ahead):
             taken.append(item)
             yield item
 
-    with closing(in_threads(str, items(), pool, ahead)) as results:
+    with closing(prefetch_map(str, items(), pool, ahead)) as results:
         assert taken == []
         for number, result in enumerate(results):
             assert result == str(number)
@@ -47,13 +47,13 @@ def test_no_more_is_begun_than_asked_for_in_advance(pool, ahead):
 def test_what_is_asked_for_in_advance_is_made_side_by_side():
     meeting = threading.Barrier(3, timeout=30)
     with ThreadPoolExecutor(3) as pool:
-        results = in_threads(lambda _: meeting.wait(), range(3), pool, ahead=2)
+        results = prefetch_map(lambda _: meeting.wait(), range(3), pool, ahead=2)
         assert sorted(results) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("ahead", [0, 2, 10])
 def test_an_error_comes_in_the_place_of_its_result(pool, ahead):
-    results = in_threads(lambda item: 6 // (2 - item), range(5), pool, ahead)
+    results = prefetch_map(lambda item: 6 // (2 - item), range(5), pool, ahead)
     assert list(islice(results, 2)) == [3, 6]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -66,7 +66,7 @@ def test_an_error_of_the_items_comes_through(pool):
         raise KeyError("gone")
 
     with pytest.raises(KeyError, match="gone"):
-        list(in_threads(str, items(), pool, ahead=4))
+        list(prefetch_map(str, items(), pool, ahead=4))
 
 
 def test_closing_cancels_what_has_not_begun():
@@ -79,7 +79,7 @@ def test_closing_cancels_what_has_not_begun():
             assert release.wait(30)
 
     with ThreadPoolExecutor(1) as pool:
-        results = in_threads(work, range(10), pool, ahead=5)
+        results = prefetch_map(work, range(10), pool, ahead=5)
         next(results)
         assert running.wait(30)
         results.close()
@@ -103,13 +103,13 @@ def test_a_change_applies_to_each_tensor_of_a_batch(crops):
 @pytest.mark.parametrize("crops", [None, torch.ones(2, 5)], ids=["cut", "to be cut"])
 def test_a_batch_stays_as_it_is_on_the_cpu(crops):
     batch = a_batch(crops)
-    moved = Mover(torch.device("cpu"))(batch)
+    moved = DevicePrefetcher(torch.device("cpu"))(batch)
     assert isinstance(moved, Batch)
     assert all(after is before for before, after in zip(batch, moved, strict=True))
 
 
 def test_each_tensor_of_a_batch_moves_to_the_device():
-    moved = Mover(torch.device("meta"))(a_batch(torch.ones(2, 5)))
+    moved = DevicePrefetcher(torch.device("meta"))(a_batch(torch.ones(2, 5)))
     assert {tensor.device.type for tensor in moved} == {"meta"}
 
 

@@ -12,7 +12,7 @@ from helpers.checkpoints import KINDS, best_at, content_at, damage, store_at
 from imgnet_mini.checkpoint.load import read_run, read_weights
 from imgnet_mini.checkpoint.manifest import Manifest
 from imgnet_mini.checkpoint.reader import file_sha256
-from imgnet_mini.checkpoint.store import CheckpointStore, _Digesting, bytes_of
+from imgnet_mini.checkpoint.store import CheckpointStore, _Digesting, tensor_bytes
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.utils.signals import StopNowError, StopRequest
@@ -37,7 +37,7 @@ def names(paths):
 
 def test_the_newest_state_is_taken_up_and_nothing_need_be_said(paths):
     store_at(paths.output_dir, 10, 20)
-    taken = reopened(paths).take_up()
+    taken = reopened(paths).load_latest()
     assert (step_of(taken), taken.path, taken.notes) == (20, paths.checkpoint, [])
     assert torch.equal(taken.content["model"]["weight"], content_at(20)["model"]["weight"])
 
@@ -55,13 +55,13 @@ def test_so_many_states_are_kept_and_the_best_always(paths, keep, kept):
     store = store_at(paths.output_dir, 0, keep=keep)
     store.save_best(best_at(0), step=0)
     store_at_again = store_at(paths.output_dir, keep=keep)
-    store_at_again.take_up()
+    store_at_again.load_latest()
     for step in (10, 20, 30, 40):
         store_at_again.save(content_at(step))
         os.utime(paths.checkpoint, ns=(step, step))
     earlier = {f"checkpoint-{step}.pth" for step in kept}
     assert names(paths) == earlier | {"checkpoint.pth", "best.pth", "manifest.json"}
-    assert step_of(reopened(paths).take_up()) == 40
+    assert step_of(reopened(paths).load_latest()) == 40
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(paths, kind)
         store_at(paths.output_dir, 10, 20)
         damage(paths.checkpoint, kind, generator)
         damaged = paths.checkpoint.read_bytes()
-        taken = reopened(paths).take_up()
+        taken = reopened(paths).load_latest()
         assert (step_of(taken), taken.path) == (10, paths.checkpoint_at(10))
         (note,) = taken.notes
         assert re.search(r"checkpoint\.pth is damaged: its sha256 .* Using step 10", note)
@@ -87,7 +87,7 @@ def test_a_damaged_file_that_is_asked_for_by_name_is_refused(paths, kind):
     for path in (paths.checkpoint, paths.checkpoint_at(10)):
         damage(path, kind, random.Random(kind))
         with pytest.raises(CheckpointError, match=f"{path.name} is damaged"):
-            reopened(paths).take_up_from(path)
+            reopened(paths).load_file(path)
     damage(paths.best, kind, random.Random(kind))
     with pytest.raises(CheckpointError, match=r"best\.pth is damaged"):
         read_weights(paths.best)
@@ -101,17 +101,17 @@ def test_two_states_that_were_swapped_are_noticed(paths):
     paths.checkpoint_at(10).unlink()
     paths.checkpoint.write_bytes(earlier)
     paths.checkpoint_at(10).write_bytes(newest)
-    taken = reopened(paths).take_up()
+    taken = reopened(paths).load_latest()
     assert step_of(taken) == 10
     assert taken.notes == ["the save of step 20 is not in its place; using step 10"]
     with pytest.raises(CheckpointError, match="holds step 20, and not what its name says"):
-        reopened(paths).take_up_from(paths.checkpoint_at(10))
+        reopened(paths).load_file(paths.checkpoint_at(10))
 
 
 def test_the_best_weights_in_place_of_the_state_are_noticed(paths):
     store_at(paths.output_dir, 10, 20).save_best(best_at(20), step=20)
     paths.checkpoint.write_bytes(paths.best.read_bytes())
-    taken = reopened(paths).take_up()
+    taken = reopened(paths).load_latest()
     assert step_of(taken) == 10
     assert "weights of the best epoch only" in taken.notes[0]
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_another_run_is_noticed(paths, tmp_path):
     store_at(paths.output_dir, 10, 20)
     store_at(tmp_path / "other", 15)
     paths.checkpoint.write_bytes(RunPaths(tmp_path / "other", "a").checkpoint.read_bytes())
-    assert step_of(reopened(paths).take_up()) == 10
+    assert step_of(reopened(paths).load_latest()) == 10
 
 
 def test_where_none_is_whole_each_is_named_with_what_is_wrong(paths):
@@ -129,7 +129,7 @@ def test_where_none_is_whole_each_is_named_with_what_is_wrong(paths):
     for path in (paths.checkpoint, *everything):
         damage(path, "flip", random.Random(0))
     with pytest.raises(CheckpointError) as error:
-        reopened(paths, 3).take_up()
+        reopened(paths, 3).load_latest()
     for name in ("checkpoint.pth", "checkpoint-20.pth", "checkpoint-10.pth"):
         assert f"{name} is damaged" in str(error.value)
     assert paths.checkpoint.exists()
@@ -139,9 +139,9 @@ def test_after_a_fallback_the_run_goes_on_and_is_whole_again(paths):
     store_at(paths.output_dir, 10, 20)
     damage(paths.checkpoint, "zero", random.Random(0))
     store = reopened(paths)
-    store.take_up()
+    store.load_latest()
     store.save(content_at(20))
-    taken = reopened(paths).take_up()
+    taken = reopened(paths).load_latest()
     assert (step_of(taken), taken.notes) == (20, [])
 
 
@@ -152,7 +152,7 @@ def test_a_backup_that_was_put_back_is_known(paths):
         store.save(content_at(step))
     paths.checkpoint.unlink()
     paths.checkpoint.write_bytes(backup)
-    taken = reopened(paths).take_up()
+    taken = reopened(paths).load_latest()
     assert step_of(taken) == 10
     assert taken.notes == ["the save of step 40 is not in its place; using step 10"]
 
@@ -161,7 +161,7 @@ def test_without_a_manifest_the_checksums_inside_have_to_do(paths):
     store_at(paths.output_dir, 10, 20).save_best(best_at(20), step=20)
     paths.manifest.unlink()
     store = reopened(paths)
-    taken = store.take_up()
+    taken = store.load_latest()
     assert (step_of(taken), taken.notes) == (20, [])
     assert store.has_best(2)
     assert not store.has_best(1)
@@ -170,7 +170,7 @@ def test_without_a_manifest_the_checksums_inside_have_to_do(paths):
     data = bytearray(paths.checkpoint.read_bytes())
     data[len(data) // 2] ^= 1
     paths.checkpoint.write_bytes(data)
-    assert step_of(reopened(paths).take_up()) == 10
+    assert step_of(reopened(paths).load_latest()) == 10
 
 
 @pytest.mark.parametrize("epoch", [None, torch.ones(3)], ids=["none", "tensor"])
@@ -179,7 +179,7 @@ def test_best_weights_of_another_tool_enter_a_manifest_that_is_made_anew(paths, 
     paths.manifest.unlink()
     weights = {"epoch": epoch} if epoch is not None else best_at(10) | {"epoch": None}
     torch.save(weights, paths.best)
-    assert step_of(reopened(paths).take_up()) == 10
+    assert step_of(reopened(paths).load_latest()) == 10
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,10 @@ def test_best_weights_of_another_tool_enter_a_manifest_that_is_made_anew(paths, 
 def test_a_damaged_manifest_is_said_and_made_anew(paths, text):
     store_at(paths.output_dir, 10, 20)
     paths.manifest.write_text(text)
-    taken = reopened(paths).take_up()
+    taken = reopened(paths).load_latest()
     assert step_of(taken) == 20
     assert "manifest.json is damaged" in taken.notes[0]
-    assert reopened(paths).take_up().notes == []
+    assert reopened(paths).load_latest().notes == []
 
 
 def test_a_bit_of_the_manifest_costs_a_state_at_most(paths):
@@ -202,7 +202,7 @@ def test_a_bit_of_the_manifest_costs_a_state_at_most(paths):
         flipped = bytearray(whole)
         flipped[place] ^= 1
         paths.manifest.write_bytes(flipped)
-        assert step_of(reopened(paths).take_up()) in (10, 20)
+        assert step_of(reopened(paths).load_latest()) in (10, 20)
         paths.damaged.unlink(missing_ok=True)
         paths.checkpoint.write_bytes(checkpoint)
 
@@ -213,7 +213,7 @@ def test_a_link_that_cannot_be_made_is_a_renaming(paths, monkeypatch):
 
     monkeypatch.setattr(os, "link", no_links)
     store_at(paths.output_dir, 10, 20)
-    assert step_of(reopened(paths).take_up()) == 20
+    assert step_of(reopened(paths).load_latest()) == 20
     assert read_run(paths.checkpoint_at(10))["state"]["step"] == 10
 
 
@@ -228,7 +228,7 @@ def test_an_old_file_that_cannot_be_removed_does_not_end_the_run(paths, monkeypa
 
     monkeypatch.setattr(os, "unlink", stuck)
     store.save(content_at(30))
-    assert step_of(reopened(paths).take_up()) == 30
+    assert step_of(reopened(paths).load_latest()) == 30
 
 
 def test_a_full_disk_says_what_was_needed_and_keeps_what_was_there(paths, monkeypatch):
@@ -274,7 +274,7 @@ def test_the_best_weights_of_another_state_are_not_taken_for_its_own(paths):
     store.save(content_at(30, best_epoch=2))
     for path, has_best in ((paths.checkpoint, True), (paths.checkpoint_at(20), False)):
         store = reopened(paths)
-        state = store.take_up_from(path).content["state"]
+        state = store.load_file(path).content["state"]
         assert store.has_best(state["best_epoch"]) == has_best
 
 
@@ -303,7 +303,7 @@ def test_a_copy_that_has_mixed_up_the_times_changes_no_order(paths):
         os.utime(path, (1, 1) if path.name == "checkpoint-30.pth" else (9, 9))
     paths.checkpoint.unlink()
     store = reopened(paths, keep=3)
-    assert step_of(store.take_up()) == 30
+    assert step_of(store.load_latest()) == 30
     store.save(content_at(40))
     assert names(paths) >= {"checkpoint-30.pth", "checkpoint-20.pth", "checkpoint.pth"}
     assert len(names(paths)) == 4
@@ -312,4 +312,4 @@ def test_a_copy_that_has_mixed_up_the_times_changes_no_order(paths):
 def test_the_size_of_a_content_is_that_of_its_tensors(paths):
     content = content_at(10, size=100_000)
     store_at(paths.output_dir).save(content)
-    assert bytes_of(content) == pytest.approx(paths.checkpoint.stat().st_size, rel=0.02)
+    assert tensor_bytes(content) == pytest.approx(paths.checkpoint.stat().st_size, rel=0.02)

@@ -96,7 +96,7 @@ def test_commands_on_an_existing_run_show_no_default_of_its_settings(cli, comman
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export", "report"])
-@pytest.mark.parametrize("flag", ["--seed", "--min-crop", "--flip", "--compile", "--epochs"])
+@pytest.mark.parametrize("flag", ["--seed", "--crop-scale-min", "--flip", "--compile", "--epochs"])
 def test_what_matters_to_training_only_is_no_option_of_the_others(cli, command, flag):
     assert cli(command, flag, 1) == 2
     assert cli.says("No such option")

@@ -42,13 +42,13 @@ def test_the_terminal_shows_results_and_only_settings_that_differ(cli):
 
 
 def test_a_run_with_averaged_weights_is_compared_by_them(cli):
-    log_run(Path(), "c", best=40.0, settings={"optimizer": {"ema": 0.9999}}, ema=True)
+    log_run(Path(), "c", best=40.0, settings={"optimizer": {"ema_decay": 0.9999}}, ema=True)
     assert cli("compare", "a", "c") == 0, cli.err
     rows = lines(cli.out)
     assert rows["Best top-1"] == ["40.00 %", "40.00 %"]  # 30 + 10, in the last epoch but one
     assert rows["At epoch"] == ["3", "2"]
     assert rows["Final top-1"] == ["40.00 %", "1.00 %"]
-    assert rows["ema"] == ["0", "0.9999"]
+    assert rows["ema_decay"] == ["0", "0.9999"]
     assert rows["Time"] == ["34 s", "42 s"]  # 4 x 200 images more
     page = WebPage(Path("reports/a+c/index.html"))
     assert page.open == []

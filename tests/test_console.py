@@ -1,7 +1,6 @@
 import pytest
 
 from imgnet_mini.utils.console import (
-    hand_over,
     one_line,
     printable,
     say,
@@ -9,6 +8,7 @@ from imgnet_mini.utils.console import (
     show_stop,
     show_table,
     warn,
+    write_stdout,
 )
 
 
@@ -49,14 +49,14 @@ def test_warnings_leave_standard_output_alone(capsys):
 
 def test_what_is_handed_over_is_there_byte_by_byte_in_a_pipe(capfdbinary):
     say("first")
-    hand_over('"\x1b[2J\r",\udcff,ü\n')
+    write_stdout('"\x1b[2J\r",\udcff,ü\n')
     out, _ = capfdbinary.readouterr()
     assert out == b'first\n"\x1b[2J\r",\xff,\xc3\xbc\n'
 
 
 def test_what_is_handed_over_does_not_steer_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    hand_over("a\x1b[2J,b\nc,d\n")
+    write_stdout("a\x1b[2J,b\nc,d\n")
     assert capsys.readouterr().out == "a\\x1b[2J,b\nc,d\n"
 
 

@@ -21,25 +21,30 @@ EXTREMES = [(1, 1), (1, 5000), (5000, 3), (2, 3), (17, 1), (4, 3)]
 """Width and height."""
 
 
-def crops_of(width, height, *, min_crop=0.08, flip=True, draws=DRAWS):
+def crops_of(width, height, *, crop_scale_min=0.08, flip=True, draws=DRAWS):
     numbers = uniforms(1, 0, np.arange(draws), CROP_NUMBERS).tolist()
-    return [sample_crop(drawn, width, height, min_crop=min_crop, flip=flip) for drawn in numbers]
+    return [
+        sample_crop(drawn, width, height, crop_scale_min=crop_scale_min, flip=flip)
+        for drawn in numbers
+    ]
 
 
-def torchvision_crops(width, height, min_crop):
+def torchvision_crops(width, height, crop_scale_min):
     image = torch.empty(3, height, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _ in range(DRAWS):
-            top, left, h, w = RandomResizedCrop.get_params(image, [min_crop, 1.0], [3 / 4, 4 / 3])
+            top, left, h, w = RandomResizedCrop.get_params(
+                image, [crop_scale_min, 1.0], [3 / 4, 4 / 3]
+            )
             yield left, top, w, h
 
 
-@pytest.mark.parametrize("min_crop", [0.08, 0.6])
+@pytest.mark.parametrize("crop_scale_min", [0.08, 0.6])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_crops_are_distributed_as_those_of_torchvision(shape, min_crop):
-    ours = np.array([crop[:4] for crop in crops_of(*shape, min_crop=min_crop)])
-    theirs = np.array(list(torchvision_crops(*shape, min_crop)))
+def test_crops_are_distributed_as_those_of_torchvision(shape, crop_scale_min):
+    ours = np.array([crop[:4] for crop in crops_of(*shape, crop_scale_min=crop_scale_min)])
+    theirs = np.array(list(torchvision_crops(*shape, crop_scale_min)))
 
     def measures(crops):
         left, top, w, h = crops.T.astype(float)
@@ -53,17 +58,17 @@ def test_crops_are_distributed_as_those_of_torchvision(shape, min_crop):
 
 
 def test_the_five_numbers_of_a_crop_are_drawn_apart():
-    crops = crops_of(1000, 1000, min_crop=0.2)
-    left, top, w, h, mirrored = np.array(crops, float).T
-    free = [left / (1001 - w), top / (1001 - h), w * h, w / h, mirrored]
+    crops = crops_of(1000, 1000, crop_scale_min=0.2)
+    left, top, w, h, hflip = np.array(crops, float).T
+    free = [left / (1001 - w), top / (1001 - h), w * h, w / h, hflip]
     correlations = np.corrcoef(free) - np.eye(5)
     assert np.abs(correlations).max() < 4 / np.sqrt(DRAWS)
 
 
 def test_half_of_the_crops_are_mirrored_and_none_with_flip_off():
-    mirrored = sum(crop.mirrored for crop in crops_of(60, 40))
-    assert mirrored == pytest.approx(DRAWS / 2, abs=4 * np.sqrt(DRAWS / 4))
-    assert not any(crop.mirrored for crop in crops_of(60, 40, flip=False))
+    hflip = sum(crop.hflip for crop in crops_of(60, 40))
+    assert hflip == pytest.approx(DRAWS / 2, abs=4 * np.sqrt(DRAWS / 4))
+    assert not any(crop.hflip for crop in crops_of(60, 40, flip=False))
     assert [c[:4] for c in crops_of(60, 40)] == [c[:4] for c in crops_of(60, 40, flip=False)]
 
 
@@ -72,13 +77,15 @@ def assert_inside(crop, width, height):
     assert 0 <= crop.top < crop.top + crop.height <= height
 
 
-@pytest.mark.parametrize("min_crop", [1e-9, 0.08, 1.0])
+@pytest.mark.parametrize("crop_scale_min", [1e-9, 0.08, 1.0])
 @pytest.mark.parametrize("shape", EXTREMES)
-def test_a_crop_is_inside_its_image_whatever_its_shape(shape, min_crop):
-    for crop in crops_of(*shape, min_crop=min_crop, draws=500):
+def test_a_crop_is_inside_its_image_whatever_its_shape(shape, crop_scale_min):
+    for crop in crops_of(*shape, crop_scale_min=crop_scale_min, draws=500):
         assert_inside(crop, *shape)
     for number in (0.0, np.nextafter(1, 0)):
-        crop = sample_crop([number] * CROP_NUMBERS, *shape, min_crop=min_crop, flip=True)
+        crop = sample_crop(
+            [number] * CROP_NUMBERS, *shape, crop_scale_min=crop_scale_min, flip=True
+        )
         assert_inside(crop, *shape)
 
 
@@ -88,14 +95,14 @@ def test_where_no_try_fits_the_crop_is_the_middle_one_of_torchvision(shape):
     # The whole area of so long an image fits no ratio, so that torchvision draws none either.
     image = torch.empty(3, height, width)
     top, left, h, w = RandomResizedCrop.get_params(image, [1.0, 1.0], [3 / 4, 4 / 3])
-    for crop in crops_of(*shape, min_crop=1.0, draws=5):
+    for crop in crops_of(*shape, crop_scale_min=1.0, draws=5):
         assert crop[:4] == (left, top, w, h)
 
 
 def test_an_image_of_a_moderate_shape_is_kept_whole_where_no_try_fits():
     numbers = [np.nextafter(1, 0)] * CROP_NUMBERS  # the widest crop of the whole area
     for width, height in ((9, 12), (12, 9), (10, 10), (30, 31)):
-        crop = sample_crop(numbers, width, height, min_crop=1.0, flip=False)
+        crop = sample_crop(numbers, width, height, crop_scale_min=1.0, flip=False)
         assert crop == (0, 0, width, height, False)
 
 
@@ -106,7 +113,7 @@ def test_a_squashed_crop_is_the_same_part_of_the_square(shape, side):
     for crop in crops_of(width, height, draws=300):
         squashed = squash_crop(crop, width, height, side)
         assert_inside(squashed, side, side)
-        assert squashed.mirrored == crop.mirrored
+        assert squashed.hflip == crop.hflip
         for start, length, whole, first, count in (
             (crop.left, crop.width, width, squashed.left, squashed.width),
             (crop.top, crop.height, height, squashed.top, squashed.height),
@@ -147,7 +154,7 @@ def test_one_image_is_cropped_as_by_torchvision_bit_by_bit(pixels, crop, size):
     expected = TF.resized_crop(
         image, crop.top, crop.left, crop.height, crop.width, [size, size], antialias=True
     )
-    if crop.mirrored:
+    if crop.hflip:
         expected = TF.horizontal_flip(expected)
     ours = crop_image(pixels, crop, size)
     assert (ours.shape, ours.dtype) == ((3, size, size), torch.uint8)
@@ -174,7 +181,7 @@ def squares(kind, side, count):
 
 def crops_with_edges(side):
     crops = crops_of(side, side, draws=20)
-    crops += [Crop(0, 0, side, side, mirrored) for mirrored in (False, True)]
+    crops += [Crop(0, 0, side, side, hflip) for hflip in (False, True)]
     crops += [Crop(x, y, 1, 1, x == y) for x in (0, side - 1) for y in (0, side - 1)]
     return [*crops, Crop(side - 1, 0, 1, side, True), Crop(0, side - 1, side, 1, False)]
 
@@ -199,10 +206,10 @@ def test_a_batch_is_rounded_once_from_the_exact_resize(side, size):
     crops = crops_with_edges(side)
     images = squares("noise", side, len(crops))
     for image, crop, ours in zip(images, crops, cropped(images, crops, size), strict=True):
-        left, top, width, height, mirrored = crop
+        left, top, width, height, hflip = crop
         part = torch.from_numpy(image)[top : top + height, left : left + width].double()
         exact = TF.resize(part.permute(2, 0, 1), [size, size], antialias=True)
-        exact = exact.flip(2) if mirrored else exact
+        exact = exact.flip(2) if hflip else exact
         assert float((ours - exact).abs().max()) < 0.501
 
 

@@ -5,14 +5,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from imgnet_mini.commands.demo import _write_digits
-from imgnet_mini.data.scan import refuse_broken_images
+from imgnet_mini.data.scan import check_images_decode
 from imgnet_mini.data.splits import find_splits
 
 
 def test_every_digit_becomes_one_png_in_one_split(tmp_path):
     assert _write_digits(tmp_path) == 1797
     train, val = find_splits(tmp_path)
-    refuse_broken_images(train, val)
+    check_images_decode(train, val)
     assert train.classes == val.classes == tuple("0123456789")
     assert (len(train), len(val)) == (1437, 360)
     digits = load_digits()

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from conftest import write_folder
-from helpers.rank_runs import Ranks, kill_ranks_until_done, run_ranks
+from helpers.rank_runs import RankProcesses, kill_ranks_until_done, run_ranks
 from helpers.real_runs import differences, outcome, run
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv
@@ -104,7 +104,7 @@ def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, t
 
 
 def test_clipped_averaged_and_with_nesterov_two_ranks_train_the_network_of_one(images, tmp_path):
-    more = ("--nesterov", "--clip-norm", 0.05, "--no-norm-decay", "--ema", 0.8)
+    more = ("--nesterov", "--clip-grad", 0.05, "--no-norm-decay", "--ema-decay", 0.8)
     command = options(images, "--no-amp", *more, arch="plain")
     for size in (1, 2):
         assert set(run_ranks(tmp_path / str(size), size, "train", *command)) == {0}
@@ -119,7 +119,7 @@ def test_clipped_averaged_and_with_nesterov_two_ranks_train_the_network_of_one(i
 
 
 def test_the_averaged_statistics_of_rank_0_are_those_of_all(images, tmp_path):
-    command = options(images, "--ema", 0.8)
+    command = options(images, "--ema-decay", 0.8)
     assert run_ranks(tmp_path / "whole", 2, "train", *command, read_seconds=0) == [0, 0]
     stopped, settings = tmp_path / "stopped", {"signal_at": 7, "read_seconds": 0}
     assert run_ranks(stopped, 2, "train", *command, **settings) == [143, 143]
@@ -128,7 +128,7 @@ def test_the_averaged_statistics_of_rank_0_are_those_of_all(images, tmp_path):
 
 
 def test_two_parts_on_one_rank_are_the_steps_of_two_ranks(images, two_ranks, tmp_path):
-    assert run(tmp_path, "train", *options(images, "--accumulate", 2)) == 0
+    assert run(tmp_path, "train", *options(images, "--grad-accum-steps", 2)) == 0
     ours, theirs = (
         [[float(x) for x in row.split(",")[2:]] for row in rows if ",train," in row]
         for rows in (outcome(tmp_path, "a")["csv"], two_ranks["csv"])
@@ -138,7 +138,7 @@ def test_two_parts_on_one_rank_are_the_steps_of_two_ranks(images, two_ranks, tmp
 
 def test_parts_give_the_gradient_of_the_whole_batch(images, tmp_path):
     for parts in (1, 3):
-        command = options(images, "--no-amp", "--accumulate", parts, arch="plain")
+        command = options(images, "--no-amp", "--grad-accum-steps", parts, arch="plain")
         assert run(tmp_path / str(parts), "train", *command) == 0
     assert largest_difference(*(weights(tmp_path / str(parts)) for parts in (1, 3))) < 1e-6
 
@@ -191,7 +191,7 @@ def test_four_ranks_become_two_that_take_two_parts_each(images, tmp_path):
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     assert set(run_ranks(whole, 4, "train", *command)) == {0}
     assert set(run_ranks(moved, 4, "train", *command, signal_at=4, read_seconds=0)) == {143}
-    resume = ("resume", "--name", "a", "--allow-world-size-change", "--accumulate", 2)
+    resume = ("resume", "--name", "a", "--allow-world-size-change", "--grad-accum-steps", 2)
     assert set(run_ranks(moved, 2, *resume)) == {0}
     assert largest_difference(weights(whole), weights(moved)) < 1e-6
 
@@ -203,7 +203,7 @@ def test_what_all_ranks_refuse_is_said_once(images, tmp_path, command):
         "find-lr": (*small(images, "plain"), "--batch-size", 7),
         "evaluate": ("--data-root", images, "--name", "a"),
     }[command]
-    ranks = Ranks(tmp_path, 2, (command, *wrong))
+    ranks = RankProcesses(tmp_path, 2, (command, *wrong))
     codes = ranks.wait()
     text = ranks.log.read_text("utf-8")
     assert (6 if command == "evaluate" else 2) in codes
@@ -219,7 +219,7 @@ def test_a_broken_image_on_one_rank_ends_all_with_its_name(tmp_path):
     content[len(content) // 2] ^= 0xFF  # its header and end stay: only decoding finds it
     damaged.write_bytes(content)
     began = time.monotonic()
-    ranks = Ranks(tmp_path, 2, ("train", *options(data, "--epochs", 50)))
+    ranks = RankProcesses(tmp_path, 2, ("train", *options(data, "--epochs", 50)))
     codes = ranks.wait(60)
     assert time.monotonic() - began < 40
     assert 4 in codes
@@ -231,7 +231,9 @@ def test_a_broken_image_on_one_rank_ends_all_with_its_name(tmp_path):
 
 
 def test_a_rank_that_does_not_answer_is_not_waited_for_for_ever(images, tmp_path):
-    ranks = Ranks(tmp_path, 2, ("train", *options(images, "--epochs", 500, "--dist-timeout", 3)))
+    ranks = RankProcesses(
+        tmp_path, 2, ("train", *options(images, "--epochs", 500, "--dist-timeout", 3))
+    )
     ranks.ranks[0].wait_for(lambda: ranks.ranks[0].checks > 2)
     ranks.ranks[1].send(signal.SIGSTOP)
     assert ranks.ranks[0].wait(30) == 1
@@ -272,7 +274,7 @@ def end_unanswered(how):
 )
 def test_a_rank_that_ends_waits_for_no_other(images, tmp_path, how, code, said):
     command = ("train", *options(images, "--epochs", 1, arch="plain"))
-    ranks = Ranks(tmp_path, 2, command, before=partial(end_unanswered, how))
+    ranks = RankProcesses(tmp_path, 2, command, before=partial(end_unanswered, how))
     try:
         assert ranks.ranks[0].wait() == code
     finally:
@@ -286,7 +288,7 @@ def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):
     words += ("--trials", 3, "--trial-steps", 20)
     two, one = tmp_path / "two", tmp_path / "one"
     code, _ = run_ranks(two, 2, "find-lr", *words)
-    assert run(one, "find-lr", *words, "--accumulate", 2) == code
+    assert run(one, "find-lr", *words, "--grad-accum-steps", 2) == code
     curves = []
     for folder in (two, one):
         curve, trials = sorted(folder.glob("lr_finder_plots/*.csv"))
@@ -297,7 +299,7 @@ def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):
 
 
 def test_batch_norms_that_see_all_ranks_need_gpus(images, tmp_path):
-    ranks = Ranks(tmp_path, 2, ("train", *options(images, "--sync-bn", "--device", "cpu")))
+    ranks = RankProcesses(tmp_path, 2, ("train", *options(images, "--sync-bn", "--device", "cpu")))
     codes = ranks.wait()
     assert 2 in codes
     assert 0 not in codes
@@ -308,7 +310,7 @@ def test_batch_norms_that_see_all_ranks_need_gpus(images, tmp_path):
 
 @pytest.mark.parametrize("command", ["prepare", "report", "check"])
 def test_work_for_one_process_is_not_done_by_several(tmp_path, command):
-    ranks = Ranks(tmp_path, 2, (command,))
+    ranks = RankProcesses(tmp_path, 2, (command,))
     assert ranks.wait() == [2, 2]
     text = ranks.log.read_text("utf-8")
     assert text.count("╭─ Error") == 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from imgnet_mini.training.ema import WeightAverage, decay_at, load_average
+from imgnet_mini.training.ema import ModelEma, ema_decay_at, load_ema
 
 
 def network():
@@ -25,7 +25,7 @@ def change(model, generator):
 
 def test_weights_and_statistics_are_the_moving_averages_worked_by_hand():
     model, generator = network(), torch.Generator().manual_seed(1)
-    average = WeightAverage(model, 0.5)
+    average = ModelEma(model, 0.5)
     expected = {name: tensor.double().numpy().copy() for name, tensor in model.state_dict().items()}
     for step in range(12):
         change(model, generator)
@@ -47,17 +47,17 @@ def test_weights_and_statistics_are_the_moving_averages_worked_by_hand():
 def test_the_start_counts_for_less_than_the_decay_would_leave_of_it():
     left = 1.0
     for step in range(100):
-        left *= decay_at(step, 0.999)
+        left *= ema_decay_at(step, 0.999)
     assert left < 1e-9
     assert 0.999**100 > 0.9
-    assert decay_at(0, 0.999) == 0.1
-    assert decay_at(10**6, 0.999) == 0.999
+    assert ema_decay_at(0, 0.999) == 0.1
+    assert ema_decay_at(10**6, 0.999) == 0.999
 
 
 def test_the_average_is_as_the_network_was_and_has_nothing_in_common_with_it():
     model = network()
     before = torch.get_rng_state()
-    average = WeightAverage(model, 0.9)
+    average = ModelEma(model, 0.9)
     assert torch.equal(torch.get_rng_state(), before)
     assert not average.model.training
     assert model.training
@@ -72,7 +72,7 @@ def test_the_average_is_as_the_network_was_and_has_nothing_in_common_with_it():
 
 def test_a_network_without_buffers_is_averaged_too():
     model = nn.Linear(2, 2)
-    average = WeightAverage(model, 0.9)
+    average = ModelEma(model, 0.9)
     start = average.model.weight.clone()
     with torch.no_grad():
         model.weight.add_(1)
@@ -82,15 +82,15 @@ def test_a_network_without_buffers_is_averaged_too():
 
 def test_an_average_goes_on_from_what_it_was_and_from_nothing_else():
     model = network()
-    average, fresh = WeightAverage(model, 0.9), WeightAverage(model, 0.9)
+    average, fresh = ModelEma(model, 0.9), ModelEma(model, 0.9)
     change(model, torch.Generator().manual_seed(1))
     average.update(3)
-    load_average(fresh, average.model.state_dict())
+    load_ema(fresh, average.model.state_dict())
     assert torch.equal(fresh.model[0].weight, average.model[0].weight)
-    load_average(None, None)
+    load_ema(None, None)
     with pytest.raises(ValueError, match=r"ema: it has none, and by the settings .* some"):
-        load_average(average, None)
+        load_ema(average, None)
     with pytest.raises(ValueError, match=r"ema: it has some, and by the settings .* none"):
-        load_average(None, average.model.state_dict())
+        load_ema(None, average.model.state_dict())
     with pytest.raises(RuntimeError, match="state_dict"):
-        load_average(average, nn.Linear(1, 1).state_dict())
+        load_ema(average, nn.Linear(1, 1).state_dict())

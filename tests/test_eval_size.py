@@ -12,21 +12,21 @@ from helpers.packs import PACK
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig, ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.open import choose_images
+from imgnet_mini.data.open import open_splits
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import EvalCrop, Normalise
+from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv
-from imgnet_mini.training.model import refuse_other_sizes
+from imgnet_mini.training.model import check_img_size
 
 CPU = torch.device("cpu")
 SIZES = ("--data-root", "data", "--img-size", 32, "--eval-size", 48)
 
 
 def test_unset_it_is_the_image_size():
-    assert DataConfig(img_size=64).eval_side == 64
-    assert DataConfig(img_size=64, eval_size=72).eval_side == 72
+    assert DataConfig(img_size=64).eval_img_size == 64
+    assert DataConfig(img_size=64, eval_size=72).eval_img_size == 72
 
 
 @pytest.mark.parametrize("source", ["folder", "pack", "pack for another size"])
@@ -42,14 +42,14 @@ def test_validation_images_are_cut_at_the_evaluations_size(data, cli, source):
             "data": {"img_size": 32, "eval_size": 48, "batch_size": 4, "workers": 0},
         }
     )
-    images = choose_images(given.run, given.data)
+    images = open_splits(given.run, given.data)
     assert images.loader == source.split()[0]
     assert (images.packed_val(48) is not None) == (source == "pack")
     with closing(build_eval_loader(given.data, images, device=CPU)) as loader:
         found = torch.cat([pixels for pixels, _ in loader.epoch(0)])
     load = EvalCrop(48).load
     expected = torch.stack([load(images.val.path(i)) for i in range(len(images.val))])
-    assert torch.equal(found, Normalise(CPU)(expected))
+    assert torch.equal(found, Normalize(CPU)(expected))
 
 
 def test_a_pack_is_the_same_where_the_sizes_are(data, cli):
@@ -70,7 +70,7 @@ def test_a_pack_is_the_same_where_the_sizes_are(data, cli):
 def test_a_pack_for_smaller_evaluation_serves_its_image_size(data, cli):
     assert cli("prepare", "--data-root", "data", "--img-size", 48, "--eval-size", 32) == 0, cli.err
     given = RunConfig().override({"run": {"data_root": data}, "data": {"img_size": 48}})
-    assert choose_images(given.run, given.data).loader == "pack"
+    assert open_splits(given.run, given.data).loader == "pack"
 
 
 def test_a_run_is_validated_evaluated_and_used_at_that_size(run_small, cli, data):
@@ -106,11 +106,11 @@ def test_a_run_is_validated_evaluated_and_used_at_that_size(run_small, cli, data
 @pytest.mark.parametrize("arch", ["vit_b_16", "maxvit_t"])
 def test_a_network_of_one_size_is_held_to_it_with_the_cure(arch):
     model = ModelConfig(arch=arch)
-    refuse_other_sizes(model, DataConfig(eval_size=224))
+    check_img_size(model, DataConfig(eval_size=224))
     with pytest.raises(ConfigError, match=r"--eval-size 256: .* evaluate at --img-size 224"):
-        refuse_other_sizes(model, DataConfig(eval_size=256))
+        check_img_size(model, DataConfig(eval_size=256))
     with pytest.raises(ConfigError, match=rf"--progressive 160:224: {arch} .* another --arch"):
-        refuse_other_sizes(model, DataConfig(progressive="160:224"))
+        check_img_size(model, DataConfig(progressive="160:224"))
 
 
 @pytest.mark.parametrize("command", ["train", "find-lr"])

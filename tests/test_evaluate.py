@@ -83,8 +83,8 @@ def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, c
     before = Path("reports/a/predictions.csv").read_text()
     for path in Path("data/val").rglob("*.png"):
         with Image.open(path) as image:
-            mirrored = Image.fromarray(np.asarray(image)[:, ::-1])
-        mirrored.save(path)
+            hflip = Image.fromarray(np.asarray(image)[:, ::-1])
+        hflip.save(path)
     assert cli("evaluate", "--name", "a", "--tta") == 0
     after = Path("reports/a/predictions.csv").read_text()
     labels = [[row.split(",")[2] for row in text.splitlines()] for text in (before, after)]

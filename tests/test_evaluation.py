@@ -9,9 +9,9 @@ from torchvision import transforms
 
 from imgnet_mini.config.settings import DataConfig, ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.open import Images
+from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.tta import Views
+from imgnet_mini.data.tta import TestTimeAugmentation
 from imgnet_mini.training.evaluation import evaluate
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.precision import Precision
@@ -24,7 +24,7 @@ CLASSES = 7
 @pytest.fixture
 def images(make_folder, tmp_path):
     make_folder(tmp_path / "data", train=1, val=5, classes=CLASSES)
-    return Images(*find_splits(tmp_path / "data"))
+    return ImageSplits(*find_splits(tmp_path / "data"))
 
 
 @pytest.fixture
@@ -37,7 +37,9 @@ def model():
     return network.eval()
 
 
-def measure(model, images, *, batch_size=8, views=Views.CENTRE, label_smoothing=0.0):
+def measure(
+    model, images, *, batch_size=8, views=TestTimeAugmentation.CENTER_CROP, label_smoothing=0.0
+):
     data = DataConfig(batch_size=batch_size, img_size=32, workers=0)
     batches = build_eval_loader(data, images, device=CPU, views=views)
     with closing(batches) as loader, StopRequest() as stop:
@@ -81,14 +83,14 @@ def test_metrics_equal_scikit_learn_whatever_the_batch_size(model, images, batch
 
 
 def test_the_mirrored_image_counts_as_much_as_the_image(model, images):
-    metrics, answers = measure(model, images, views=Views.MIRROR)
+    metrics, answers = measure(model, images, views=TestTimeAugmentation.HFLIP)
     logits = (reference_logits(model, images) + reference_logits(model, images, mirror=True)) / 2
     assert np.array_equal(answers.top[:, 0], logits.argmax(1))
     assert metrics.top1 == pytest.approx(100 * accuracy_score(images.val.targets, logits.argmax(1)))
 
 
 def test_ten_crops_are_those_of_torchvision_and_count_alike(model, images):
-    _, answers = measure(model, images, views=Views.TEN_CROP)
+    _, answers = measure(model, images, views=TestTimeAugmentation.TEN_CROP)
     load = transforms.Compose(
         [
             transforms.Resize(40),
@@ -108,8 +110,8 @@ def test_ten_crops_are_those_of_torchvision_and_count_alike(model, images):
 
 def test_the_crops_of_a_square_have_the_size_it_was_made_for():
     for size in range(32, 600):
-        side = Views.TEN_CROP.side(size)
-        shown = Views.TEN_CROP.of(torch.empty(1, 1, side, side))
+        side = TestTimeAugmentation.TEN_CROP.side(size)
+        shown = TestTimeAugmentation.TEN_CROP.of(torch.empty(1, 1, side, side))
         assert [crop.shape[-2:] for crop in shown] == [(size, size)] * 10
 
 
@@ -123,7 +125,7 @@ def test_label_smoothing_is_that_of_training(model, images):
 
 def test_fewer_than_five_classes_are_no_trouble(make_folder, tmp_path):
     make_folder(tmp_path / "two", train=1, val=2, classes=2)
-    images = Images(*find_splits(tmp_path / "two"))
+    images = ImageSplits(*find_splits(tmp_path / "two"))
     network = build_model(
         ModelConfig(arch="shufflenet_v2_x0_5"), classes=2, img_size=32, seed=0, device=CPU
     )

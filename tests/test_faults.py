@@ -11,13 +11,13 @@ from helpers.real_runs import differences
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.errors import WriteError
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.utils.atomic_file import TEMPORARY_SUFFIX, sweep
+from imgnet_mini.utils.atomic_file import TEMPORARY_SUFFIX, remove_temporary_files
 
 
 def taken_up(folder, *, keep=2):
     paths = RunPaths(folder, "a")
-    sweep(paths.checkpoint_dir)
-    return CheckpointStore(paths, keep=keep).take_up()
+    remove_temporary_files(paths.checkpoint_dir)
+    return CheckpointStore(paths, keep=keep).load_latest()
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 0])

@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.lr_finder.suggestions import WORDS
+from imgnet_mini.lr_finder.suggestions import METHOD_NAMES
 from imgnet_mini.lr_finder.trials import search_peak
 from imgnet_mini.training import lr_trials
 from imgnet_mini.training.trainer import Trainer
@@ -35,7 +35,7 @@ def test_it_saves_plot_curve_and_suggestions_and_the_line_to_paste_works(data, c
     assert "cautious" in " ".join(cli.out.split())
     saved = result()
     assert saved["name"] == "a"
-    assert saved["suggestions"].keys() == set(WORDS)
+    assert saved["suggestions"].keys() == set(METHOD_NAMES)
     assert saved["suggestions"]["trials"] is saved["trials"] is None
     assert saved["lr"] == saved["suggestions"][saved["recommended"]]
     with Image.open(Path("lr_finder_plots") / saved["plot"]) as plot:
@@ -58,7 +58,7 @@ def test_it_saves_plot_curve_and_suggestions_and_the_line_to_paste_works(data, c
     [
         (["--num-iter", 5], 2),
         (["--start-lr", 1e-12, "--end-lr", 1e-11, "--num-iter", 30], 2),
-        (["--no-amp", "--clip-norm", 1e-9, *FAR, "--num-iter", 60], 2),
+        (["--no-amp", "--clip-grad", 1e-9, *FAR, "--num-iter", 60], 2),
         (["--start-lr", 1e10, "--end-lr", 1e30, "--num-iter", 40], 7),
     ],
     ids=["too-short", "never-falls", "clipped-away", "not-finite"],
@@ -171,11 +171,11 @@ def test_a_signal_in_a_trial_leaves_nothing(data, cli, monkeypatch):
 
 
 def test_the_test_is_made_with_the_optimizer_of_training_and_its_line_keeps_all_of_it(data, cli):
-    extra = ("--no-norm-decay", "--clip-norm", 1000, "--ema", 0.9)
+    extra = ("--no-norm-decay", "--clip-grad", 1000, "--ema-decay", 0.9)
     assert cli("find-lr", *SMALL, *FAR, "--num-iter", 60, *extra) == 0, cli.err
     saved = result()
-    asked = {"nesterov": False, "norm_decay": False, "clip_norm": 1000, "zero_init": False}
+    asked = {"nesterov": False, "norm_decay": False, "clip_grad": 1000, "zero_init_residual": False}
     assert saved["settings"].items() >= asked.items()
     line = next(line for line in cli.out.splitlines() if "imgnet-mini train --max-lr" in line)
-    for option in ("--no-norm-decay", "--clip-norm 1000.0", "--ema 0.9"):
+    for option in ("--no-norm-decay", "--clip-grad 1000.0", "--ema-decay 0.9"):
         assert option in line

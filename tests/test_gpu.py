@@ -17,16 +17,16 @@ from imgnet_mini.config.settings import (
     RuntimeConfig,
     ScheduleConfig,
 )
-from imgnet_mini.data.batches import Batch, Mover
+from imgnet_mini.data.batches import Batch, DevicePrefetcher
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.mixing import Mixing
-from imgnet_mini.data.open import Images
+from imgnet_mini.data.mixing import MixupCutmix
+from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.source import ResidentRows
 from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.sampler import Key
+from imgnet_mini.data.sampler import BatchKey
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import STD, ClassStyle, Normalise, RandomErasing
+from imgnet_mini.data.transforms import STD, Normalize, RandomAffineErase, RandomErasing
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training.device import choose_device
@@ -59,15 +59,15 @@ def build_trainer(
     return Trainer(
         *(model, build_loss(settings), sgd, scheduler, chosen),
         compiled=compiled,
-        clip_norm=settings.clip_norm,
-        ema=settings.ema,
+        clip_grad=settings.clip_grad,
+        ema_decay=settings.ema_decay,
     )
 
 
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (32, 3, 64, 64), generator=generator).to(torch.uint8)
-    return Normalise(CUDA)(images.cuda()), torch.arange(32).cuda() % 10
+    return Normalize(CUDA)(images.cuda()), torch.arange(32).cuda() % 10
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def test_auto_is_fp16_with_gradient_scaling():
     assert precision.build_scaler().is_enabled()
 
 
-ALL = OptimizerConfig(nesterov=True, norm_decay=False, clip_norm=0.5, ema=0.99)
+ALL = OptimizerConfig(nesterov=True, norm_decay=False, clip_grad=0.5, ema_decay=0.99)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -106,7 +106,7 @@ def squares(count: int = 40, side: int = 96) -> tuple[Tensor, Tensor]:
     """Rows of a pack, and where to crop them."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     numbers = uniforms(0, 0, np.arange(count), CROP_NUMBERS).tolist()
-    crops = [sample_crop(drawn, side, side, min_crop=0.08, flip=True) for drawn in numbers]
+    crops = [sample_crop(drawn, side, side, crop_scale_min=0.08, flip=True) for drawn in numbers]
     return torch.from_numpy(pixels), torch.tensor(crops, dtype=torch.float32)
 
 
@@ -125,9 +125,9 @@ def test_a_batch_is_cropped_as_on_the_cpu_within_one_grey_level(size):
 
 def test_class_style_is_that_of_the_cpu_within_one_grey_level():
     images = squares()[0].permute(0, 3, 1, 2)
-    numbers = uniforms(0, 0, np.arange(len(images)), ClassStyle.NUMBERS)
-    ours = ClassStyle(CUDA)(images.cuda(), numbers)
-    assert_within_one_grey_level(ours, ClassStyle(CPU)(images, numbers))
+    numbers = uniforms(0, 0, np.arange(len(images)), RandomAffineErase.NUMBERS)
+    ours = RandomAffineErase(CUDA)(images.cuda(), numbers)
+    assert_within_one_grey_level(ours, RandomAffineErase(CPU)(images, numbers))
 
 
 def test_erasing_is_that_of_the_cpu():
@@ -140,8 +140,8 @@ def test_erasing_is_that_of_the_cpu():
 @pytest.mark.parametrize("settings", [{"mixup": 0.4}, {"cutmix": 1.0}])
 def test_mixing_is_that_of_the_cpu(settings):
     images = squares()[0].permute(0, 3, 1, 2).float()
-    targets, mixing = torch.arange(len(images)) % 7, Mixing(DataConfig(**settings), 7, 0)
-    key = Key(0, np.arange(len(images)), 96)
+    targets, mixing = torch.arange(len(images)) % 7, MixupCutmix(DataConfig(**settings), 7, 0)
+    key = BatchKey(0, np.arange(len(images)), 96)
     ours, theirs = mixing(images.cuda(), targets.cuda(), key), mixing(images, targets, key)
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one.cpu(), other, atol=1e-4)
@@ -149,14 +149,17 @@ def test_mixing_is_that_of_the_cpu(settings):
 
 def test_what_is_done_to_whole_batches_never_waits_for_the_gpu():
     images, crops = (tensor.cuda() for tensor in squares())
-    targets, key = torch.arange(len(images), device=CUDA) % 7, Key(0, np.arange(len(images)), 32)
+    targets, key = (
+        torch.arange(len(images), device=CUDA) % 7,
+        BatchKey(0, np.arange(len(images)), 32),
+    )
     numbers = uniforms(0, 0, np.arange(len(images)), RandomErasing.NUMBERS)
-    style, erase, normalise = ClassStyle(CUDA), RandomErasing(0.5, CUDA), Normalise(CUDA)
-    mixings = [Mixing(DataConfig(**{name: 1.0}), 7, 0) for name in ("mixup", "cutmix")]
+    style, erase, normalize = RandomAffineErase(CUDA), RandomErasing(0.5, CUDA), Normalize(CUDA)
+    mixings = [MixupCutmix(DataConfig(**{name: 1.0}), 7, 0) for name in ("mixup", "cutmix")]
 
     def work():
-        styled = style(crop_batch(images, crops, 32), numbers[:, : ClassStyle.NUMBERS])
-        found = normalise(erase(styled, numbers))
+        styled = style(crop_batch(images, crops, 32), numbers[:, : RandomAffineErase.NUMBERS])
+        found = normalize(erase(styled, numbers))
         for mixing in mixings:
             mixing(found, targets, key)
 
@@ -170,7 +173,7 @@ def test_moving_a_pinned_batch_never_waits_for_the_gpu():
     images, crops = squares()
     positions = torch.arange(len(images))
     batch = Batch(images, positions, positions, crops).apply(lambda tensor: tensor.pin_memory())
-    move = Mover(CUDA)
+    move = DevicePrefetcher(CUDA)
     with never_waiting():
         moved = [move(batch) for _ in range(3)]
     for one in moved:
@@ -180,17 +183,17 @@ def test_moving_a_pinned_batch_never_waits_for_the_gpu():
 
 
 @pytest.fixture
-def pack(data) -> Images:
+def pack(data) -> ImageSplits:
     build()
-    return Images(*find_splits(DATA), opened())
+    return ImageSplits(*find_splits(DATA), opened())
 
 
-def train_loader(images: Images, device: torch.device, **settings) -> closing[Loader]:
+def train_loader(images: ImageSplits, device: torch.device, **settings) -> closing[Loader]:
     data = DataConfig(batch_size=6, img_size=32, **{"workers": 2} | settings)
     return closing(build_train_loader(data, images, seed=3, device=device))
 
 
-def batches(images: Images, device: torch.device, **settings) -> list[tuple[Tensor, Tensor]]:
+def batches(images: ImageSplits, device: torch.device, **settings) -> list[tuple[Tensor, Tensor]]:
     """Those of three epochs, brought back."""
     with train_loader(images, device, **settings) as loader:
         return [
@@ -221,7 +224,7 @@ def test_a_pack_gives_the_same_batches_from_either_memory_and_nearly_those_of_th
 
 
 def test_image_files_give_the_batches_of_the_cpu(data):
-    images = Images(*find_splits(data))
+    images = ImageSplits(*find_splits(data))
     assert_batches_agree(batches(images, CUDA), batches(images, CPU), grey_levels=0)
     ours, theirs = (batches(images, where, use_class_style_aug=True) for where in (CUDA, CPU))
     assert_batches_agree(ours, theirs, grey_levels=1)

@@ -32,7 +32,7 @@ def train(folder, launch, *more):
 @two_gpus
 def test_two_gpus_take_the_steps_of_one_that_takes_two_parts(tmp_path):
     two, _ = train(tmp_path / "two", ("--nproc-per-node", 2))
-    one, _ = train(tmp_path / "one", ("--nproc-per-node", 1), "--accumulate", 2)
+    one, _ = train(tmp_path / "one", ("--nproc-per-node", 1), "--grad-accum-steps", 2)
     for ours, theirs in zip(two, one, strict=True):
         if ours.phase == "train":
             assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)

@@ -8,8 +8,8 @@ import pytest
 
 from imgnet_mini.data import index, scan
 from imgnet_mini.data.folder import find_images
-from imgnet_mini.data.index import find_images_again
-from imgnet_mini.data.scan import refuse_broken_images
+from imgnet_mini.data.index import find_images_cached
+from imgnet_mini.data.scan import check_images_decode
 from imgnet_mini.errors import DataError
 
 DATA = Path("data")
@@ -57,18 +57,20 @@ def same(ours, theirs):
 
 
 def test_a_folder_that_has_not_changed_is_not_listed_again(train, nothing_is_listed):
-    first = find_images_again(train)
+    first = find_images_cached(train)
     assert same(first, find_images(train))
     nothing_is_listed()
-    again = find_images_again(train)
+    again = find_images_cached(train)
     assert same(again, first)
     assert isinstance(again.files.base, np.memmap)
-    assert same(find_images_again(train.absolute().parent / "train"), find_images(train.absolute()))
+    assert same(
+        find_images_cached(train.absolute().parent / "train"), find_images(train.absolute())
+    )
 
 
 def test_a_folder_that_has_just_changed_is_not_trusted(make_folder, cache):
     make_folder(DATA)
-    find_images_again(DATA / "train")
+    find_images_cached(DATA / "train")
     assert not cache.exists()
 
 
@@ -87,19 +89,19 @@ def changes():
 
 @pytest.mark.parametrize("change", changes())
 def test_each_change_of_names_is_seen(train, change):
-    before = find_images_again(train)
+    before = find_images_cached(train)
     changes()[change]()
-    assert same(find_images_again(train), find_images(train))
-    assert not same(find_images_again(train), before)
+    assert same(find_images_cached(train), find_images(train))
+    assert not same(find_images_cached(train), before)
 
 
 def test_what_is_kept_is_known_to_be_whole(train, cache):
-    find_images_again(train)
+    find_images_cached(train)
     for path in cache.rglob("*.npy"):
         whole = path.read_bytes()
         for damage in (whole[:-1], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
             path.write_bytes(damage)
-            assert same(find_images_again(train), find_images(train))
+            assert same(find_images_cached(train), find_images(train))
             path.write_bytes(whole)
 
 
@@ -115,64 +117,64 @@ def test_what_is_kept_is_known_to_be_whole(train, cache):
     ],
 )
 def test_a_list_that_is_not_ours_is_not_used(train, cache, change):
-    find_images_again(train)
+    find_images_cached(train)
     (path,) = cache.rglob("index.json")
     path.write_text(change(path.read_text("utf-8")), "utf-8")
-    assert same(find_images_again(train), find_images(train))
+    assert same(find_images_cached(train), find_images(train))
 
 
 def test_where_nothing_can_be_kept_all_is_found_all_the_same(train, cache):
     cache.write_text("a file in the place of the folder")
     for _ in range(2):
-        images = find_images_again(train)
+        images = find_images_cached(train)
         assert same(images, find_images(train))
-        refuse_broken_images(images)
+        check_images_decode(images)
 
 
 def test_files_that_were_whole_are_not_looked_at_again(train, monkeypatch):
-    refuse_broken_images(find_images_again(train))
+    check_images_decode(find_images_cached(train))
     looked = []
     monkeypatch.setattr(scan, "find_problem", looked.append)
-    refuse_broken_images(find_images_again(train))
+    check_images_decode(find_images_cached(train))
     assert not looked
     os.utime(train / "a/001.png", (HOUR_AGO, HOUR_AGO))
-    refuse_broken_images(find_images_again(train))
+    check_images_decode(find_images_cached(train))
     assert looked == [train / "a/001.png"]
     looked.clear()
-    refuse_broken_images(find_images_again(train))
+    check_images_decode(find_images_cached(train))
     assert not looked
 
 
 def test_a_file_that_breaks_later_is_found(train):
-    refuse_broken_images(find_images_again(train))
+    check_images_decode(find_images_cached(train))
     (train / "a/001.png").write_bytes(b"")
     for _ in range(2):
         with pytest.raises(DataError, match=r"1 broken image file.*\n.*a/001\.png: it is empty"):
-            refuse_broken_images(find_images_again(train))
+            check_images_decode(find_images_cached(train))
     (train / "b/001.png").unlink()
     (train / "b/001.png").symlink_to("nowhere.png")
     settle(train)
     with pytest.raises(DataError, match=r"2 broken image file"):
-        refuse_broken_images(find_images_again(train))
+        check_images_decode(find_images_cached(train))
 
 
 def test_without_some_files_the_others_are_known_all_the_same(train, monkeypatch):
     broken = {"train/a/001.png": "it is empty"}
-    refuse_broken_images(find_images_again(train).without(broken))
+    check_images_decode(find_images_cached(train).without(broken))
     looked = []
     monkeypatch.setattr(scan, "find_problem", looked.append)
-    refuse_broken_images(find_images_again(train).without(broken))
+    check_images_decode(find_images_cached(train).without(broken))
     assert not looked
-    refuse_broken_images(find_images_again(train))
+    check_images_decode(find_images_cached(train))
     assert looked == [train / "a/001.png"]
 
 
 def test_old_lists_do_not_pile_up(train, cache):
-    refuse_broken_images(find_images_again(train))
+    check_images_decode(find_images_cached(train))
     for number in range(3):
         shutil.copy(train / "a/000.JPEG", train / f"a/{number}.JPEG")
         settle(train)
         os.utime(train / "a", (HOUR_AGO + number + 1, HOUR_AGO + number + 1))
-        refuse_broken_images(find_images_again(train))
+        check_images_decode(find_images_cached(train))
     assert len(list(cache.rglob("*.npy"))) == 3
     assert len(list(cache.rglob("*.tmp"))) == 0

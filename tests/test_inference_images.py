@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from imgnet_mini.data.images import ImageError
-from imgnet_mini.data.inference_images import find_loose_images, load_batches
+from imgnet_mini.data.inference_images import find_inference_images, load_batches
 from imgnet_mini.errors import DataError
 
 
@@ -64,9 +64,9 @@ def test_files_are_taken_as_they_are_named_and_folders_are_searched(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = ["a.webp", "b/2.png", "b/a/1.JPEG"]
-    assert find_loose_images([tmp_path]) == [tmp_path / name for name in found]
+    assert find_inference_images([tmp_path]) == [tmp_path / name for name in found]
     places = [tmp_path / "c.txt", tmp_path / "b" / "a", tmp_path / "c.txt"]
-    assert find_loose_images(places) == [places[0], tmp_path / "b/a/1.JPEG", places[2]]
+    assert find_inference_images(places) == [places[0], tmp_path / "b/a/1.JPEG", places[2]]
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def test_what_is_no_image_and_no_folder_is_named(tmp_path, place, words):
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match=words):
-        find_loose_images([tmp_path / place])
+        find_inference_images([tmp_path / place])
 
 
 def test_links_to_folders_are_not_followed(tmp_path):
     (tmp_path / "1.png").touch()
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert find_loose_images([tmp_path]) == [tmp_path / "1.png"]
+    assert find_inference_images([tmp_path]) == [tmp_path / "1.png"]

@@ -15,13 +15,13 @@ from PIL import Image
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
-from imgnet_mini.data.open import Images
+from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import STD, ClassStyle, EvalCrop, Normalise, TrainCrop
+from imgnet_mini.data.transforms import STD, EvalCrop, Normalize, RandomAffineErase, TrainCrop
 from imgnet_mini.errors import ConfigError, DataError, WriteError
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ ODD_SIZES = [(5, 7), (1, 1), (300, 33), (40, 260), (37, 37), (38, 37), (120, 90)
 
 def find_numbered(root):
     """The images of a data folder, with targets that tell the images of a split apart."""
-    return Images(
+    return ImageSplits(
         *(dataclasses.replace(split, targets=np.arange(len(split))) for split in find_splits(root))
     )
 
@@ -48,7 +48,7 @@ def packed(images, *, pack_size=None, img_size=32):
     pack_dir = images.train.root.parent / f"pack_{plan.pack_size}"
     write_pack(plan, pack_dir, skip=False, on_image=lambda *_: None)
     pack = open_pack(pack_dir, images.train, images.val)
-    return Images(pack.train.images, pack.val.images, pack)
+    return ImageSplits(pack.train.images, pack.val.images, pack)
 
 
 @pytest.fixture(params=["folder", "pack"])
@@ -168,7 +168,7 @@ def test_images_are_made_with_the_numbers_of_seed_epoch_and_index(folder, style)
     crop = TrainCrop(DataConfig(img_size=32))
     with train_loader(folder, use_class_style_aug=style) as loader:
         pixels, labels = next(loader.epoch(3))
-    numbers = uniforms(5, 3, labels.numpy(), CROP_NUMBERS + ClassStyle.NUMBERS)
+    numbers = uniforms(5, 3, labels.numpy(), CROP_NUMBERS + RandomAffineErase.NUMBERS)
     expected = torch.stack(
         [
             crop.load(folder.train.path(label), drawn[:CROP_NUMBERS], 32)
@@ -176,8 +176,8 @@ def test_images_are_made_with_the_numbers_of_seed_epoch_and_index(folder, style)
         ]
     )
     if style:
-        expected = ClassStyle(CPU)(expected, numbers[:, CROP_NUMBERS:])
-    assert torch.equal(pixels, Normalise(CPU)(expected))
+        expected = RandomAffineErase(CPU)(expected, numbers[:, CROP_NUMBERS:])
+    assert torch.equal(pixels, Normalize(CPU)(expected))
 
 
 def test_class_style_changes_what_the_crop_gives_and_not_the_crop(images):
@@ -193,7 +193,7 @@ def test_class_style_changes_what_the_crop_gives_and_not_the_crop(images):
 def test_a_pack_of_images_as_they_are_gives_the_training_batches_of_the_folder(tmp_path, style):
     folder = sized_folder(tmp_path / "data", [(40, 40)] * 5)
     pack = packed(folder, pack_size=40)
-    settings = {"use_class_style_aug": style, "min_crop": 0.3}
+    settings = {"use_class_style_aug": style, "crop_scale_min": 0.3}
     for size in (32, 40, 64):
         with (
             train_loader(folder, img_size=size, **settings) as ours,
@@ -215,8 +215,8 @@ def test_folder_and_pack_draw_the_same_crops_whatever_the_size_of_the_pack(tmp_p
     folder = find_numbered(tmp_path / "data")
     grey_levels = torch.tensor(STD).view(3, 1, 1)
     with (
-        train_loader(folder, min_crop=0.2) as ours,
-        train_loader(packed(folder, pack_size=pack_size), min_crop=0.2) as theirs,
+        train_loader(folder, crop_scale_min=0.2) as ours,
+        train_loader(packed(folder, pack_size=pack_size), crop_scale_min=0.2) as theirs,
     ):
         for epoch in range(10):
             (pixels, labels), (other_pixels, other_labels) = (
@@ -354,7 +354,7 @@ def test_evaluation_covers_each_image_once_in_order_with_a_partial_last_batch(im
             assert [len(labels) for _, labels in batches] == [4, 4, 4, 2]
             assert list(chain(*targets(batches))) == list(range(IMAGES))
     expected = torch.stack([load(images.val.path(i)) for i in range(IMAGES)])
-    assert torch.equal(torch.cat([pixels for pixels, _ in batches]), Normalise(CPU)(expected))
+    assert torch.equal(torch.cat([pixels for pixels, _ in batches]), Normalize(CPU)(expected))
 
 
 def test_evaluation_takes_fewer_images_than_a_batch(images):

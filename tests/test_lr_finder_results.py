@@ -11,7 +11,7 @@ from imgnet_mini.config.settings import FinderConfig
 from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.lr_finder.curve import build_curve
 from imgnet_mini.lr_finder.results import FinderResult, latest_suggestion, save_result
-from imgnet_mini.lr_finder.suggestions import WORDS, explain, suggest
+from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, explain, suggest
 from imgnet_mini.lr_finder.trials import Trial, Trials
 
 NOW = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -101,7 +101,7 @@ def test_the_json_of_a_problem_has_nulls_and_no_nan(bad, tmp_path):
     content = json.loads(text, parse_constant=pytest.fail)
     assert content["problem"] == bad.suggestions.problem
     assert content["lr"] is content["recommended"] is content["train_command"] is None
-    assert content["suggestions"] == dict.fromkeys(WORDS)
+    assert content["suggestions"] == dict.fromkeys(METHOD_NAMES)
     assert content["regions"] == dict.fromkeys(("flat", "falling", "diverging"))
     assert content["steps"] == 3
 

@@ -14,10 +14,10 @@ from helpers.packs import build, opened
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.mixing import Mixing
-from imgnet_mini.data.open import Images
-from imgnet_mini.data.rng import mix, seeded
-from imgnet_mini.data.sampler import Key
+from imgnet_mini.data.mixing import MixupCutmix
+from imgnet_mini.data.open import ImageSplits
+from imgnet_mini.data.rng import hash_seed, seeded
+from imgnet_mini.data.sampler import BatchKey
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.model import build_model
@@ -37,8 +37,8 @@ def batch(count=8):
 
 
 def mixed(settings, *, seed=5, epoch=2, indices=range(30, 38)):
-    return Mixing(DataConfig(**settings), CLASSES, seed)(
-        *batch(), Key(epoch, np.array(indices), 16)
+    return MixupCutmix(DataConfig(**settings), CLASSES, seed)(
+        *batch(), BatchKey(epoch, np.array(indices), 16)
     )
 
 
@@ -51,7 +51,7 @@ def test_batches_are_those_that_torchvision_mixes_under_that_seed(kind):
     theirs = transforms.get(kind) or v2.RandomChoice(list(transforms.values()))
     for epoch in range(9):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(5, epoch, 30, 1))
+            torch.manual_seed(hash_seed(5, epoch, 30, 1))
             images, shares = theirs(*batch())
         ours = mixed(KINDS[kind], epoch=epoch)
         assert torch.equal(ours[0], images)
@@ -101,17 +101,17 @@ def test_the_global_generator_is_as_it_was_also_after_an_error():
 @pytest.fixture(params=["folder", "pack"])
 def images(request, make_folder, tmp_path):
     root = make_folder(tmp_path / "data", train=7, val=2, classes=2)
-    folder = Images(*find_splits(root))
+    folder = ImageSplits(*find_splits(root))
     if request.param == "folder":
         return folder
     build(root / "pack", root=root)
     pack = opened(root / "pack", root=root)
-    return Images(pack.train.images, pack.val.images, pack)
+    return ImageSplits(pack.train.images, pack.val.images, pack)
 
 
 def batches_of(images, epoch, *, ranks=None, start=0, **settings):
     data = DataConfig(**{"img_size": 32, "batch_size": 4, "workers": 0} | settings)
-    ranks = {} if ranks is None else {"ranks": ranks}
+    ranks = {} if ranks is None else {"distributed": ranks}
     with closing(build_train_loader(data, images, seed=5, device=CPU, **ranks)) as loader:
         return list(loader.epoch(epoch, start=start))
 
@@ -139,9 +139,11 @@ def test_workers_a_late_start_and_the_way_a_step_is_shared_out_change_nothing(im
     whole = batches_of(images, 1, **both)
     assert_same(batches_of(images, 1, workers=2, **both), whole)
     assert_same(batches_of(images, 1, start=2, **both), whole[2:])
-    parts = batches_of(images, 1, accumulate=2, **both)
+    parts = batches_of(images, 1, grad_accum_steps=2, **both)
     ranks = [
-        batches_of(images, 1, ranks=SimpleNamespace(rank=rank, size=2, local_size=2), **both)
+        batches_of(
+            images, 1, ranks=SimpleNamespace(rank=rank, world_size=2, local_world_size=2), **both
+        )
         for rank in range(2)
     ]
     assert_same(parts[::2], ranks[0])
@@ -157,8 +159,8 @@ def test_off_nothing_changes(images):
     [
         ({"mixup": 0.2, "batch_size": 1}, "--mixup 0.2 mixes .* --batch-size 2 or more"),
         (
-            {"cutmix": 1.0, "batch_size": 4, "accumulate": 4},
-            "--cutmix 1 mixes .* --batch-size 4 in --accumulate 4 parts .*--batch-size 8 or more",
+            {"cutmix": 1.0, "batch_size": 4, "grad_accum_steps": 4},
+            "--cutmix 1 mixes .* 4 in --grad-accum-steps 4 parts .*--batch-size 8 or more",
         ),
         ({"mixup": 0.2, "cutmix": 1.0, "batch_size": 1}, "--mixup 0.2 --cutmix 1 .* leave them"),
     ],

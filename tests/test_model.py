@@ -135,7 +135,7 @@ def last_norms_of_blocks(network):
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_zero_init_changes_the_last_norm_of_each_block_to_zeros_and_nothing_else(arch):
-    zeroed, plain = build(arch, zero_init=True), build(arch)
+    zeroed, plain = build(arch, zero_init_residual=True), build(arch)
     weights = plain.state_dict()
     changed = {
         name
@@ -156,9 +156,10 @@ def test_without_zero_init_weights_are_those_that_torchvision_draws():
 @pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "vit_b_32", "regnet_y_400mf"])
 def test_zero_init_of_a_network_that_knows_none_is_refused_with_the_cure(arch):
     with pytest.raises(
-        ConfigError, match=rf"--zero-init .* not for {arch}: use --no-zero-init, or .*--"
+        ConfigError,
+        match=rf"--zero-init-residual .* not for {arch}: use --no-zero-init-residual, or .*--",
     ):
-        build(arch, zero_init=True)
+        build(arch, zero_init_residual=True)
     weights = build("shufflenet_v2_x0_5").state_dict()
-    model = ModelConfig(arch="shufflenet_v2_x0_5", zero_init=True)
+    model = ModelConfig(arch="shufflenet_v2_x0_5", zero_init_residual=True)
     build_with_weights(model, weights, classes=5, img_size=64)  # which are there already

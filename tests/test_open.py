@@ -8,7 +8,7 @@ import torch
 from helpers.packs import DATA, PACK, build
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
-from imgnet_mini.data.open import choose_images
+from imgnet_mini.data.open import open_splits
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError
 
@@ -25,7 +25,7 @@ def config(loader="auto", *, img_size=32, pack_dir=None, skip_bad=False):
 
 def choose(*args, training=True, skipped=None, checked=False, **settings):
     made = config(*args, **settings)
-    return choose_images(made.run, made.data, training=training, skipped=skipped, checked=checked)
+    return open_splits(made.run, made.data, training=training, skipped=skipped, checked=checked)
 
 
 def break_in_half(path):

@@ -13,10 +13,10 @@ from imgnet_mini.training.optim import (
     build_loss,
     build_optimizer,
     build_scheduler,
-    linear_rule,
+    check_same_settings,
+    linear_scaling_lr,
     load_optimizer,
     parameter_groups,
-    refuse_other_settings,
 )
 
 
@@ -63,8 +63,8 @@ def test_the_rate_starts_peaks_and_ends_where_the_settings_say():
 
 
 def test_momentum_is_not_cycled():
-    momenta = {momentum for _, momentum in ours(ScheduleConfig(), max_lr=0.1, steps=20)}
-    assert momenta == {0.9}
+    momentum_buffers = {momentum for _, momentum in ours(ScheduleConfig(), max_lr=0.1, steps=20)}
+    assert momentum_buffers == {0.9}
     assert {m for _, m in ours(ScheduleConfig(), max_lr=0.1, steps=20, momentum=0)} == {0}
 
 
@@ -85,7 +85,7 @@ def test_the_shortest_runs_have_finite_rates_up_to_the_peak(pct_start, steps):
 
 @pytest.mark.parametrize(("batch_size", "rate"), [(256, 0.1), (64, 0.025), (1, 0.1 / 256)])
 def test_the_linear_rule_is_a_tenth_per_256_images(batch_size, rate):
-    assert linear_rule(batch_size) == pytest.approx(rate)
+    assert linear_scaling_lr(batch_size) == pytest.approx(rate)
 
 
 def test_the_optimizer_is_sgd_with_the_settings_asked_for():
@@ -220,10 +220,10 @@ def test_a_setting_of_the_second_group_that_was_changed_is_named():
     optimizer = build_optimizer(OptimizerConfig(norm_decay=False), network, lr=0.1)
     scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=0.1, total_steps=10)
     saved = copy.deepcopy(optimizer.state_dict())
-    refuse_other_settings(optimizer, scheduler, saved, {"total_steps": 10})
+    check_same_settings(optimizer, scheduler, saved, {"total_steps": 10})
     saved["param_groups"][1]["weight_decay"] = 0.5
     with pytest.raises(ValueError, match=r"param_groups\.1\.weight_decay: 0\.5, .* it is 0$"):
-        refuse_other_settings(optimizer, scheduler, saved, {"total_steps": 10})
+        check_same_settings(optimizer, scheduler, saved, {"total_steps": 10})
 
 
 @pytest.mark.parametrize("smoothing", [0, 0.1])

@@ -94,12 +94,12 @@ def test_flag_wins_over_file_over_recipe_over_default(options, file, flag, with_
     args += ["--config", file] if with_file else []
     args += ["--recipe", recipe] if recipe else []
     config = options(*args)
-    mini = RunConfig.of_recipe("mini")
+    mini = RunConfig.from_recipe("mini")
     unless_typed = 5 if with_file else mini.schedule.epochs if recipe else 20
     assert config.schedule.epochs == (flag or unless_typed)
     assert config.recipe == recipe
-    of_recipe = mini.optimizer.weight_decay
-    assert config.optimizer.weight_decay == (of_recipe if recipe else 1e-4) != 0
+    from_recipe = mini.optimizer.weight_decay
+    assert config.optimizer.weight_decay == (from_recipe if recipe else 1e-4) != 0
     assert config.runtime.amp is not with_file
     assert ("optimizer" in config.given()) is (recipe is not None)
     assert ("runtime" in config.given()) is with_file
@@ -112,7 +112,7 @@ def test_every_setting_can_be_typed(options, section):
     samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64}
     samples |= {"progressive": "48:224", "eval_size": 256}
     samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
-    samples |= {"pack_dir": Path("y"), "output_dir": Path("z"), "clip_norm": 1.5}
+    samples |= {"pack_dir": Path("y"), "output_dir": Path("z"), "clip_grad": 1.5}
     for name, field in fields_of(section).items():
         flag = "--" + name.replace("_", "-")
         if field.annotation is bool:

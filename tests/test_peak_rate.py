@@ -5,7 +5,7 @@ import pytest
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.peak_lr import settings_of, with_peak_rate
+from imgnet_mini.training.peak_lr import resolve_max_lr, settings_of
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def resolve(tmp_path):
             found["settings"] = settings_of(RunConfig()) | settings
         (folder / "lr_finder_1.json").write_text(json.dumps(found))
         config = RunConfig().override({"schedule": {"max_lr": "auto"}} | sections)
-        return with_peak_rate(config, RunPaths(tmp_path, "a")).schedule.max_lr
+        return resolve_max_lr(config, RunPaths(tmp_path, "a")).schedule.max_lr
 
     return at
 

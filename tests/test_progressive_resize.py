@@ -12,19 +12,23 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.open import Images
-from imgnet_mini.data.progressive_resize import Sizes, share_of_pixels, training_sizes
+from imgnet_mini.data.open import ImageSplits
+from imgnet_mini.data.progressive_resize import (
+    ProgressiveResize,
+    build_progressive_resize,
+    pixel_fraction,
+)
 from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.sampler import Order, Share
+from imgnet_mini.data.sampler import RankShard, ResumableBatchSampler
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import STD, Normalise, TrainCrop
+from imgnet_mini.data.transforms import STD, Normalize, TrainCrop
 from imgnet_mini.errors import ConfigError
 
 CPU = torch.device("cpu")
 
 
 def sides(first, last, epochs):
-    sizes = Sizes(first, last, epochs)
+    sizes = ProgressiveResize(first, last, epochs)
     return [sizes.of(epoch) for epoch in range(epochs)]
 
 
@@ -56,17 +60,15 @@ def test_the_growth_is_that_of_a_line_up_to_half_a_step():
 
 def test_unset_or_without_epochs_the_size_stays():
     plain, growing = DataConfig(img_size=64), DataConfig(img_size=64, progressive="48:64")
-    for sizes in (training_sizes(plain, 9), training_sizes(growing, None)):
+    for sizes in (build_progressive_resize(plain, 9), build_progressive_resize(growing, None)):
         assert {sizes.of(epoch) for epoch in range(99)} == {64}
 
 
 def test_the_share_of_pixels_is_the_mean_over_the_epochs():
     data = DataConfig(img_size=64, progressive="48:64")
-    assert share_of_pixels(data, 8) == pytest.approx(
-        (2 * 48**2 + 3 * 56**2 + 3 * 64**2) / 8 / 64**2
-    )
-    assert share_of_pixels(data, 4000) == pytest.approx(0.83, abs=0.01)
-    assert share_of_pixels(DataConfig(img_size=64), 8) == 1
+    assert pixel_fraction(data, 8) == pytest.approx((2 * 48**2 + 3 * 56**2 + 3 * 64**2) / 8 / 64**2)
+    assert pixel_fraction(data, 4000) == pytest.approx(0.83, abs=0.01)
+    assert pixel_fraction(DataConfig(img_size=64), 8) == 1
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_another_last_size_than_the_images_is_refused_with_the_cure(img_size, cu
     data = DataConfig(img_size=img_size, progressive="48:64")
     for epochs in (9, None):
         with pytest.raises(ConfigError, match=f"--progressive 48:64 .*{img_size}: {cure}"):
-            training_sizes(data, epochs)
+            build_progressive_resize(data, epochs)
 
 
 @pytest.mark.parametrize(
@@ -102,20 +104,20 @@ def test_what_is_no_growth_is_refused_with_an_example(sides):
     ],
 )
 def test_sides_may_be_shares_of_the_image_size(shares, img_size, sides):
-    sizes = training_sizes(DataConfig(img_size=img_size, progressive=shares), 10)
+    sizes = build_progressive_resize(DataConfig(img_size=img_size, progressive=shares), 10)
     assert (sizes.of(0), sizes.of(9)) == sides
 
 
 @pytest.fixture
 def folder(make_folder, tmp_path):
-    return Images(*find_splits(make_folder(tmp_path / "data", train=7, val=2, classes=2)))
+    return ImageSplits(*find_splits(make_folder(tmp_path / "data", train=7, val=2, classes=2)))
 
 
 def packed(images):
     root = images.train.root.parent
     build(root / "pack", root=root, img_size=64)
     pack = opened(root / "pack", root=root)
-    return Images(pack.train.images, pack.val.images, pack)
+    return ImageSplits(pack.train.images, pack.val.images, pack)
 
 
 def loader(images, *, epochs, progressive="32:64", seed=5, **settings):
@@ -150,14 +152,19 @@ def test_each_epoch_has_its_size_whatever_workers_had_before(folder, source, wor
 def test_the_crops_of_an_epoch_are_those_of_full_size_made_smaller(folder):
     crop, data = TrainCrop(DataConfig()), folder.train
     indices = np.concatenate(
-        [key.indices for key in Order(len(data), 4, seed=5, sizes=Sizes.always(64), share=Share())]
+        [
+            key.indices
+            for key in ResumableBatchSampler(
+                len(data), 4, seed=5, sizes=ProgressiveResize.always(64), share=RankShard()
+            )
+        ]
     )
     numbers = uniforms(5, 0, indices, CROP_NUMBERS).tolist()
     expected = torch.stack(
         [crop.load(data.path(i), drawn, 32) for i, drawn in zip(indices, numbers, strict=True)]
     )
     pixels = torch.cat([pixels for pixels, _ in batches_of(folder, 0)])
-    assert torch.equal(pixels, Normalise(CPU)(expected))
+    assert torch.equal(pixels, Normalize(CPU)(expected))
 
 
 @pytest.mark.parametrize("epoch", [0, 3, 7])
@@ -180,12 +187,12 @@ def test_workers_parts_and_a_late_start_change_nothing(folder):
     assert_same(batches_of(folder, 3, workers=2), whole)
     with loader(folder, epochs=8) as train:
         assert_same(list(train.epoch(3, start=1)), whole[1:])
-    parts = batches_of(folder, 3, accumulate=2)
-    joined = [
+    parts = batches_of(folder, 3, grad_accum_steps=2)
+    init_distributed = [
         tuple(torch.cat(pair) for pair in zip(one, other, strict=True))
         for one, other in zip(parts[::2], parts[1::2], strict=True)
     ]
-    assert_same(joined, whole)
+    assert_same(init_distributed, whole)
 
 
 def test_train_says_what_growing_saves(run_small, cli):

@@ -3,8 +3,8 @@ import signal
 import pytest
 
 from imgnet_mini.distributed import rank_sync
-from imgnet_mini.distributed.context import ALONE
-from imgnet_mini.distributed.rank_sync import Lockstep
+from imgnet_mini.distributed.context import SINGLE_PROCESS
+from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
@@ -24,7 +24,7 @@ class Others:
     size = 2
 
     def __init__(self, *, first, adds):
-        self.is_first = first
+        self.is_main_process = first
         self.adds = list(adds)
         self.sent = []
 
@@ -41,16 +41,16 @@ def clock(monkeypatch):
 
 
 def test_alone_a_look_is_due_after_a_second_or_so_many_steps(clock):
-    steps = Lockstep(ALONE, StopRequest(), most=3)
-    assert [steps.is_due() for _ in range(3)] == [False, False, True]
+    steps = RankSync(SINGLE_PROCESS, StopRequest(), most=3)
+    assert [steps.should_sync() for _ in range(3)] == [False, False, True]
     assert steps.look(wish=True)
     clock.now += 1.5
-    assert steps.is_due()
+    assert steps.should_sync()
 
 
 def test_alone_a_signal_is_seen_between_any_two_steps():
     with StopRequest() as stop:
-        steps = Lockstep(ALONE, stop, most=64)
+        steps = RankSync(SINGLE_PROCESS, stop, most=64)
         steps.check()
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StopRequestedError):
@@ -59,10 +59,10 @@ def test_alone_a_signal_is_seen_between_any_two_steps():
 
 def test_rank_0_plans_for_all_at_most_twice_as_many_steps_as_before(clock):
     ranks = Others(first=True, adds=[[0, 0, 0, 0]] * 9)
-    steps = Lockstep(ranks, StopRequest(), most=64)
+    steps = RankSync(ranks, StopRequest(), most=64)
     planned = []
     for _ in range(9):
-        while not steps.is_due():
+        while not steps.should_sync():
             clock.now += 0.02
         clock.now += 0.02
         steps.look()
@@ -72,17 +72,17 @@ def test_rank_0_plans_for_all_at_most_twice_as_many_steps_as_before(clock):
 
 def test_another_rank_follows_the_plan_and_the_wish_of_rank_0(clock):
     ranks = Others(first=False, adds=[[5, 1, 0, 0], [1, 0, 0, 0]])
-    steps = Lockstep(ranks, StopRequest(), most=64)
-    assert steps.is_due()
+    steps = RankSync(ranks, StopRequest(), most=64)
+    assert steps.should_sync()
     assert steps.look(wish=False)
     clock.now += 100  # its own clock does not matter
-    assert [steps.is_due() for _ in range(5)] == [False] * 4 + [True]
+    assert [steps.should_sync() for _ in range(5)] == [False] * 4 + [True]
     assert not steps.look(wish=True)
 
 
 @pytest.mark.parametrize(("adds", "number"), [([1, 0, 0, 1], 15), ([1, 0, 1, 0], 2)])
 def test_a_signal_to_another_rank_stops_this_one_in_the_same_look(clock, adds, number):
-    steps = Lockstep(Others(first=False, adds=[adds]), StopRequest(), most=64)
+    steps = RankSync(Others(first=False, adds=[adds]), StopRequest(), most=64)
     with pytest.raises(StopRequestedError) as error:
         steps.look()
     assert error.value.signal_number == number
@@ -91,7 +91,7 @@ def test_a_signal_to_another_rank_stops_this_one_in_the_same_look(clock, adds, n
 def test_a_signal_that_others_do_not_know_of_yet_waits_for_the_next_look(clock):
     with StopRequest() as stop:
         ranks = Others(first=True, adds=[[0, 0, 0, 0]] * 2)
-        steps = Lockstep(ranks, stop, most=64)
+        steps = RankSync(ranks, stop, most=64)
         exchange = ranks.sum
 
         def late(values):

@@ -393,14 +393,14 @@ def test_the_command_never_loads_torch(tmp_path):
 
 
 def test_the_figures_of_a_run_with_averaged_weights_are_theirs(tmp_path):
-    settings = {"nesterov": True, "norm_decay": False, "clip_norm": 2.5, "ema": 0.9999}
+    settings = {"nesterov": True, "norm_decay": False, "clip_grad": 2.5, "ema_decay": 0.9999}
     log_run(tmp_path, "a", settings={"optimizer": settings}, ema=True)
     text = write(tmp_path)
     assert row(text, "Best epoch")[:3] == ["Best epoch", "2", "**40.00 %**"]
     assert row(text, "Final epoch")[:3] == ["Final epoch", "3", "1.00 %"]
     assert "All figures of validation are those of the averaged weights (EMA)." in text
     assert "[Ema] Epoch 002" in text
-    assert row(text, "`optimizer.ema`")[1] == "0.9999"
+    assert row(text, "`optimizer.ema_decay`")[1] == "0.9999"
     experiment = write(tmp_path, template="experiment", path=tmp_path / "experiment.md")
     assert row(experiment, "Optimizer")[1] == (
         "SGD, Nesterov momentum 0.9, weight decay 1e-4 (not of norms and biases), label smoothing "
@@ -415,4 +415,4 @@ def test_a_run_with_none_of_them_is_told_as_ever(tmp_path):
     assert row(experiment, "Optimizer")[1] == (
         "SGD, momentum 0.9, weight decay 1e-4, label smoothing 0.1"
     )
-    assert row(experiment, "`optimizer.clip_norm`")[1] == "unset"
+    assert row(experiment, "`optimizer.clip_grad`")[1] == "unset"

@@ -81,33 +81,33 @@ def test_a_utf_16_file_is_refused(encoding):
         with_block("\ufeff# T\n".encode(encoding), TEXT, PATH)
 
 
-WHOLE = f"{EXPERIMENT}\n# T\n{NOTES_START}\n\nyours\n\n{NOTES_END}\nend"
+FULL_SHARD = f"{EXPERIMENT}\n# T\n{NOTES_START}\n\nyours\n\n{NOTES_END}\nend"
 
 
 def test_an_experiment_is_written_where_nothing_is():
-    assert as_experiment(None, WHOLE, PATH) == f"{WHOLE}\n".encode()
+    assert as_experiment(None, FULL_SHARD, PATH) == f"{FULL_SHARD}\n".encode()
 
 
 @pytest.mark.parametrize("old", [b"", b"# My own\n", b"\n" + EXPERIMENT.encode() + b"\n", b"\xff"])
 def test_an_experiment_is_never_written_over_another_readme(old):
     with pytest.raises(ConfigError, match=r"--readme OTHER\.md"):
-        as_experiment(old, WHOLE, PATH)
+        as_experiment(old, FULL_SHARD, PATH)
 
 
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("eol", [b"\n", b"\r\n"])
 def test_an_experiment_written_again_keeps_notes_line_ends_and_byte_order_mark(bom, eol):
-    first = bom + f"{WHOLE}\n".encode().replace(b"\n", eol)
-    assert as_experiment(first, WHOLE, PATH) == first
+    first = bom + f"{FULL_SHARD}\n".encode().replace(b"\n", eol)
+    assert as_experiment(first, FULL_SHARD, PATH) == first
     noted = first.replace(b"yours", b"I saw \xff this" + eol + b"and that")
-    again = as_experiment(noted, WHOLE.replace("# T", "# New"), PATH)
+    again = as_experiment(noted, FULL_SHARD.replace("# T", "# New"), PATH)
     assert again == noted.replace(b"# T", b"# New")
 
 
 def test_an_experiment_whose_notes_were_removed_gets_a_place_for_them_again():
-    assert as_experiment(f"{EXPERIMENT}\n".encode(), WHOLE, PATH) == f"{WHOLE}\n".encode()
+    assert as_experiment(f"{EXPERIMENT}\n".encode(), FULL_SHARD, PATH) == f"{FULL_SHARD}\n".encode()
 
 
 def test_an_experiment_with_one_note_marker_is_refused():
     with pytest.raises(DataError, match="line 2"):
-        as_experiment(f"{EXPERIMENT}\n{NOTES_START}\nmine\n".encode(), WHOLE, PATH)
+        as_experiment(f"{EXPERIMENT}\n{NOTES_START}\nmine\n".encode(), FULL_SHARD, PATH)

@@ -39,12 +39,12 @@ def test_a_recipe_says_what_it_is_for_and_how_it_is_used(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_says_nothing_of_places_and_of_the_machine(name):
-    assert RunConfig.of_recipe(name).given().keys() <= {"data", "model", "optimizer", "schedule"}
-    assert not RunConfig.of_recipe(name).given()["data"].keys() & {"workers", "loader"}
+    assert RunConfig.from_recipe(name).given().keys() <= {"data", "model", "optimizer", "schedule"}
+    assert not RunConfig.from_recipe(name).given()["data"].keys() & {"workers", "loader"}
 
 
 def test_the_reference_is_the_default_but_for_its_length_and_its_peak():
-    given = RunConfig.of_recipe("reference").given()
+    given = RunConfig.from_recipe("reference").given()
     assert (given["schedule"].pop("epochs"), given["schedule"].pop("max_lr")) == (100, 0.0046)
     assert sum(map(len, given.values())) > 10
     for section, values in given.items():
@@ -53,7 +53,7 @@ def test_the_reference_is_the_default_but_for_its_length_and_its_peak():
 
 
 def test_a_configuration_remembers_the_recipe_that_it_starts_from(tmp_path):
-    config = RunConfig.of_recipe("mini")
+    config = RunConfig.from_recipe("mini")
     assert config.recipe == "mini"
     assert config.override({"schedule": {"epochs": 2}}).recipe == "mini"
     file = tmp_path / "a.toml"
@@ -74,7 +74,7 @@ def test_a_configuration_remembers_the_recipe_that_it_starts_from(tmp_path):
 def test_an_error_in_a_recipe_names_it(write_recipe, text, message):
     write_recipe("own", text)
     with pytest.raises(ConfigError, match=message):
-        RunConfig.of_recipe("own")
+        RunConfig.from_recipe("own")
 
 
 def test_a_file_need_only_fit_the_recipe_beneath_it(write_recipe, tmp_path):
@@ -82,10 +82,10 @@ def test_a_file_need_only_fit_the_recipe_beneath_it(write_recipe, tmp_path):
     write_recipe("low", "[finder]\nend_lr = 1e-3\n")
     file = tmp_path / "a.toml"
     file.write_text("[finder]\nstart_lr = 2.0\n", "utf-8")
-    high = RunConfig.of_recipe("high").override_from(file)
+    high = RunConfig.from_recipe("high").override_from(file)
     assert (high.finder.start_lr, high.finder.end_lr) == (2.0, 10.0)
     with pytest.raises(ConfigError, match=r"a\.toml: finder: end_lr \(0\.001\) must be above"):
-        RunConfig.of_recipe("low").override_from(file)
+        RunConfig.from_recipe("low").override_from(file)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_recipe_shown_and_given_as_a_file_is_the_same_settings(cli, monkeypatc
     assert cli.out == recipe_text(name)
     file = tmp_path / "my.toml"
     file.write_text(cli.out, "utf-8")
-    assert RunConfig.read(file).given() == RunConfig.of_recipe(name).given()
+    assert RunConfig.read(file).given() == RunConfig.from_recipe(name).given()
 
 
 def test_images_are_prepared_by_the_recipe(write_recipe, data, cli):
@@ -159,16 +159,16 @@ def test_find_lr_names_the_recipe_in_the_line_to_paste(data, cli, write_recipe):
     test = ("--start-lr", 1e-4, "--end-lr", 50, "--num-iter", 60)
     small = ("--data-root", "data", "--arch", "shufflenet_v2_x0_5", "--img-size", 32)
     small += ("--batch-size", 12, "--workers", 0)
-    assert cli("find-lr", *small, "--recipe", "own", "--min-crop", 0.5, *test) == 0, cli.err
+    assert cli("find-lr", *small, "--recipe", "own", "--crop-scale-min", 0.5, *test) == 0, cli.err
     line = next(line for line in cli.out.splitlines() if "imgnet-mini train --max-lr" in line)
     words = shlex.split(line)
     assert words[4:6] == ["--recipe", "own"]
     assert "--no-flip" not in words
-    assert words[words.index("--min-crop") + 1] == "0.5"
+    assert words[words.index("--crop-scale-min") + 1] == "0.5"
 
     assert cli(*words[1:], "--epochs", 2, "--name", "a") == 0, cli.err
     trained = RunConfig.read(Path("out/a/config.toml"))
-    assert (trained.data.flip, trained.data.min_crop) == (False, 0.5)
+    assert (trained.data.flip, trained.data.crop_scale_min) == (False, 0.5)
     assert trained.schedule.max_lr == pytest.approx(float(words[3]))
     assert json.loads(Path("out/a/environment.json").read_text("utf-8"))["recipe"] == "own"
 

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.runs.records import EpochRecord, judged, read_csv, to_csv, to_markdown
+from imgnet_mini.runs.records import EpochRecord, read_csv, selection_records, to_csv, to_markdown
 
 TRAIN = EpochRecord(0, "train", 6.92643, 0.3313, 1.2048, 0.0001963, 314.38)
 VAL = EpochRecord(0, "val", 6.9, 0.5, 2.0, 0.0001963, 500.0)
@@ -94,6 +94,6 @@ def test_a_run_is_judged_by_its_averaged_weights_where_it_has_them():
         for epoch in range(2)
         for phase in ("train", "val", "ema")
     ]
-    assert judged(rows) == [rows[2], rows[5]]
-    assert judged(row for row in rows if row.phase != "ema") == [rows[1], rows[4]]
-    assert judged(rows[:1]) == []
+    assert selection_records(rows) == [rows[2], rows[5]]
+    assert selection_records(row for row in rows if row.phase != "ema") == [rows[1], rows[4]]
+    assert selection_records(rows[:1]) == []

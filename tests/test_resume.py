@@ -14,7 +14,7 @@ from helpers.checkpoints import damage
 from helpers.events import read_events
 from helpers.real_runs import FORKED, differences, outcome, run
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.runs.lock import locked_run
+from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
@@ -28,7 +28,7 @@ PREPARED = ("--data-root", "data", "--img-size", 32)
 def stop_after(monkeypatch):
     """Make the n-th look at the signals find one."""
 
-    def set_up(checks):
+    def build_setup(checks):
         left = iter(range(checks - 1, -1, -1))
 
         def check(self):
@@ -37,7 +37,7 @@ def stop_after(monkeypatch):
 
         monkeypatch.setattr(StopRequest, "check", check)
 
-    return set_up
+    return build_setup
 
 
 def content(name, file="checkpoint"):
@@ -122,7 +122,17 @@ def test_all_that_is_drawn_for_images_goes_on_bit_by_bit(run_small, cli, stop_af
     sizes = ("--img-size", 48, "--eval-size", 40)
     if loader == "pack":
         assert cli("prepare", "--data-root", "data", *sizes) == 0, cli.err
-    options = [*sizes, "--progressive", "32:48", "--mixup", 0.4, "--cutmix", 1.0, "--accumulate", 2]
+    options = [
+        *sizes,
+        "--progressive",
+        "32:48",
+        "--mixup",
+        0.4,
+        "--cutmix",
+        1.0,
+        "--grad-accum-steps",
+        2,
+    ]
     options += ["--arch", "squeezenet1_1", "--max-lr", 0.01]  # with dropout
     options += ["--trivial-augment", "--random-erasing", 0.5, "--use-class-style-aug"]
     assert run_small("train", "--name", "whole", *options) == 0, cli.err
@@ -171,7 +181,7 @@ def test_the_flags_the_run_was_started_with_are_accepted_again(run_small, stop_a
     assert "Resuming r50_onecycle_amp at step 3 of 12 (epoch 0 of 3, batch 3 of 4)" in cli.out
 
 
-MINI = ("--recipe", "mini", "--no-zero-init")  # which is for ResNets
+MINI = ("--recipe", "mini", "--no-zero-init-residual")  # which is for ResNets
 
 
 @pytest.mark.parametrize("again", [MINI, ()], ids=["recipe", "nothing"])
@@ -189,10 +199,10 @@ def test_a_run_by_a_recipe_goes_on_with_its_own_settings(run_small, stop_after, 
 
 def test_a_recipe_that_would_make_it_another_run_is_refused_by_its_name(run_small, stop_after, cli):
     stop_after(3)
-    assert run_small("train", "--min-crop", 0.08) == 130
+    assert run_small("train", "--crop-scale-min", 0.08) == 130
     saved = Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes()
     assert run_small("train", *MINI, "--resume") == 2
-    assert cli.says("--min-crop 0.3 of --recipe mini: this run was started with 0.08")
+    assert cli.says("--crop-scale-min 0.3 of --recipe mini: this run was started with 0.08")
     assert cli.says("Leave --recipe mini out to go on, or start a new run")
     assert Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes() == saved
 
@@ -200,9 +210,9 @@ def test_a_recipe_that_would_make_it_another_run_is_refused_by_its_name(run_smal
 def test_a_flag_over_a_recipe_is_refused_as_a_flag(run_small, stop_after, cli):
     stop_after(3)
     assert run_small("train", *MINI) == 130
-    assert run_small("train", *MINI, "--min-crop", 0.5, "--resume") == 2
-    assert cli.says("--min-crop 0.5: this run was started with 0.3")
-    assert cli.says("Leave --min-crop out to go on")
+    assert run_small("train", *MINI, "--crop-scale-min", 0.5, "--resume") == 2
+    assert cli.says("--crop-scale-min 0.5: this run was started with 0.3")
+    assert cli.says("Leave --crop-scale-min out to go on")
 
 
 def test_nothing_to_resume_names_train(cli):
@@ -352,7 +362,7 @@ def test_a_run_that_another_process_is_at_is_refused(run_small, stop_after, cli)
 
 
 def hold_lock(path):
-    with locked_run("a", path):
+    with lock_run("a", path):
         time.sleep(60)
 
 
@@ -597,8 +607,16 @@ def test_a_run_on_a_pack_that_is_out_of_date_is_not_resumed_until_it_fits(
 
 
 ALL = (
-    *("--nesterov", "--no-norm-decay", "--zero-init", "--clip-norm", 0.5, "--ema", 0.9),
-    *("--accumulate", 2),
+    *(
+        "--nesterov",
+        "--no-norm-decay",
+        "--zero-init-residual",
+        "--clip-grad",
+        0.5,
+        "--ema-decay",
+        0.9,
+    ),
+    *("--grad-accum-steps", 2),
 )
 
 
@@ -628,7 +646,7 @@ def test_a_process_stopped_within_an_epoch_goes_on_bit_by_bit_with_all_that_may_
 
 def test_averages_that_are_damaged_or_gone_are_named(run_small, stop_after, cli):
     stop_after(3)
-    assert run_small("train", "--name", "a", "--ema", 0.9) == 130
+    assert run_small("train", "--name", "a", "--ema-decay", 0.9) == 130
     saved = content("a")
     weights = saved.pop("ema")
     torch.save(saved, "checkpoints/a/checkpoint.pth")
@@ -643,7 +661,7 @@ def test_averages_that_are_damaged_or_gone_are_named(run_small, stop_after, cli)
 
 
 @pytest.mark.parametrize(
-    ("flag", "before"), [(("--ema", 0.5), "0.0"), (("--nesterov",), "False")], ids=str
+    ("flag", "before"), [(("--ema-decay", 0.5), "0.0"), (("--nesterov",), "False")], ids=str
 )
 def test_none_of_them_may_be_added_on_the_way(run_small, stop_after, cli, flag, before):
     stop_after(3)

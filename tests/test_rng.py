@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from imgnet_mini.data.rng import mix, uniforms
+from imgnet_mini.data.rng import hash_seed, uniforms
 
 LARGEST_SEED = 2**32 - 1
 IMAGES = np.arange(20_000)
@@ -21,22 +21,24 @@ def splitmix64(state):
 
 
 def test_mixed_numbers_are_64_bits_and_distinct():
-    seeds = [mix(s, e, i) for s in range(4) for e in range(20) for i in range(200)]
-    seeds += [mix(s, e) for s in range(4) for e in range(20)] + [mix(s) for s in range(4)]
+    seeds = [hash_seed(s, e, i) for s in range(4) for e in range(20) for i in range(200)]
+    seeds += [hash_seed(s, e) for s in range(4) for e in range(20)] + [
+        hash_seed(s) for s in range(4)
+    ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**64 for seed in seeds)
     assert sum(seed >= 2**63 for seed in seeds) / len(seeds) == pytest.approx(0.5, abs=0.05)
-    assert mix(1, 2) != mix(2, 1)
-    assert mix(0) != mix(0, 0) != mix(0, 0, 0)
+    assert hash_seed(1, 2) != hash_seed(2, 1)
+    assert hash_seed(0) != hash_seed(0, 0) != hash_seed(0, 0, 0)
 
 
 def test_mixing_is_splitmix64_with_the_published_first_value():
-    assert mix(0) == next(splitmix64(0)) == 0xE220A8397B1DCDAF
+    assert hash_seed(0) == next(splitmix64(0)) == 0xE220A8397B1DCDAF
 
 
 def test_any_mixed_number_is_a_seed_torch_takes():
     with torch.random.fork_rng(devices=[]):
-        for seed in (0, 2**63, 2**64 - 1, mix(LARGEST_SEED, 10**6, 10**9)):
+        for seed in (0, 2**63, 2**64 - 1, hash_seed(LARGEST_SEED, 10**6, 10**9)):
             torch.default_generator.manual_seed(seed)
 
 
@@ -45,7 +47,7 @@ def test_any_mixed_number_is_a_seed_torch_takes():
 def test_numbers_are_those_of_splitmix64_from_the_mixed_seed_on(seed, epoch):
     indices = np.array([0, 1, 2, 999, 2**31, 2**62])
     for index, row in zip(indices.tolist(), uniforms(seed, epoch, indices, 40), strict=True):
-        bits = itertools.islice(splitmix64(mix(seed, epoch, index)), 40)
+        bits = itertools.islice(splitmix64(hash_seed(seed, epoch, index)), 40)
         assert row.tolist() == [(number >> 11) / 2**53 for number in bits]
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from helpers.real_runs import FORKED
 from imgnet_mini.errors import InUseError, WriteError
-from imgnet_mini.runs.lock import locked_run
+from imgnet_mini.runs.lock import lock_run
 
 
 def hold(path, taken, seconds):
-    with locked_run("a", path):
+    with lock_run("a", path):
         taken.set()
         time.sleep(seconds)
 
@@ -20,7 +20,7 @@ def hold(path, taken, seconds):
 def try_to_hold(path, outcomes, start, over):
     start.wait()
     try:
-        with locked_run("a", path):
+        with lock_run("a", path):
             outcomes.put("held")
             over.wait(60)
     except InUseError:
@@ -40,7 +40,7 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_refused_and_told_who_is_at_it_since_when(tmp_path, holder):
-    with pytest.raises(InUseError) as error, locked_run("a", tmp_path / ".lock"):
+    with pytest.raises(InUseError) as error, lock_run("a", tmp_path / ".lock"):
         pass
     since = r"since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"
     assert re.search(
@@ -53,7 +53,7 @@ def test_a_killed_owner_leaves_no_lock(tmp_path, holder):
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     began = time.monotonic()
-    with locked_run("a", tmp_path / ".lock"):
+    with lock_run("a", tmp_path / ".lock"):
         assert time.monotonic() - began < 5
         owner = json.loads((tmp_path / ".lock.json").read_text("utf-8"))
         assert owner["pid"] == os.getpid()
@@ -68,14 +68,14 @@ def test_children_that_outlive_their_parent_do_not_keep_its_lock(tmp_path):
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
     try:
-        with locked_run("a", tmp_path / ".lock"):
+        with lock_run("a", tmp_path / ".lock"):
             os.kill(int(child.read_text()), 0)  # it is still there
     finally:
         os.kill(int(child.read_text()), signal.SIGKILL)
 
 
 def hold_with_a_child(path, note):
-    with locked_run("a", path):
+    with lock_run("a", path):
         child = os.fork()
         if child == 0:
             time.sleep(60)
@@ -103,14 +103,14 @@ def test_of_processes_that_start_at_once_one_gets_it(tmp_path):
 
 def test_it_is_free_again_after_the_block(tmp_path):
     for _ in range(2):
-        with locked_run("a", tmp_path / ".lock"):
+        with lock_run("a", tmp_path / ".lock"):
             pass
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_folder_that_cannot_be_made_is_a_write_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WriteError, match="cannot write"), locked_run("a", tmp_path / "file/.lock"):
+    with pytest.raises(WriteError, match="cannot write"), lock_run("a", tmp_path / "file/.lock"):
         pass
 
 
@@ -118,7 +118,7 @@ def test_an_owner_that_has_not_signed_yet_is_another_process(tmp_path, holder):
     (tmp_path / ".lock.json").unlink()
     with (
         pytest.raises(InUseError, match="the run a is being used by another process"),
-        locked_run("a", tmp_path / ".lock"),
+        lock_run("a", tmp_path / ".lock"),
     ):
         pass
 
@@ -128,7 +128,7 @@ def test_a_planted_link_is_not_followed(tmp_path):
     (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
     with (
         pytest.raises(WriteError, match=r"cannot write .*\.lock"),
-        locked_run("a", tmp_path / ".lock"),
+        lock_run("a", tmp_path / ".lock"),
     ):
         pass
     assert not (tmp_path / "elsewhere").exists()

@@ -109,7 +109,7 @@ def test_a_name_in_the_manifest_is_not_followed(tmp_path, field):
     paths.manifest.write_text(json.dumps(manifest))
 
     store = CheckpointStore(paths, keep=1)
-    taken = store.take_up()
+    taken = store.load_latest()
     assert (taken.content["state"]["step"], taken.path) == (10, paths.checkpoint)
     assert f"{paths.manifest} is damaged" in taken.notes[0]
     store.save(content_at(30))

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from imgnet_mini.data.progressive_resize import Sizes
-from imgnet_mini.data.sampler import Order, Share
+from imgnet_mini.data.progressive_resize import ProgressiveResize
+from imgnet_mini.data.sampler import RankShard, ResumableBatchSampler
 
-SIZES = Sizes.always(32)
+SIZES = ProgressiveResize.always(32)
 
 
 def batches(images=103, size=10, *, seed=5, epoch=0, start=0):
-    order = Order(images, size, seed=seed, sizes=SIZES)
+    order = ResumableBatchSampler(images, size, seed=seed, sizes=SIZES)
     order.epoch, order.start = epoch, start
     return [key.indices.tolist() for key in order]
 
 
 def test_each_key_has_its_epoch_and_the_positions_of_one_batch():
-    order = Order(10, 4, seed=5, sizes=SIZES)
+    order = ResumableBatchSampler(10, 4, seed=5, sizes=SIZES)
     order.epoch = 3
     keys = list(order)
     assert [key.epoch for key in keys] == [3, 3]
@@ -29,7 +29,7 @@ def test_each_key_has_its_epoch_and_the_positions_of_one_batch():
 def test_with_a_seed_no_image_comes_twice_and_all_batches_are_whole(images):
     found = batches(images)
     assert [len(batch) for batch in found] == [10] * (images // 10)
-    assert len(found) == len(Order(images, 10, seed=5, sizes=SIZES))
+    assert len(found) == len(ResumableBatchSampler(images, 10, seed=5, sizes=SIZES))
     assert len(set(chain(*found))) == len(found) * 10
     assert set(chain(*found)) <= set(range(images))
 
@@ -39,7 +39,7 @@ def test_without_a_seed_all_images_come_in_order(images):
     found = batches(images, seed=None, epoch=4)
     assert list(chain(*found)) == list(range(images))
     assert [len(batch) for batch in found[:-1]] == [10] * (len(found) - 1)
-    assert len(found) == len(Order(images, 10, seed=None, sizes=SIZES))
+    assert len(found) == len(ResumableBatchSampler(images, 10, seed=None, sizes=SIZES))
     assert 0 < len(found[-1]) <= 10
 
 
@@ -76,7 +76,9 @@ def steps_of(ranks, parts, *, images=103, size=12, seed=5, start=0):
     """The images of each step, in the order of blocks, over all ranks and parts together."""
     shares = []
     for rank in range(ranks):
-        order = Order(images, size, seed=seed, sizes=SIZES, share=Share(rank, ranks, parts))
+        order = ResumableBatchSampler(
+            images, size, seed=seed, sizes=SIZES, share=RankShard(rank, ranks, parts)
+        )
         order.epoch, order.start = 2, start
         shares.append([key.indices.tolist() for key in order])
     return [
@@ -101,12 +103,13 @@ def test_ranks_and_parts_of_the_same_number_give_the_same_blocks():
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_without_a_seed_each_image_is_one_ranks_and_shares_are_as_equal_as_can_be(images, ranks):
     orders = [
-        Order(images, 32, seed=None, sizes=SIZES, share=Share(rank, ranks)) for rank in range(ranks)
+        ResumableBatchSampler(images, 32, seed=None, sizes=SIZES, share=RankShard(rank, ranks))
+        for rank in range(ranks)
     ]
     positions = [order.positions().tolist() for order in orders]
     assert sorted(chain(*positions)) == list(range(images))
     for order, found in zip(orders, positions, strict=True):
         assert found == list(chain(*(key.indices.tolist() for key in order)))
-        assert all(0 < len(key.indices) <= order.largest_part for key in order)
+        assert all(0 < len(key.indices) <= order.max_micro_batch for key in order)
     last = images % 32
     assert max(map(len, positions)) - min(map(len, positions)) <= images // 32 + (last > 0)

@@ -7,9 +7,9 @@ import pytest
 from helpers.packs import damaged_jpeg
 from imgnet_mini.data.folder import find_images
 from imgnet_mini.data.scan import (
+    check_images_decode,
     describe_skipped,
     find_broken_images,
-    refuse_broken_images,
     scan_images,
     unwatched,
 )
@@ -23,7 +23,7 @@ def tree(make_folder, tmp_path):
 
 
 def test_whole_images_pass_the_check(tree):
-    refuse_broken_images(*find_splits(tree))
+    check_images_decode(*find_splits(tree))
 
 
 def test_broken_images_are_all_listed_at_once_with_two_cures(make_folder, tmp_path):
@@ -35,7 +35,7 @@ def test_broken_images_are_all_listed_at_once_with_two_cures(make_folder, tmp_pa
     for path in html:
         path.write_bytes(b"<html>")
     with pytest.raises(DataError) as error:
-        refuse_broken_images(*find_splits(root))
+        check_images_decode(*find_splits(root))
     first, *lines, cures = str(error.value).splitlines()
     assert first == "12 broken image file(s):"
     expected = [f"  {path}: it is empty" for path in broken]
@@ -49,7 +49,7 @@ def test_one_broken_image_is_named_with_its_problem(tree):
     path = tree / "val" / "dog" / "001.png"
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(DataError, match=r"^1 broken image") as error:
-        refuse_broken_images(*find_splits(tree))
+        check_images_decode(*find_splits(tree))
     assert str(path) in str(error.value)
     assert "more" not in str(error.value)
 
@@ -59,7 +59,7 @@ def test_very_many_broken_images_are_counted_after_a_hundred(make_folder, tmp_pa
     for path in (root / "train").rglob("*.*"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"^120 broken") as error:
-        refuse_broken_images(*find_splits(root))
+        check_images_decode(*find_splits(root))
     assert len(str(error.value).splitlines()) == 1 + 100 + 1 + 1
     assert "  and 20 more\n" in str(error.value)
 
@@ -68,7 +68,7 @@ def test_a_file_takes_one_line_whatever_its_name(tree):
     if os.name == "posix":
         (tree / "val" / "dog" / "a\n\x1b[2Jb.jpg").write_bytes(b"")
         with pytest.raises(DataError) as error:
-            refuse_broken_images(*find_splits(tree))
+            check_images_decode(*find_splits(tree))
         assert str(error.value).splitlines()[1].endswith(r"/dog/a\n\x1b[2Jb.jpg: it is empty")
 
 

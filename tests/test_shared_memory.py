@@ -8,8 +8,8 @@ import pytest
 from conftest import SMALL
 from imgnet_mini.data.shared_memory import (
     PREFETCHED,
-    little_shared_memory,
-    refuse_little_shared_memory,
+    check_shared_memory,
+    shared_memory_error,
 )
 from imgnet_mini.errors import WriteError
 
@@ -41,17 +41,17 @@ def free(monkeypatch):
 def test_two_batches_for_each_worker_and_one_in_use_must_fit(free):
     need = (2 * PREFETCHED + 1) * BATCH
     free(need)
-    refuse_little_shared_memory(2, BATCH)
+    check_shared_memory(2, BATCH)
     free(need - 1)
     with pytest.raises(WriteError, match="2 worker"):
-        refuse_little_shared_memory(2, BATCH)
+        check_shared_memory(2, BATCH)
 
 
 @linux
 def test_the_error_says_what_is_there_what_is_needed_and_three_ways_out(free):
     free(8 * MB)
     with pytest.raises(WriteError) as error:
-        refuse_little_shared_memory(2, BATCH)
+        check_shared_memory(2, BATCH)
     assert str(error.value) == (
         "/dev/shm has 8.0 MB free, and 2 worker(s) need 48.2 MB: use --workers 0, a smaller "
         "--batch-size, or docker run --shm-size=1g"
@@ -65,12 +65,12 @@ def test_the_error_says_what_is_there_what_is_needed_and_three_ways_out(free):
 )
 def test_as_many_workers_are_advised_as_would_fit(free, batches, advice):
     free(batches * BATCH)
-    assert advice in str(little_shared_memory(8, BATCH))
+    assert advice in str(shared_memory_error(8, BATCH))
 
 
 def test_without_workers_there_is_no_need(free):
     free(0)
-    refuse_little_shared_memory(0, BATCH)
+    check_shared_memory(0, BATCH)
 
 
 @linux

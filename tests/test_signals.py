@@ -7,7 +7,7 @@ from imgnet_mini.utils.signals import (
     StopNowError,
     StopRequest,
     StopRequestedError,
-    stopping_at_once,
+    raise_on_signal,
 )
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -53,7 +53,7 @@ def test_a_signal_that_a_launcher_passes_on_again_is_the_same_one():
 @BOTH
 def test_outside_of_its_work_a_signal_ends_a_command_wherever_it_is(number):
     before = handlers()
-    with pytest.raises(StopNowError, match=number.name), stopping_at_once():
+    with pytest.raises(StopNowError, match=number.name), raise_on_signal():
         signal.raise_signal(number)
     assert handlers() == before
 

@@ -4,7 +4,7 @@ from itertools import count, islice
 import pytest
 import torch
 
-from imgnet_mini.training.throughput import Stretch
+from imgnet_mini.training.throughput import TimedLoader
 
 BATCH = torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
 
@@ -29,7 +29,7 @@ def batches(clock, seconds):
 
 
 def test_a_rate_is_images_over_the_time_of_loading_and_of_the_steps(clock):
-    stretch = Stretch(batches(clock, 0.1), 4, seconds=10.0)
+    stretch = TimedLoader(batches(clock, 0.1), 4, seconds=10.0)
     for _ in stretch.epoch(0):
         clock(0.3)
     assert stretch.images_per_second == pytest.approx(4 / 0.4)
@@ -37,7 +37,7 @@ def test_a_rate_is_images_over_the_time_of_loading_and_of_the_steps(clock):
 
 def test_what_the_first_steps_cost_is_not_counted(clock):
     costs = iter([0.4, 60.0])
-    stretch = Stretch(batches(clock, 0.0), 4, seconds=1.0)
+    stretch = TimedLoader(batches(clock, 0.0), 4, seconds=1.0)
     for _ in stretch.epoch(0):
         clock(next(costs, 0.25))
     assert stretch.images_per_second == pytest.approx(4 / 0.25)
@@ -45,7 +45,7 @@ def test_what_the_first_steps_cost_is_not_counted(clock):
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 def test_however_slow_a_step_is_one_is_counted(clock, seconds):
-    stretch = Stretch(batches(clock, 5.0), 4, seconds=seconds, warm_up=50)
+    stretch = TimedLoader(batches(clock, 5.0), 4, seconds=seconds, warm_up=50)
     assert len(list(stretch.epoch(0))) == 2
     assert stretch.images_per_second == pytest.approx(4 / 5)
 
@@ -55,6 +55,6 @@ def test_batches_loaded_in_advance_are_used_up_first(clock):
         yield from islice(batches(clock, 0.0), 6)
         yield from batches(clock, 0.5)
 
-    stretch = Stretch(some_in_advance(), 4, seconds=3.0, warm_up=6)
+    stretch = TimedLoader(some_in_advance(), 4, seconds=3.0, warm_up=6)
     assert len(list(stretch.epoch(0))) == 12
     assert stretch.images_per_second == pytest.approx(4 / 0.5)

@@ -2,19 +2,24 @@ import pytest
 
 from imgnet_mini.config import settings
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.utils.torchrun_env import Launch
+from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 
 def test_without_torchrun_a_process_is_alone():
-    assert Launch.from_environment({"LOCAL_RANK": "3"}) == Launch()
-    assert Launch().is_first
+    assert TorchrunEnv.from_environment({"LOCAL_RANK": "3"}) == TorchrunEnv()
+    assert TorchrunEnv().is_main_process
 
 
 def test_torchrun_says_which_place_a_process_has():
     variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
-    launch = Launch.from_environment(variables)
-    assert (launch.rank, launch.size, launch.local_rank, launch.local_size) == (5, 8, 1, 4)
-    assert not launch.is_first
+    launch = TorchrunEnv.from_environment(variables)
+    assert (launch.rank, launch.world_size, launch.local_rank, launch.local_world_size) == (
+        5,
+        8,
+        1,
+        4,
+    )
+    assert not launch.is_main_process
 
 
 @pytest.mark.parametrize(
@@ -28,7 +33,7 @@ def test_torchrun_says_which_place_a_process_has():
 )
 def test_what_contradicts_itself_is_refused_with_its_values(wrong):
     with pytest.raises(ConfigError, match="RANK=") as error:
-        Launch.from_environment(wrong)
+        TorchrunEnv.from_environment(wrong)
     assert "torchrun" in str(error.value)
 
 

@@ -418,7 +418,7 @@ def test_a_signal_to_the_whole_group_saves_and_says_how_to_continue(data, number
 def test_averaged_weights_are_validated_beside_the_raw_ones_and_kept_as_the_best(run_small, cli):
     assert run_small("train", "--name", "plain", "--max-lr", 0.05) == 0, cli.err
     sha256 = re.search(r"Final weights sha256 (\w+)", cli.out)[1]
-    assert run_small("train", "--name", "a", "--max-lr", 0.05, "--ema", 0.6) == 0, cli.err
+    assert run_small("train", "--name", "a", "--max-lr", 0.05, "--ema-decay", 0.6) == 0, cli.err
     assert sha256 in cli.out  # of the raw weights, which are trained as ever
     assert "of the averaged weights after epoch" in cli.out
 
@@ -455,7 +455,7 @@ def test_averaged_weights_are_validated_beside_the_raw_ones_and_kept_as_the_best
 
 
 def test_what_is_made_of_the_best_weights_is_made_of_the_averaged_ones(run_small, cli):
-    more = ("--name", "a", "--ema", 0.6, "--no-amp", "--epochs", 2)
+    more = ("--name", "a", "--ema-decay", 0.6, "--no-amp", "--epochs", 2)
     assert run_small("train", *more) == 0, cli.err
     assert cli("report", "--name", "a", "--workers", 0) == 0, cli.err
     best = torch.load("checkpoints/a/best.pth", weights_only=True)
@@ -476,9 +476,12 @@ def test_what_is_made_of_the_best_weights_is_made_of_the_averaged_ones(run_small
     ("options", "says"),
     [
         (("--nesterov", "--momentum", 0), "--nesterov needs a --momentum above 0, such as 0.9"),
-        (("--zero-init",), "--zero-init is for the ResNets of torchvision, and not for shufflenet"),
-        (("--ema", 1), "optimizer.ema: Input should be less than 1"),
-        (("--clip-norm", 0), "optimizer.clip_norm: Input should be greater than 0"),
+        (
+            ("--zero-init-residual",),
+            "--zero-init-residual is for the ResNets of torchvision, and not for shufflenet",
+        ),
+        (("--ema-decay", 1), "optimizer.ema_decay: Input should be less than 1"),
+        (("--clip-grad", 0), "optimizer.clip_norm: Input should be greater than 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_written(

@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 from imgnet_mini.config.settings import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.open import Images
+from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import CheckpointError, DivergedError
-from imgnet_mini.runs.logger import History
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.ema import decay_at
+from imgnet_mini.training.ema import ema_decay_at
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import Precision
@@ -90,7 +90,7 @@ def test_steps_equal_those_of_a_bare_loop(model, dtype):
 
 def test_the_gradient_of_all_parts_of_a_step_together_is_clipped(model):
     reference = copy.deepcopy(model)
-    trainer = build_trainer(model, accumulate=2, clip_norm=0.5)
+    trainer = build_trainer(model, grad_accum_steps=2, clip_grad=0.5)
     trainer.model.train()
     parts = list(batches(4))
     trainer.train_step(parts[:2])
@@ -120,12 +120,12 @@ def test_the_gradient_of_all_parts_of_a_step_together_is_clipped(model):
 
 def test_a_network_that_diverges_is_stopped_with_epoch_and_step(make_folder, tmp_path, model):
     make_folder(tmp_path / "data", train=6, val=1, classes=5)
-    images = Images(*find_splits(tmp_path / "data"))
+    images = ImageSplits(*find_splits(tmp_path / "data"))
     data = DataConfig(batch_size=6, img_size=32, workers=0)
     trainer = build_trainer(model, max_lr=1e30)
     with (
         closing(build_train_loader(data, images, seed=0, device=CPU)) as loader,
-        closing(History(RunPaths(tmp_path, "run"), [], step=0)) as history,
+        closing(RunLogger(RunPaths(tmp_path, "run"), [], step=0)) as history,
         StopRequest() as stop,
         pytest.raises(
             DivergedError, match=r"epoch 0, batch [12] .* lower --max-lr, such as 5e\+29"
@@ -163,7 +163,10 @@ def test_gradients_may_overflow_fp16_at_first_but_not_for_ever(model, tmp_path, 
     model.fc.bias.register_hook(
         lambda gradient: gradient if next(left, None) is None else gradient * torch.inf
     )
-    with closing(History(RunPaths(tmp_path, "run"), [], step=0)) as history, StopRequest() as stop:
+    with (
+        closing(RunLogger(RunPaths(tmp_path, "run"), [], step=0)) as history,
+        StopRequest() as stop,
+    ):
         with end:
             trainer.train_epoch(FixedBatches(17), history, stop)
         trainer.state_dict()  # whatever the gradients were, the weights are finite
@@ -210,7 +213,7 @@ def test_the_average_follows_each_step_and_leaves_the_weights_as_they_are(model)
     for step, batch in enumerate(batches(STEPS)):
         alone.train_step([batch])
         trainer.train_step([batch])
-        decay = decay_at(step, 0.3)
+        decay = ema_decay_at(step, 0.3)
         expected = [
             decay * average + (1 - decay) * parameter.detach()
             for average, parameter in zip(expected, model.parameters(), strict=True)

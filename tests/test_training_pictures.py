@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from imgnet_mini.data.folder import find_images
-from imgnet_mini.training.evaluation import Answers
+from imgnet_mini.training.evaluation import TopKPredictions
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
 
 
@@ -21,7 +21,7 @@ def val(make_folder):
 
 def answers(*labels):
     top = torch.tensor(labels)[:, None]
-    return Answers(top, torch.full(top.shape, 0.5))
+    return TopKPredictions(top, torch.full(top.shape, 0.5))
 
 
 def written(monkeypatch, draw):

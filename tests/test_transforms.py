@@ -17,9 +17,9 @@ from imgnet_mini.data.images import read_image
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.transforms import (
     MEAN,
-    ClassStyle,
     EvalCrop,
-    Normalise,
+    Normalize,
+    RandomAffineErase,
     RandomErasing,
     TrainCrop,
     eval_resize,
@@ -85,7 +85,7 @@ def test_nothing_is_drawn_from_the_global_generators(save):
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     EvalCrop(32).load(path)
     images = torch.stack(list(loads(path, 5, img_size=32)))
-    ClassStyle(CPU)(images, draws(ClassStyle.NUMBERS, 5))
+    RandomAffineErase(CPU)(images, draws(RandomAffineErase.NUMBERS, 5))
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
@@ -99,7 +99,7 @@ def test_normalised_pixels_equal_torchvision():
         ]
     )
     images = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    ours = Normalise(CPU)(images)
+    ours = Normalize(CPU)(images)
     assert torch.allclose(ours[0], standard(Image.fromarray(pixels)), rtol=0, atol=1e-6)
     assert ours.dtype == torch.float32
     assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -109,7 +109,7 @@ def test_normalised_pixels_equal_torchvision():
 def test_normalising_leaves_the_pixels_as_they_were():
     images = torch.from_numpy(noise(2, 8, 8)).permute(0, 3, 1, 2)
     before = images.clone()
-    Normalise(CPU)(images)
+    Normalize(CPU)(images)
     assert torch.equal(images, before)
 
 
@@ -126,9 +126,9 @@ def test_a_training_image_is_the_crop_that_its_numbers_stand_for(save):
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     crop = TrainCrop(DataConfig(img_size=32))
     for numbers in draws(CROP_NUMBERS, 20).tolist():
-        left, top, width, height, mirrored = crop.sample(numbers, 45, 60)
+        left, top, width, height, hflip = crop.sample(numbers, 45, 60)
         expected = TF.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
-        assert torch.equal(crop.load(path, numbers, 32), expected.flip(2) if mirrored else expected)
+        assert torch.equal(crop.load(path, numbers, 32), expected.flip(2) if hflip else expected)
 
 
 @pytest.mark.parametrize("crop", [TrainCrop(DataConfig(img_size=32)), EvalCrop(32)])
@@ -139,7 +139,7 @@ def test_a_crop_may_be_sent_to_a_process_that_was_started_afresh(save, crop):
     assert torch.equal(sent(path, numbers, 32), crop.load(path, numbers, 32))
 
 
-def mirrored(path, **settings):
+def hflip(path, **settings):
     """Of an image that is dark on its left: how many crops are darker on their right."""
     halves = (pixels.float().chunk(2, dim=2) for pixels in loads(path, **settings))
     return sum(bool(left.mean() > right.mean()) for left, right in halves)
@@ -147,21 +147,21 @@ def mirrored(path, **settings):
 
 def test_with_flip_off_nothing_is_ever_mirrored(save):
     path = save(np.linspace(0, 255, SIDE)[None, :, None].repeat(SIDE, 0).repeat(3, 2))
-    settings = {"img_size": 32, "min_crop": 0.5}
-    assert mirrored(path, flip=False, **settings) == 0
-    assert 10 < mirrored(path, flip=True, **settings) < 40
+    settings = {"img_size": 32, "crop_scale_min": 0.5}
+    assert hflip(path, flip=False, **settings) == 0
+    assert 10 < hflip(path, flip=True, **settings) < 40
 
 
-@pytest.mark.parametrize("min_crop", [0.08, 0.9])
-def test_a_crop_keeps_at_least_the_share_asked_for(save, min_crop):
+@pytest.mark.parametrize("crop_scale_min", [0.08, 0.9])
+def test_a_crop_keeps_at_least_the_share_asked_for(save, crop_scale_min):
     side = 100
     ramp = np.linspace(0, 255, side)
     pixels = np.stack([*np.meshgrid(ramp, ramp), np.zeros((side, side))], axis=2)
     shares = []
-    for crop in loads(save(pixels), img_size=64, min_crop=min_crop):
+    for crop in loads(save(pixels), img_size=64, crop_scale_min=crop_scale_min):
         width, height = (float(crop[c].max()) - float(crop[c].min()) for c in (0, 1))
         shares.append(width * height / 255**2)
-    assert min_crop * 0.9 < min(shares) < min_crop + 0.1
+    assert crop_scale_min * 0.9 < min(shares) < crop_scale_min + 0.1
     assert max(shares) > 0.85
 
 
@@ -176,7 +176,7 @@ WARP, HOLE = 0, 5
 
 def style_numbers(times, *, warp=None, hole=None):
     """Random numbers, but for those that decide on a warp or a hole where these are given."""
-    numbers = draws(ClassStyle.NUMBERS, times)
+    numbers = draws(RandomAffineErase.NUMBERS, times)
     for column, chosen in ((WARP, warp), (HOLE, hole)):
         if chosen is not None:
             numbers[:, column] = 0.499 if chosen else 0.5
@@ -185,7 +185,7 @@ def style_numbers(times, *, warp=None, hole=None):
 
 def styled(images, numbers):
     before = images.clone()
-    result = ClassStyle(CPU)(images, numbers)
+    result = RandomAffineErase(CPU)(images, numbers)
     assert torch.equal(images, before)
     assert (result.shape, result.dtype) == (images.shape, torch.uint8)
     return result
@@ -242,7 +242,7 @@ def test_a_hole_is_one_rectangle_distributed_as_those_that_torchvision_erases():
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        erase = [black(1)[0], ClassStyle.HOLE_AREA, (1 / 3.3, 3.3), [0.0]]
+        erase = [black(1)[0], RandomAffineErase.HOLE_AREA, (1 / 3.3, 3.3), [0.0]]
         theirs = [transforms.RandomErasing.get_params(*erase)[:4] for _ in range(1000)]
     i, j, h, w = np.array(theirs).T
     for mine, other in ((top, i), (left, j), (height, h), (width, w), (height * width, h * w)):
@@ -306,12 +306,12 @@ def test_a_warp_is_torchvisions_of_the_angle_shift_and_scale_that_its_numbers_sa
     images, numbers = noisy(20, side), style_numbers(20, warp=True, hole=False)
     mean = MEAN_COLOUR.view(3, 1, 1).float()
     for image, row, ours in zip(images, numbers, styled(images, numbers), strict=True):
-        low, high = ClassStyle.SCALE
+        low, high = RandomAffineErase.SCALE
         expected = TF.affine(
             image - mean,
-            angle=ClassStyle.DEGREES * (2 * row[1] - 1),
+            angle=RandomAffineErase.DEGREES * (2 * row[1] - 1),
             scale=low + (high - low) * row[2],
-            translate=list(ClassStyle.SHIFT * side * (2 * row[3:5] - 1)),
+            translate=list(RandomAffineErase.SHIFT * side * (2 * row[3:5] - 1)),
             shear=[0.0, 0.0],
             interpolation=InterpolationMode.BILINEAR,
         )
@@ -343,9 +343,9 @@ class Dtypes(TorchFunctionMode):
     "work",
     [
         lambda: crop_batch(torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.ones(2, 5), 32),
-        lambda: ClassStyle(CPU)(black(2), style_numbers(2, warp=True, hole=True)),
+        lambda: RandomAffineErase(CPU)(black(2), style_numbers(2, warp=True, hole=True)),
         lambda: RandomErasing(1.0, CPU)(black(2), draws(RandomErasing.NUMBERS, 2)),
-        lambda: Normalise(CPU)(black(2)),
+        lambda: Normalize(CPU)(black(2)),
     ],
     ids=["crop", "style", "erasing", "normalise"],
 )

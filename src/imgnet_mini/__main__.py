@@ -2,13 +2,13 @@
 
 import signal
 
-from imgnet_mini.utils.early_exit import end_at_once
+from imgnet_mini.utils.early_exit import exit_on_signal
 
 
 def main() -> None:
     """Run the command line; from here on a signal ends it with a line and an exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end_at_once)
+        signal.signal(number, exit_on_signal)
     from imgnet_mini.cli import main as run  # takes a second, in which signals come too
 
     run(is_process=True)

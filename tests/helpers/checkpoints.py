@@ -12,7 +12,7 @@ from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord
-from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler, take_place
+from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler, fast_forward
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.trainer import Trainer
 
@@ -32,13 +32,13 @@ def content_at(
     optimizer.step()
     trainer = Trainer(
         *(model, build_loss(config.optimizer), optimizer, scheduler, Precision("cpu", None)),
-        ema=ema,
+        ema_decay=ema,
     )
     trainer.state.step, trainer.state.epoch, trainer.state.batch = step, step // 10, step % 10
     trainer.state.best_epoch = best_epoch
     if best_epoch >= 0:
         trainer.state.best_top1 = 50.0
-    take_place(scheduler, step=step)
+    fast_forward(scheduler, step=step)
     return trainer.state_dict() | {
         "config": config.model_dump(mode="json"),
         "classes": ["a", "b", "c"],

@@ -76,7 +76,7 @@ def calls_of_a_save(folder: Path) -> int:
 
 def _save_when_told(folder: Path, ready, go) -> None:
     store = store_at(folder)
-    store.take_up()
+    store.load_latest()
     torch.save(content_at(30), io.BytesIO())  # so that the modules it needs are there
     ready.set()
     go.wait()

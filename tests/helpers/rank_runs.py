@@ -23,7 +23,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-class Ranks:
+class RankProcesses:
     """The command line in so many processes at once; all write one log, `terminal.log`.
 
     As torchrun's, the store they meet at is of a process that outlives them: of this one.
@@ -64,7 +64,7 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 def run_ranks(folder: Path, size: int, *args: object, **settings) -> list[int]:
-    return Ranks(folder, size, args, **settings).wait()
+    return RankProcesses(folder, size, args, **settings).wait()
 
 
 def kill_ranks_until_done(
@@ -82,7 +82,7 @@ def kill_ranks_until_done(
     """
     kills, slowest = 0, 0.0
     while True:
-        ranks = Ranks(folder, 2, command, read_seconds=0)
+        ranks = RankProcesses(folder, 2, command, read_seconds=0)
         if kills < most:
             victim = generator.randrange(2)
             alive, _ = ranks.ranks[victim].kill_after(generator.uniform(0, seconds))

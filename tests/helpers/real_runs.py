@@ -25,7 +25,7 @@ from helpers.events import read_events
 from imgnet_mini import cli
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.distributed import rank_sync
-from imgnet_mini.distributed.rank_sync import Lockstep
+from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.training import setup
 from imgnet_mini.utils.signals import StopRequest
 
@@ -251,7 +251,7 @@ def _count_checks(order: _Order) -> None:
         return counted
 
     if order.environment:
-        Lockstep.look = counting(Lockstep.look)
+        RankSync.look = counting(RankSync.look)
     else:
         StopRequest.check = counting(StopRequest.check)
 
@@ -271,13 +271,13 @@ def _add_plain_network() -> None:
 
 
 def _note_command(order: _Order) -> None:
-    choose = setup.choose_images
+    choose = setup.open_splits
 
     def noted(*args, **settings):
         order.counters[COMMAND] = 1
         return choose(*args, **settings)
 
-    setup.choose_images = noted
+    setup.open_splits = noted
 
 
 TIMED = ("seconds", "imgs_per_sec", "time", "started")

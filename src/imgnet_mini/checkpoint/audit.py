@@ -35,7 +35,7 @@ class _Tensor:
     """What stands in for a tensor."""
 
 
-def take_inventory(file: IO[bytes], sizes: Mapping[str, int]) -> None:
+def audit_pickle(file: IO[bytes], sizes: Mapping[str, int]) -> None:
     """Read a pickle without building anything of it.
 
     sizes: bytes of each entry of the archive, by name.

@@ -60,7 +60,7 @@ class Manifest(BaseModel):
         """Write it with one more file, and return it.
 
         Raises:
-            WriteError: see `replacing`.
+            WriteError: see `atomic_write`.
         """
         longer = self.model_copy(update={"saved": (*self.saved, entry)})
         write_text(path, longer.model_dump_json(indent=1) + "\n")

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import torch
 
-from imgnet_mini.checkpoint.audit import take_inventory
+from imgnet_mini.checkpoint.audit import audit_pickle
 from imgnet_mini.errors import CheckpointError
 
 Content = dict[str, Any]
@@ -130,4 +130,4 @@ def _inspect(file: BinaryIO) -> None:
         if damaged:
             raise CheckpointError(f"is damaged: {damaged} in it is not what was saved")
         with archive.open(f"{root}/data.pkl") as pickled:
-            take_inventory(pickled, sizes)
+            audit_pickle(pickled, sizes)

@@ -44,7 +44,7 @@ class _State(_Known):
     epoch: NonNegativeInt
     step: NonNegativeInt
     batch: NonNegativeInt
-    rate: FiniteFloat
+    lr: FiniteFloat
     loss_sum: FiniteFloat
     top1: NonNegativeInt
     top5: NonNegativeInt
@@ -136,9 +136,9 @@ def check_run(content: Content, path: Path) -> Content:
         raise CheckpointError(f"{path}: images: Field required")
     for contradiction in _contradictions(run):
         raise CheckpointError(f"{path} cannot be used: {contradiction}")
-    _refuse_infinite(list((run.ema or {}).values()), path, "averaged weights")
-    momenta = [m for state in run.optimizer.state.values() for m in state.values()]
-    _refuse_infinite([m for m in momenta if m is not None], path, "momentum")
+    _check_finite(list((run.ema or {}).values()), path, "averaged weights")
+    momentum_buffers = [m for state in run.optimizer.state.values() for m in state.values()]
+    _check_finite([m for m in momentum_buffers if m is not None], path, "momentum")
     return content
 
 
@@ -194,7 +194,7 @@ def _check(kind: type[T], content: Content, path: Path) -> T:
         checked = kind.model_validate(content)
     except (ValidationError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be used: {_explain(error)}") from error
-    _refuse_infinite(list(checked.model.values()), path, "weights")
+    _check_finite(list(checked.model.values()), path, "weights")
     return checked
 
 
@@ -202,7 +202,7 @@ def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dty
     return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
 
 
-def _refuse_infinite(tensors: list[Tensor], path: Path, what: str) -> None:
+def _check_finite(tensors: list[Tensor], path: Path, what: str) -> None:
     if not all_finite(tensors):
         raise CheckpointError(f"{path} cannot be used: it holds {what} that are not finite")
 

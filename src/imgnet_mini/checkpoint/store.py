@@ -24,10 +24,15 @@ from imgnet_mini.checkpoint.manifest import EMPTY, Entry, Kind, Manifest
 from imgnet_mini.checkpoint.reader import Content, file_sha256
 from imgnet_mini.errors import CheckpointError
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.utils.atomic_file import explaining_writes, flush_folder, new_file, settle
+from imgnet_mini.utils.atomic_file import (
+    fsync_folder,
+    settle,
+    temporary_file,
+    translate_write_errors,
+)
 
 
-class TakenUp(NamedTuple):
+class LoadedCheckpoint(NamedTuple):
     """A state to go on from, the file it was in, and what to know of how it was found.
 
     is_newest: whether nothing of this run is known that was saved later.
@@ -79,7 +84,7 @@ class CheckpointStore:
         """
         self._best = self._write(self._paths.best, content, "best", step, content["epoch"]).sha256
 
-    def take_up(self) -> TakenUp:
+    def load_latest(self) -> LoadedCheckpoint:
         """The newest state that is as it was saved; a damaged checkpoint.pth is set aside.
 
         Raises:
@@ -106,7 +111,7 @@ class CheckpointStore:
             return self._taken(path, notes + problems, is_newest=True)
         raise CheckpointError("\n".join(["no checkpoint of this run is whole:", *problems]))
 
-    def take_up_from(self, path: Path) -> TakenUp:
+    def load_file(self, path: Path) -> LoadedCheckpoint:
         """The state in a file that was asked for by name.
 
         Raises:
@@ -134,15 +139,15 @@ class CheckpointStore:
             return entry is not None and (entry.kind, entry.epoch) == ("best", epoch)
         return False
 
-    def _taken(self, path: Path, notes: list[str], *, is_newest: bool) -> TakenUp:
+    def _taken(self, path: Path, notes: list[str], *, is_newest: bool) -> LoadedCheckpoint:
         content = read_run(path)
         self._best = content.get("best")
-        return TakenUp(content, path, notes, is_newest)
+        return LoadedCheckpoint(content, path, notes, is_newest)
 
     def _write(self, path: Path, content: Content, kind: Kind, step: int, epoch: int) -> Entry:
         with (
-            explaining_writes(path, bytes_of(content)),
-            new_file(path) as (file, temporary),
+            translate_write_errors(path, tensor_bytes(content)),
+            temporary_file(path) as (file, temporary),
         ):
             digesting = _Digesting(file)
             torch.save({"format": FORMAT, **content}, cast(BinaryIO, digesting))
@@ -152,7 +157,7 @@ class CheckpointStore:
             if path == self._paths.checkpoint:
                 self._keep_newest()
             temporary.replace(path)
-            flush_folder(path.parent)
+            fsync_folder(path.parent)
         return entry
 
     def _keep_newest(self) -> None:
@@ -178,7 +183,7 @@ class CheckpointStore:
 
     def _set_aside(self) -> None:
         path = self._paths.checkpoint
-        with explaining_writes(path), suppress(FileNotFoundError):
+        with translate_write_errors(path), suppress(FileNotFoundError):
             path.replace(self._paths.damaged)
 
     def _check(self, path: Path) -> Entry:
@@ -240,12 +245,12 @@ class _Digesting:
         self._file.flush()
 
 
-def bytes_of(content: object) -> int:
+def tensor_bytes(content: object) -> int:
     """About how long the file of a content will be: the size of its tensors."""
     if isinstance(content, Tensor):
         return content.nbytes
     if isinstance(content, Mapping):
-        return sum(map(bytes_of, content.values()))
+        return sum(map(tensor_bytes, content.values()))
     return 0
 
 

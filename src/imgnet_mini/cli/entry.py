@@ -13,8 +13,8 @@ import typer
 from imgnet_mini import __version__
 from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
 from imgnet_mini.utils.console import say, show_error, show_stop
-from imgnet_mini.utils.signals import StopNowError, stopping_at_once
-from imgnet_mini.utils.torchrun_env import Launch, is_one_of_several, speaks
+from imgnet_mini.utils.signals import StopNowError, raise_on_signal
+from imgnet_mini.utils.torchrun_env import TorchrunEnv, is_distributed, is_main_process
 
 WITH_RANKS = ("find-lr", "train", "resume", "evaluate")
 """Commands that torchrun may start."""
@@ -32,7 +32,7 @@ def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
 
     is_process: whether the process ends with it. One of several does so in here, and at once.
     """
-    with _ending_at_once() if is_process and is_one_of_several() else nullcontext():
+    with _ending_at_once() if is_process and is_distributed() else nullcontext():
         _run(args, is_process)
 
 
@@ -41,21 +41,21 @@ def _run(args: list[str] | None, is_process: bool) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         with (
-            stopping_at_once(for_good=is_process),
+            raise_on_signal(for_good=is_process),
             _naming_files(),
-            nullcontext() if speaks() else _silence(),
+            nullcontext() if is_main_process() else _silence(),
         ):
             app(args, prog_name="imgnet-mini")
     except StopNowError as error:
-        if speaks():
+        if is_main_process():
             show_stop(f"stopped at once by {error}; what had been saved is whole")
         raise SystemExit(128 + error.signal_number) from error
     except StoppedError as error:
-        if speaks():
+        if is_main_process():
             show_stop(str(error))
         raise SystemExit(error.exit_code) from error
     except ImgnetMiniError as error:
-        if speaks() or isinstance(error, RankError):
+        if is_main_process() or isinstance(error, RankError):
             show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
         raise SystemExit(error.exit_code) from error
 
@@ -120,9 +120,9 @@ def _options_of_all(
     ] = False,
 ) -> None:
     del version
-    launch = Launch.from_environment()
-    if launch.size > 1 and ctx.invoked_subcommand not in WITH_RANKS:
+    launch = TorchrunEnv.from_environment()
+    if launch.world_size > 1 and ctx.invoked_subcommand not in WITH_RANKS:
         raise ConfigError(
             f"{ctx.invoked_subcommand} is work for one process, and torchrun has started "
-            f"{launch.size}: call imgnet-mini {ctx.invoked_subcommand} by itself"
+            f"{launch.world_size}: call imgnet-mini {ctx.invoked_subcommand} by itself"
         )

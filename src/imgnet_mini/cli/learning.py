@@ -9,7 +9,7 @@ from imgnet_mini.cli.entry import app
 from imgnet_mini.cli.options import config_options
 from imgnet_mini.cli.shared import TRAINING_ONLY
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.utils.console import going_on_unheard
+from imgnet_mini.utils.console import ignore_closed_stdout
 
 
 @app.command(rich_help_panel="Workflow")
@@ -25,7 +25,7 @@ def prepare(*, given: RunConfig) -> None:
     """
     from imgnet_mini.commands import prepare
 
-    with going_on_unheard():
+    with ignore_closed_stdout():
         prepare.run(given)
 
 
@@ -58,10 +58,10 @@ def check(*, given: RunConfig) -> None:
 def find_lr(*, given: RunConfig) -> None:
     """Suggest a peak learning rate: by raising the rate step by step, and by short trainings."""
     from imgnet_mini.commands import find_lr
-    from imgnet_mini.distributed.process_group import joined
+    from imgnet_mini.distributed.process_group import init_distributed
 
-    with joined(given.runtime) as ranks:
-        find_lr.run(given, ranks=ranks)
+    with init_distributed(given.runtime) as distributed:
+        find_lr.run(given, distributed=distributed)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -91,19 +91,23 @@ def train(
     """Train a network from scratch."""
     from imgnet_mini.commands import resume as resume_command
     from imgnet_mini.commands import train
-    from imgnet_mini.distributed.process_group import joined
+    from imgnet_mini.distributed.process_group import init_distributed
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
-    with going_on_unheard(), joined(given.runtime) as ranks:
-        if resume and ranks.from_first(lambda: resume_command.has_checkpoint(given)):
-            resume_command.run(given, other_ranks=allow_world_size_change, ranks=ranks)
+    with ignore_closed_stdout(), init_distributed(given.runtime) as distributed:
+        if resume and distributed.broadcast_from_rank0(
+            lambda: resume_command.has_checkpoint(given)
+        ):
+            resume_command.run(
+                given, allow_world_size_change=allow_world_size_change, distributed=distributed
+            )
         else:
-            train.run(given, overwrite=overwrite, ranks=ranks)
-    if reports and ranks.is_first:
+            train.run(given, overwrite=overwrite, distributed=distributed)
+    if reports and distributed.is_main_process:
         from imgnet_mini.commands import report  # scikit-learn takes seconds to import
 
-        with going_on_unheard():
+        with ignore_closed_stdout():
             report.run(given)
 
 
@@ -137,13 +141,13 @@ def resume(
     Options left out keep the run's own values; those that would make it another run are refused.
     """
     from imgnet_mini.commands import resume
-    from imgnet_mini.distributed.process_group import joined
+    from imgnet_mini.distributed.process_group import init_distributed
 
-    with going_on_unheard(), joined(given.runtime) as ranks:
+    with ignore_closed_stdout(), init_distributed(given.runtime) as distributed:
         resume.run(
             given,
             checkpoint=checkpoint,
             replan=replan,
-            other_ranks=allow_world_size_change,
-            ranks=ranks,
+            allow_world_size_change=allow_world_size_change,
+            distributed=distributed,
         )

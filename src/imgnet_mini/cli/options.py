@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from imgnet_mini.config.recipes import recipe_names
-from imgnet_mini.config.run_config import RunConfig, Tables, fields_of
+from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_names
 
 Command = Callable[..., None]
 
@@ -54,6 +54,12 @@ def config_options(
         for name, field in fields_of(section).items()
         if name not in leave_out
     }
+    former = {
+        old: new
+        for section in sections
+        for old, new in former_names(section).items()
+        if new in fields
+    }
 
     def decorate(function: Command) -> Command:
         @wraps(function)
@@ -68,7 +74,11 @@ def config_options(
                 value = values.pop(name)
                 if _was_typed(ctx, name):
                     changes.setdefault(section, {})[name] = value
-            base = RunConfig() if recipe is None else RunConfig.of_recipe(recipe)
+            for old, name in former.items():
+                value = values.pop(old)
+                if _was_typed(ctx, old):
+                    changes.setdefault(fields[name][0], {}).setdefault(name, value)
+            base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
             if config_file:
                 base = base.override_from(config_file)
             function(**values, given=base.override(changes))
@@ -86,6 +96,7 @@ def config_options(
                     _parameter(name, field, panel=section.capitalize(), show_default=show_defaults)
                     for name, (section, field) in fields.items()
                 ),
+                *(_hidden_alias(old, fields[name][1]) for old, name in former.items()),
             ]
         )
         return command
@@ -116,6 +127,18 @@ def _parameter(name: str, field: FieldInfo, *, panel: str, show_default: bool) -
         show_default=show_default,
         rich_help_panel=panel,
     )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.get_default(call_default_factory=True, validated_data={}),
+        annotation=Annotated[annotation, option],
+    )
+
+
+def _hidden_alias(name: str, field: FieldInfo) -> inspect.Parameter:
+    """Parameter of an earlier spelling of an option, which help does not show."""
+    annotation, _ = _command_line_type(field.annotation)
+    option = typer.Option(hidden=True)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -6,7 +6,7 @@ import typer
 
 from imgnet_mini.cli.entry import app
 from imgnet_mini.config.recipes import recipe_names, recipe_purpose, recipe_text
-from imgnet_mini.utils.console import hand_over, show_table
+from imgnet_mini.utils.console import show_table, write_stdout
 
 recipe = typer.Typer(
     no_args_is_help=True,
@@ -38,4 +38,4 @@ def show(
     ],
 ) -> None:
     """Print a recipe's file: the start of one of your own, for --config FILE."""
-    hand_over(recipe_text(name))
+    write_stdout(recipe_text(name))

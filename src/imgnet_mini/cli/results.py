@@ -41,13 +41,19 @@ def evaluate(
     Options left out keep the values the run of this name was trained with.
     """
     from imgnet_mini.commands import evaluate
-    from imgnet_mini.data.tta import Views
-    from imgnet_mini.distributed.process_group import joined
+    from imgnet_mini.data.tta import TestTimeAugmentation
+    from imgnet_mini.distributed.process_group import init_distributed
 
-    views = Views.TEN_CROP if ten_crop else Views.MIRROR if tta else Views.CENTRE
+    views = (
+        TestTimeAugmentation.TEN_CROP
+        if ten_crop
+        else TestTimeAugmentation.HFLIP
+        if tta
+        else TestTimeAugmentation.CENTER_CROP
+    )
 
-    with joined(given.runtime) as ranks:
-        evaluate.run(given, checkpoint=checkpoint, views=views, ranks=ranks)
+    with init_distributed(given.runtime) as distributed:
+        evaluate.run(given, checkpoint=checkpoint, views=views, distributed=distributed)
 
 
 @app.command(rich_help_panel="Workflow")

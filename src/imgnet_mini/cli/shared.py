@@ -9,9 +9,9 @@ Checkpoint = Annotated[
 ]
 
 TRAINING_ONLY = (
-    *("min_crop", "flip", "use_class_style_aug", "pack_on_device", "accumulate"),
+    *("crop_scale_min", "flip", "use_class_style_aug", "pack_on_device", "grad_accum_steps"),
     *("progressive", "trivial_augment", "random_erasing", "mixup", "cutmix"),
-    *("amp", "precision", "compile", "sync_bn", "deterministic", "seed", "zero_init"),
+    *("amp", "precision", "compile", "sync_bn", "deterministic", "seed", "zero_init_residual"),
 )
 """Settings of the data, model and runtime sections that evaluation has no use for."""
 

@@ -15,16 +15,21 @@ import torch
 from imgnet_mini.config.run_config import RunConfig, Tables
 from imgnet_mini.config.settings import available_cpus
 from imgnet_mini.data.folder import ImageFolder
-from imgnet_mini.data.open import Images
+from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.errors import StoppedError
-from imgnet_mini.runs.logger import History
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.setup import Setup, describe_environment, explaining_device_errors, set_up
-from imgnet_mini.training.throughput import Subject
-from imgnet_mini.utils.console import in_bytes, say, show_table
+from imgnet_mini.training.setup import (
+    Setup,
+    build_setup,
+    describe_environment,
+    translate_torch_errors,
+)
+from imgnet_mini.training.throughput import TrainingBenchmark
+from imgnet_mini.utils.console import format_bytes, say, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 ROUNDS: Final = 2
@@ -83,19 +88,19 @@ def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
     seconds: about how long to take; one round is taken all the same.
 
     Raises:
-        ConfigError, DataError: see `set_up`.
+        ConfigError, DataError: see `build_setup`.
         StoppedError: a signal has come.
     """
     deadline = time.perf_counter() + seconds
-    setup = set_up(given, growing=False)
+    setup = build_setup(given, growing=False)
     setup.train_loader.close()
     with (
         tempfile.TemporaryDirectory() as folder,
-        closing(History(RunPaths(Path(folder), "bench"), [], step=0)) as history,
-        explaining_device_errors(given.data.batch_size),
+        closing(RunLogger(RunPaths(Path(folder), "bench"), [], step=0)) as logger,
+        translate_torch_errors(given.data.batch_size),
         StopRequest() as stop,
     ):
-        bench = _Bench(given, setup, history, stop, seconds / _STRETCHES)
+        bench = _Bench(given, setup, logger, stop, seconds / _STRETCHES)
         try:
             rates = bench.measure(deadline)
             limit, sentence = explain(rates, on_cpu=setup.device.type == "cpu")
@@ -137,7 +142,7 @@ def explain(rates: Rates, *, on_cpu: bool) -> tuple[str, str]:
 class _Candidate:
     setting: str
     config: RunConfig
-    images: Images
+    images: ImageSplits
     note: str = ""
 
 
@@ -148,13 +153,13 @@ class _Bench:
         self,
         config: RunConfig,
         setup: Setup,
-        history: History,
+        logger: RunLogger,
         stop: StopRequest,
         seconds: float,
     ) -> None:
         self._config = config
         self._setup = setup
-        self._history = history
+        self._history = logger
         self._stop = stop
         self._seconds = seconds
         self._round_seconds = 0.0
@@ -211,14 +216,14 @@ class _Bench:
         """Whether one more round, or a trial, which takes about as long, would end in time."""
         return time.perf_counter() + self._round_seconds < deadline
 
-    def _try(self, candidate: _Candidate, today: Subject) -> Trial:
+    def _try(self, candidate: _Candidate, today: TrainingBenchmark) -> Trial:
         before = today.training(self._seconds)
         with closing(self._subject(candidate.config, candidate.images)) as subject:
             after = subject.training(self._seconds)
         return Trial(candidate.setting, after, after / before, candidate.note)
 
-    def _subject(self, config: RunConfig, images: Images) -> Subject:
-        return Subject(config, images, self._setup.model, self._history, self._stop)
+    def _subject(self, config: RunConfig, images: ImageSplits) -> TrainingBenchmark:
+        return TrainingBenchmark(config, images, self._setup.model, self._history, self._stop)
 
     def _changed(self, setting: str, changes: Tables, note: str = "") -> _Candidate:
         return _Candidate(setting, self._config.override(changes), self._setup.images, note)
@@ -238,8 +243,8 @@ class _Bench:
         return _Candidate(
             "imgnet-mini prepare",
             self._config,
-            Images(pack.train.images, pack.val.images, pack),
-            note=f"once, about {_duration(seconds * total)} and {in_bytes(size)} of disk",
+            ImageSplits(pack.train.images, pack.val.images, pack),
+            note=f"once, about {_duration(seconds * total)} and {format_bytes(size)} of disk",
         )
 
 

@@ -15,7 +15,7 @@ from imgnet_mini.errors import ConfigError, DivergedError, WriteError
 from imgnet_mini.training.device import choose_device
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.precision import choose_precision
-from imgnet_mini.training.setup import options_of
+from imgnet_mini.training.setup import config_flags
 from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import say
 
@@ -27,7 +27,7 @@ AFFORDABLE_SECONDS: Final = 120.0
 
 SETTINGS: Final[Tables] = {
     # Digits are small, fill their image, and are not what their mirror image is.
-    "data": {"batch_size": 32, "img_size": 32, "workers": 0, "min_crop": 0.5, "flip": False},
+    "data": {"batch_size": 32, "img_size": 32, "workers": 0, "crop_scale_min": 0.5, "flip": False},
     "schedule": {"epochs": 10, "max_lr": 0.003},
     "finder": {"start_lr": 1e-6, "trials": 0},
 }
@@ -81,7 +81,7 @@ def run(directory: Path, *, device: str) -> None:
 
 def _run_workflow(config: RunConfig, config_path: Path) -> None:
     """The commands as a user would type them, each announced by its line."""
-    run_flags = options_of(config, "run", leave_out=("data_root",))
+    run_flags = config_flags(config, "run", leave_out=("data_root",))
     _step(f"prepare --config {config_path}")
     prepare.run(config)
     _step(f"find-lr --config {config_path}")

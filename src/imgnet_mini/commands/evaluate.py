@@ -13,9 +13,9 @@ from imgnet_mini.checkpoint.load import Weights, read_weights
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.open import Images
-from imgnet_mini.data.tta import Views
-from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.data.open import ImageSplits
+from imgnet_mini.data.tta import TestTimeAugmentation
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
 from imgnet_mini.inference.model import checkpoint_path, epoch_of, load_network, other_arch
 from imgnet_mini.runs.paths import RunPaths
@@ -24,12 +24,12 @@ from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.setup import (
-    explaining_device_errors,
-    find_images_once,
-    paths_of,
-    sweep_reports,
+    clean_reports,
+    open_splits_once,
+    run_paths,
+    translate_torch_errors,
 )
-from imgnet_mini.utils.atomic_file import refuse_unwritable, write_text
+from imgnet_mini.utils.atomic_file import check_writable, write_text
 from imgnet_mini.utils.console import say, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
@@ -50,7 +50,11 @@ def saved_settings(given: RunConfig) -> RunConfig:
 
 
 def run(
-    given: RunConfig, *, checkpoint: str = "best", views: Views = Views.CENTRE, ranks: Ranks = ALONE
+    given: RunConfig,
+    *,
+    checkpoint: str = "best",
+    views: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> None:
     """Evaluate in float32, write metrics.json and predictions.csv, and print a table.
 
@@ -62,18 +66,22 @@ def run(
         CheckpointError: it is missing, damaged, or does not fit the network or the classes.
         DataError: the images cannot be used.
     """
-    config, path, weights = ranks.from_first(lambda: _take_up(given, checkpoint, views))
+    config, path, weights = distributed.broadcast_from_rank0(
+        lambda: _take_up(given, checkpoint, views)
+    )
     content = weights.content
-    paths = paths_of(config.run)
-    device = choose_device(config.runtime, ranks)
-    images = find_images_once(config, ranks, training=False)
+    paths = run_paths(config.run)
+    device = choose_device(config.runtime, distributed)
+    images = open_splits_once(config, distributed, training=False)
     say(*images.notes)
-    if views is not Views.CENTRE and not config.data.flip:
+    if views is not TestTimeAugmentation.CENTER_CROP and not config.data.flip:
         say("Note: mirror images count too, and this run was trained without any (--no-flip)")
-    with explaining_device_errors(config.data.batch_size):
+    with translate_torch_errors(config.data.batch_size):
         model = _load_network(config, content, path, images.train, device)
-    metrics, predictions = _measure(config, model, images, device, views=views, ranks=ranks)
-    if not ranks.is_first:
+    metrics, predictions = _measure(
+        config, model, images, device, views=views, distributed=distributed
+    )
+    if not distributed.is_main_process:
         return
     predictions.save(paths.predictions)
     summary: dict[str, Any] = {
@@ -82,8 +90,8 @@ def run(
         "checkpoint_sha256": weights.sha256,
         "epoch": epoch_of(content),
         "arch": config.model.arch,
-        "img_size": config.data.eval_side,
-        "resize": views.resize(config.data.eval_side),
+        "img_size": config.data.eval_img_size,
+        "resize": views.resize(config.data.eval_img_size),
         "views": views,
         "precision": "fp32",
         "device": describe_device(device),
@@ -95,11 +103,13 @@ def run(
     say(f"Wrote {paths.metrics} and {paths.predictions}")
 
 
-def _take_up(given: RunConfig, checkpoint: str, views: Views) -> tuple[RunConfig, Path, Weights]:
+def _take_up(
+    given: RunConfig, checkpoint: str, views: TestTimeAugmentation
+) -> tuple[RunConfig, Path, Weights]:
     """The settings, and what is to be evaluated."""
     config = saved_settings(given)
     typed = given.given().get("data", {}).get("loader")
-    if views is Views.TEN_CROP:
+    if views is TestTimeAugmentation.TEN_CROP:
         if typed == "pack":
             raise ConfigError(
                 "--loader pack: a pack holds the centre of each validation image, and --ten-crop "
@@ -109,27 +119,29 @@ def _take_up(given: RunConfig, checkpoint: str, views: Views) -> tuple[RunConfig
     elif typed is None:
         # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
         config = config.override({"data": {"loader": "auto"}})
-    paths = paths_of(config.run)
+    paths = run_paths(config.run)
     path = checkpoint_path(checkpoint, paths, config)
-    refuse_unwritable(paths.report_dir)
-    sweep_reports(paths)
+    check_writable(paths.report_dir)
+    clean_reports(paths)
     return config, path, read_weights(path)
 
 
 def _measure(
     config: RunConfig,
     model: nn.Module,
-    images: Images,
+    images: ImageSplits,
     device: torch.device,
     *,
-    views: Views,
-    ranks: Ranks,
+    views: TestTimeAugmentation,
+    distributed: DistributedContext,
 ) -> tuple[Metrics, Predictions]:
     with (
-        StopRequest(with_ranks=ranks.size > 1) as stop,
-        explaining_device_errors(config.data.batch_size),
+        StopRequest(with_ranks=distributed.world_size > 1) as stop,
+        translate_torch_errors(config.data.batch_size),
         closing(
-            build_eval_loader(config.data, images, device=device, views=views, ranks=ranks)
+            build_eval_loader(
+                config.data, images, device=device, views=views, distributed=distributed
+            )
         ) as loader,
     ):
         try:
@@ -139,7 +151,7 @@ def _measure(
                 Precision(device.type, None),
                 stop,
                 label_smoothing=config.optimizer.label_smoothing,
-                ranks=ranks,
+                distributed=distributed,
             )
         except StopRequestedError as error:
             raise StoppedError(

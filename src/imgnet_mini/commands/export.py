@@ -8,27 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgnet_mini.checkpoint.store import bytes_of
+from imgnet_mini.checkpoint.store import tensor_bytes
 from imgnet_mini.commands.evaluate import saved_settings
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import ModelConfig
-from imgnet_mini.data.inference_images import find_loose_images, load_batches
-from imgnet_mini.data.transforms import EvalCrop, Normalise
+from imgnet_mini.data.inference_images import find_inference_images, load_batches
+from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import ConfigError, DataError, ExportError
 from imgnet_mini.export.description import Description, describe, to_json
 from imgnet_mini.export.formats import FORMATS, Format
-from imgnet_mini.export.parity import Agreement, compare
-from imgnet_mini.inference.model import Trained, load_trained
+from imgnet_mini.export.parity import ParityResult, compare
+from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.training.model import build_with_weights
-from imgnet_mini.training.setup import paths_of
+from imgnet_mini.training.setup import run_paths
 from imgnet_mini.utils.atomic_file import (
-    explaining_writes,
-    flush_folder,
-    new_file,
+    fsync_folder,
     settle,
+    temporary_file,
+    translate_write_errors,
     write_text,
 )
-from imgnet_mini.utils.console import in_bytes, say
+from imgnet_mini.utils.console import format_bytes, say
 
 _CPU: Final = torch.device("cpu")
 _CHECKED: Final = 16
@@ -51,17 +51,17 @@ def run(
     Raises:
         ConfigError: there is such a file already, the format is unknown, or its packages are
             missing.
-        CheckpointError: see `load_trained`.
+        CheckpointError: see `load_inference_model`.
         ExportError: the file says something else than the network; it is removed.
         WriteError: it cannot be written.
     """
     form = _form(form, output)
     kind = FORMATS[form]
-    _refuse_missing_packages(form, kind)
-    trained = load_trained(given, checkpoint, _CPU)
-    path = output or paths_of(given.run).export_dir / f"{trained.path.stem}{kind.suffix}"
+    _check_packages(form, kind)
+    trained = load_inference_model(given, checkpoint, _CPU)
+    path = output or run_paths(given.run).export_dir / f"{trained.path.stem}{kind.suffix}"
     beside = path.with_name(f"{path.name}.json")
-    _refuse_existing([path, beside], trained, overwrite=overwrite)
+    _check_no_run([path, beside], trained, overwrite=overwrite)
     images, whence = _images(given, trained.img_size)
     description = describe(trained.arch, trained.img_size, trained.classes) | {
         "checkpoint": trained.path.name,
@@ -72,7 +72,7 @@ def run(
     write_text(beside, to_json(description))
     say(
         f"{trained.arch} of {len(trained.classes)} classes as {form}: "
-        f"{in_bytes(path.stat().st_size)}",
+        f"{format_bytes(path.stat().st_size)}",
         f"Checked on {agreement.images} {whence}: the same top-1 on all of them, logits within "
         f"{agreement.difference:.1e}",
         f"Wrote {path} and {beside}",
@@ -88,7 +88,7 @@ def _form(form: str | None, output: Path | None) -> str:
     return form
 
 
-def _refuse_missing_packages(form: str, kind: Format) -> None:
+def _check_packages(form: str, kind: Format) -> None:
     missing = kind.missing_packages()
     if missing:
         raise ConfigError(
@@ -97,7 +97,7 @@ def _refuse_missing_packages(form: str, kind: Format) -> None:
         )
 
 
-def _refuse_existing(files: list[Path], trained: Trained, *, overwrite: bool) -> None:
+def _check_no_run(files: list[Path], trained: InferenceModel, *, overwrite: bool) -> None:
     for file in files:
         if file.resolve() == trained.path.resolve():
             raise ConfigError(f"--output {file}: this is the checkpoint itself")
@@ -112,13 +112,13 @@ def _images(given: RunConfig, img_size: int) -> tuple[Tensor, str]:
     val = saved_settings(given).run.data_root / "val"
     files: list[Path] = []
     with suppress(DataError):  # the data need not be here
-        files = find_loose_images([val])
+        files = find_inference_images([val])
     chosen = files[:: max(1, len(files) // _CHECKED)][:_CHECKED]
     batches = load_batches(chosen, EvalCrop(img_size).load, batch_size=_CHECKED, threads=1)
     found = [image for batch in batches for image in batch.images]
     pixels = torch.stack(found) if found else _made_up(img_size)
     what = f"images of {val}" if found else "made-up images"
-    return Normalise(_CPU)(pixels).contiguous(), what
+    return Normalize(_CPU)(pixels).contiguous(), what
 
 
 def _made_up(img_size: int) -> Tensor:
@@ -130,8 +130,8 @@ def _made_up(img_size: int) -> Tensor:
 
 
 def _write(
-    kind: Format, trained: Trained, images: Tensor, description: Description, path: Path
-) -> Agreement:
+    kind: Format, trained: InferenceModel, images: Tensor, description: Description, path: Path
+) -> ParityResult:
     model = trained.model.to(memory_format=torch.contiguous_format)
 
     def rebuild(weights: dict[str, Tensor]) -> nn.Module:
@@ -143,8 +143,8 @@ def _write(
         )
 
     with (
-        explaining_writes(path, bytes_of(model.state_dict())),
-        new_file(path) as (file, temporary),
+        translate_write_errors(path, tensor_bytes(model.state_dict())),
+        temporary_file(path) as (file, temporary),
     ):
         with torch.no_grad():
             kind.write(model, images[:1].repeat(2, 1, 1, 1), description, file)
@@ -157,5 +157,5 @@ def _write(
                 f"{agreement.difference:.1e} apart; it is not kept. Try another --format"
             )
         temporary.replace(path)
-        flush_folder(path.parent)
+        fsync_folder(path.parent)
     return agreement

@@ -6,21 +6,21 @@ from datetime import datetime
 from typing import Any
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.distributed.context import ALONE, Ranks
-from imgnet_mini.distributed.rank_sync import Lockstep
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
+from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.errors import ConfigError, DivergedError, StoppedError
 from imgnet_mini.lr_finder.curve import Curve
 from imgnet_mini.lr_finder.range_test import run_range_test
 from imgnet_mini.lr_finder.results import FinderResult, SavedPaths, save_result
-from imgnet_mini.lr_finder.suggestions import WORDS, Suggestions, explain, suggest
+from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Suggestions, explain, suggest
 from imgnet_mini.lr_finder.trials import Trials
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import describe_device
-from imgnet_mini.training.lr_trials import refuse_short_trials, try_rates
+from imgnet_mini.training.lr_trials import check_trial_steps, run_lr_trials
 from imgnet_mini.training.optim import build_optimizer
-from imgnet_mini.training.peak_lr import default_rate, settings_of
-from imgnet_mini.training.setup import Setup, explaining_device_errors, options_of, set_up
-from imgnet_mini.utils.atomic_file import refuse_unwritable
+from imgnet_mini.training.peak_lr import default_lr, settings_of
+from imgnet_mini.training.setup import Setup, build_setup, config_flags, translate_torch_errors
+from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import say, show_table
 from imgnet_mini.utils.progress import show_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
@@ -31,7 +31,7 @@ _FAR = 3.0
 """A peak that is so many times higher is another one, and not the same found less exactly."""
 
 
-def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
+def run(given: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) -> None:
     """Make test and trials, save what they say, and print the line that trains with it.
 
     Raises:
@@ -39,15 +39,15 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
         DivergedError: the loss was not finite from the start on.
     """
     paths = RunPaths(given.run.output_dir, given.run.name)
-    refuse_short_trials(given)
-    ranks.from_first(lambda: refuse_unwritable(paths.finder_dir))
-    setup = set_up(given, growing=False, ranks=ranks)
+    check_trial_steps(given)
+    distributed.broadcast_from_rank0(lambda: check_writable(paths.finder_dir))
+    setup = build_setup(given, growing=False, distributed=distributed)
     _announce(given, setup)
     curve, trials = _measure(given, setup)
-    if not ranks.is_first:
+    if not distributed.is_main_process:
         return
     steps = given.schedule.epochs * len(setup.train_loader)
-    suggestions = suggest(curve, trials, steps=steps, default=default_rate(given))
+    suggestions = suggest(curve, trials, steps=steps, default=default_lr(given))
     result = FinderResult(
         name=given.run.name,
         finder=given.finder,
@@ -56,7 +56,7 @@ def run(given: RunConfig, *, ranks: Ranks = ALONE) -> None:
         settings=settings_of(given) | _settings(given, setup),
         trials=trials,
         command=("imgnet-mini", *sys.argv[1:]),
-        options=options_of(given, *TRAINING_SECTIONS, leave_out=("max_lr",)),
+        options=config_flags(given, *TRAINING_SECTIONS, leave_out=("max_lr",)),
     )
     saved = save_result(result, paths.finder_dir, datetime.now().astimezone())
     if suggestions.lr is None:
@@ -101,13 +101,13 @@ def _announce(config: RunConfig, setup: Setup) -> None:
 
 def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, Trials | None]:
     with (
-        StopRequest(with_ranks=setup.ranks.size > 1) as stop,
-        explaining_device_errors(config.data.batch_size),
+        StopRequest(with_ranks=setup.distributed.world_size > 1) as stop,
+        translate_torch_errors(config.data.batch_size),
         closing(setup.train_loader),
     ):
         try:
             curve = _test_range(config, setup, stop)
-            return curve, try_rates(config, setup, stop) if config.finder.trials else None
+            return curve, run_lr_trials(config, setup, stop) if config.finder.trials else None
         except StopRequestedError as error:
             raise StoppedError(
                 f"find-lr stopped by {error}; nothing was written", error.signal_number
@@ -116,28 +116,30 @@ def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, Trials | None]:
 
 def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
     steps = config.finder.num_iter
-    precision, clip_norm = setup.precision, config.optimizer.clip_norm
+    precision, clip_grad = setup.precision, config.optimizer.clip_grad
     mixed = precision.dtype is not None
     autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
     with show_bar("find-lr", steps) as bar:
-        lockstep = Lockstep(setup.ranks, stop, most=1)
+        rank_sync = RankSync(setup.distributed, stop, most=1)
 
         def on_step(done: int, loss: float) -> None:
             bar.show(done, f"loss {loss:.3f}")
-            lockstep.look()
-            lockstep.check()
+            rank_sync.look()
+            rank_sync.check()
 
         return run_range_test(
-            setup.ranks.parallel(setup.model),
+            setup.distributed.wrap_ddp(setup.model),
             build_optimizer(config.optimizer, setup.model, lr=config.finder.start_lr),
             setup.criterion,
             setup.train_loader.endless(),
             config.finder,
             device=setup.device,
-            autocast=autocast if mixed or clip_norm else None,  # the scaler comes with it
-            scaler=precision.build_scaler(clip_norm),
-            accumulate=config.data.accumulate,
-            agree=lambda loss: setup.ranks.sum([loss])[0] / setup.ranks.size,
+            autocast=autocast if mixed or clip_grad else None,  # the scaler comes with it
+            scaler=precision.build_scaler(clip_grad),
+            grad_accum_steps=config.data.grad_accum_steps,
+            agree=lambda loss: (
+                setup.distributed.all_reduce_sum([loss])[0] / setup.distributed.world_size
+            ),
             on_step=on_step,
         )
 
@@ -161,7 +163,7 @@ def _show(
         show_table(f"Trainings of {trials.steps} steps", ["peak rate", "loss at the end"], rows)
     rows = [
         [
-            WORDS[method] + (" *" if method == suggestions.recommended else ""),
+            METHOD_NAMES[method] + (" *" if method == suggestions.recommended else ""),
             "none" if rate is None else f"{rate:.2e}",
         ]
         for method, rate in suggestions.rates.items()
@@ -170,7 +172,7 @@ def _show(
     own = isinstance(config.schedule.max_lr, float)
     origin = "the peak of these settings" if own else "0.1 x batch / 256"
     mark = " *" if suggestions.recommended == "default" else ""
-    rows.append([f"{WORDS['default']} ({origin}){mark}", f"{default_rate(config):.2e}"])
+    rows.append([f"{METHOD_NAMES['default']} ({origin}){mark}", f"{default_lr(config):.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "rate"], rows)
     also = ", _trials.csv" if trials else ""
     say(f"Wrote {saved.plot}, and .csv{also} and .json beside it")

@@ -11,13 +11,13 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import available_cpus
 from imgnet_mini.data.classes import display_names, human_names, imagenet_classes
 from imgnet_mini.data.images import ImageError
-from imgnet_mini.data.inference_images import find_loose_images, load_batches
-from imgnet_mini.data.transforms import EvalCrop, Normalise, eval_resize
+from imgnet_mini.data.inference_images import find_inference_images, load_batches
+from imgnet_mini.data.transforms import EvalCrop, Normalize, eval_resize
 from imgnet_mini.errors import ConfigError, FailedImagesError, StoppedError
-from imgnet_mini.inference.model import Trained, load_trained
+from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.training.device import choose_device
-from imgnet_mini.training.setup import explaining_device_errors
-from imgnet_mini.utils.console import hand_over, one_line, say, warn
+from imgnet_mini.training.setup import translate_torch_errors
+from imgnet_mini.utils.console import one_line, say, warn, write_stdout
 from imgnet_mini.utils.csv_file import table_text
 from imgnet_mini.utils.progress import show_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
@@ -50,18 +50,18 @@ def run(
 
     Raises:
         DataError: a place is not there, or is a folder without images.
-        CheckpointError, ConfigError: see `load_trained`; `top_k` is above the number of classes.
+        CheckpointError, ConfigError: see `load_inference_model`; `top_k` exceeds the classes.
         FailedImagesError: some images cannot be read; the others are printed.
     """
-    files = find_loose_images(places)
+    files = find_inference_images(places)
     device = choose_device(given.runtime)
-    trained = load_trained(given, checkpoint, device)
+    trained = load_inference_model(given, checkpoint, device)
     count = _count(top_k, trained)
     predictions, broken = _predict(trained, files, count, given.data.batch_size, device)
     if form == "json":
-        hand_over(json.dumps(_document(trained, predictions, broken), indent=2) + "\n")
+        write_stdout(json.dumps(_document(trained, predictions, broken), indent=2) + "\n")
     elif form == "csv":
-        hand_over(_table(trained, predictions, count))
+        write_stdout(_table(trained, predictions, count))
     else:
         _show(trained, predictions)
     if broken:
@@ -71,7 +71,7 @@ def run(
         )
 
 
-def _count(top_k: int | None, trained: Trained) -> int:
+def _count(top_k: int | None, trained: InferenceModel) -> int:
     classes = len(trained.classes)
     if top_k is not None and top_k > classes:
         raise ConfigError(
@@ -82,15 +82,19 @@ def _count(top_k: int | None, trained: Trained) -> int:
 
 
 def _predict(
-    trained: Trained, files: Sequence[Path], count: int, batch_size: int, device: torch.device
+    trained: InferenceModel,
+    files: Sequence[Path],
+    count: int,
+    batch_size: int,
+    device: torch.device,
 ) -> tuple[list[Prediction], list[ImageError]]:
     predictions: list[Prediction] = []
     broken: list[ImageError] = []
-    normalise, load = Normalise(device), EvalCrop(trained.img_size).load
+    normalize, load = Normalize(device), EvalCrop(trained.img_size).load
     batches = load_batches(files, load, batch_size=batch_size, threads=available_cpus())
     with (
         torch.no_grad(),
-        explaining_device_errors(batch_size),
+        translate_torch_errors(batch_size),
         StopRequest() as stop,
         show_bar("predict", len(files)) as bar,
     ):
@@ -98,7 +102,7 @@ def _predict(
             for batch in batches:
                 broken += batch.broken
                 if batch.images:
-                    logits = trained.model(normalise(torch.stack(batch.images).to(device))).float()
+                    logits = trained.model(normalize(torch.stack(batch.images).to(device))).float()
                     top = logits.topk(count).indices
                     probabilities = logits.softmax(1).gather(1, top)
                     answers = zip(batch.files, top.tolist(), probabilities.tolist(), strict=True)
@@ -114,7 +118,7 @@ def _predict(
     return predictions, broken
 
 
-def _show(trained: Trained, predictions: Sequence[Prediction]) -> None:
+def _show(trained: InferenceModel, predictions: Sequence[Prediction]) -> None:
     names = display_names(trained.classes)
     if not trained.names_known:
         meaning = "ImageNet's" if trained.classes == imagenet_classes() else "numbered from 0"
@@ -129,7 +133,7 @@ def _show(trained: Trained, predictions: Sequence[Prediction]) -> None:
 
 
 def _document(
-    trained: Trained, predictions: Sequence[Prediction], broken: Sequence[ImageError]
+    trained: InferenceModel, predictions: Sequence[Prediction], broken: Sequence[ImageError]
 ) -> dict[str, Any]:
     names = human_names(trained.classes)
     return {
@@ -157,7 +161,7 @@ def _document(
     }
 
 
-def _table(trained: Trained, predictions: Sequence[Prediction], count: int) -> str:
+def _table(trained: InferenceModel, predictions: Sequence[Prediction], count: int) -> str:
     """Columns as those of `evaluate`'s predictions.csv, and the human names."""
     names = human_names(trained.classes)
     header = ["image"]

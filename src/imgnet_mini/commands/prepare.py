@@ -10,7 +10,7 @@ from imgnet_mini.data.pack.plan import Plan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError, StoppedError
-from imgnet_mini.utils.console import in_bytes, say
+from imgnet_mini.utils.console import format_bytes, say
 from imgnet_mini.utils.progress import show_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
@@ -44,7 +44,7 @@ def run(given: RunConfig) -> None:
         return
     say(
         f"Packing {len(train)} training images at {plan.pack_size} px and {len(val)} validation "
-        f"images at {plan.eval_side} px into {pack_dir}, {in_bytes(plan.nbytes)}"
+        f"images at {plan.eval_img_size} px into {pack_dir}, {format_bytes(plan.nbytes)}"
     )
     manifest = _write(plan, pack_dir, skip=given.data.skip_bad)
     if manifest.skipped:
@@ -92,7 +92,7 @@ def _write(plan: Plan, pack_dir: Path, *, skip: bool) -> Manifest:
     images = sum(manifest.images.values())
     size = sum(path.stat().st_size for path in array_files(pack_dir))
     say(
-        f"Wrote {pack_dir}: {images} images, {in_bytes(size)}, in {seconds:.0f} s "
+        f"Wrote {pack_dir}: {images} images, {format_bytes(size)}, in {seconds:.0f} s "
         f"({newly / seconds:.0f} images/s)"
     )
     return manifest

@@ -10,7 +10,7 @@ from imgnet_mini.reporting.readme.run_view import read_run
 from imgnet_mini.reporting.readme.splice import as_experiment, with_block
 from imgnet_mini.reporting.readme.template import render
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.utils.atomic_file import replacing
+from imgnet_mini.utils.atomic_file import atomic_write
 from imgnet_mini.utils.console import say
 
 
@@ -50,7 +50,7 @@ def run(
         refresh = shlex.join(_words(checked, template, readme, output_dir))
         raise StaleError(f"{path} is out of date; refresh it with `{refresh}`")
     else:
-        with replacing(path.resolve()) as file:  # a link stays a link
+        with atomic_write(path.resolve()) as file:  # a link stays a link
             file.write(new)
         say(f"Wrote {', '.join(checked)} into {path}")
 

@@ -29,7 +29,7 @@ from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions, load_predictions
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training.model import build_model
-from imgnet_mini.training.setup import paths_of, run_options, sweep_reports
+from imgnet_mini.training.setup import clean_reports, run_flags, run_paths
 from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import one_line, say
 
@@ -42,14 +42,14 @@ def run(given: RunConfig) -> None:
         CheckpointError: its checkpoint is missing or damaged.
     """
     config = evaluate.saved_settings(given)
-    paths = paths_of(config.run)
+    paths = run_paths(config.run)
     records = read_csv(paths.train_log) if paths.train_log.exists() else []
     if not records:
         raise DataError(
             f"{paths.train_log} holds no finished epoch; train first, with\n"
-            f"  imgnet-mini train{run_options(config.run)}"
+            f"  imgnet-mini train{run_flags(config.run)}"
         )
-    sweep_reports(paths)
+    clean_reports(paths)
     metrics = _current_metrics(paths)
     if metrics is None:
         evaluate.run(given)
@@ -81,7 +81,7 @@ def run(given: RunConfig) -> None:
         f"Report on {metrics['checkpoint']}: top-1 {metrics['top1']:.2f}%, "
         f"top-5 {metrics['top5']:.2f}% of {metrics['images']} images",
         f"Wrote {report_dir}; all of it on one page: {paths.page}",
-        f"Next: imgnet-mini readme{run_options(config.run)}",
+        f"Next: imgnet-mini readme{run_flags(config.run)}",
     )
 
 

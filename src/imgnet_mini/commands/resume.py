@@ -4,31 +4,31 @@ from pathlib import Path
 
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.schema import check_place
-from imgnet_mini.checkpoint.store import CheckpointStore, TakenUp
+from imgnet_mini.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from imgnet_mini.commands.train import train, writing
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import fingerprint
-from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, DataError
-from imgnet_mini.runs.logger import History, SilentHistory, write_logs
+from imgnet_mini.runs.logger import NullLogger, RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord
 from imgnet_mini.training.build import build_trainer
 from imgnet_mini.training.resume_policy import (
-    continued,
-    describe_new_plan,
-    differences,
-    refuse_other_ranks,
+    check_world_size,
+    describe_changes,
+    describe_new_schedule,
+    merge_resume_config,
 )
 from imgnet_mini.training.run import TrainingRun
 from imgnet_mini.training.setup import (
     Setup,
+    build_setup,
+    clean_run,
     describe_environment,
     names_fingerprint,
-    paths_of,
-    run_options,
-    set_up,
-    sweep_run,
+    run_flags,
+    run_paths,
 )
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.console import say
@@ -51,8 +51,8 @@ def run(
     *,
     checkpoint: Path | None = None,
     replan: bool = False,
-    other_ranks: bool = False,
-    ranks: Ranks = ALONE,
+    allow_world_size_change: bool = False,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> None:
     """Continue a run; `given` holds what was typed.
 
@@ -66,51 +66,53 @@ def run(
         DataError: the images are not those the run was started on.
         InUseError: another process is at it.
     """
-    paths = paths_of(given.run)
-    if ranks.is_first and not has_checkpoint(given):
+    paths = run_paths(given.run)
+    if distributed.is_main_process and not has_checkpoint(given):
         restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
         raise CheckpointError(
             f"there is nothing to resume: {paths.checkpoint} does not exist. Start the run with\n"
-            f"  imgnet-mini train{run_options(given.run)}{restart}"
+            f"  imgnet-mini train{run_flags(given.run)}{restart}"
         )
-    with writing(paths, ranks):
+    with writing(paths, distributed):
         store = CheckpointStore(paths, keep=given.checkpoint.keep)
-        taken = ranks.from_first(lambda: _take_up(paths, store, checkpoint))
+        taken = distributed.broadcast_from_rank0(lambda: _take_up(paths, store, checkpoint))
         say(*(f"Note: {note}" for note in taken.notes))
-        config = continued(taken.content, given, replan=replan, other_ranks=other_ranks)
-        refuse_other_ranks(taken.content, ranks, allowed=other_ranks)
+        config = merge_resume_config(
+            taken.content, given, replan=replan, allow_world_size_change=allow_world_size_change
+        )
+        check_world_size(taken.content, distributed, allowed=allow_world_size_change)
         if taken.content["state"]["epoch"] < config.schedule.epochs:
-            _go_on(config, paths, store, taken, replan=replan, ranks=ranks)
-        elif ranks.is_first:
+            _go_on(config, paths, store, taken, replan=replan, distributed=distributed)
+        elif distributed.is_main_process:
             _finish(config, paths, taken)
 
 
-def _take_up(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> TakenUp:
-    unfinished = sweep_run(paths)
+def _take_up(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> LoadedCheckpoint:
+    unfinished = clean_run(paths)
     if unfinished:
         say(f"Removed {unfinished} unfinished file(s) of a process that was killed")
-    return store.take_up() if checkpoint is None else store.take_up_from(checkpoint)
+    return store.load_latest() if checkpoint is None else store.load_file(checkpoint)
 
 
 def _go_on(
     config: RunConfig,
     paths: RunPaths,
     store: CheckpointStore,
-    taken: TakenUp,
+    taken: LoadedCheckpoint,
     *,
     replan: bool,
-    ranks: Ranks,
+    distributed: DistributedContext,
 ) -> None:
     content = taken.content
-    setup = set_up(config, skipped=content.get("skipped"), ranks=ranks)
-    if ranks.is_first:
-        _refuse_other_images(content, setup, config.run.pack)
+    setup = build_setup(config, skipped=content.get("skipped"), distributed=distributed)
+    if distributed.is_main_process:
+        _check_same_images(content, setup, config.run.pack)
     check_place(content, taken.path, steps=len(setup.train_loader))
     trainer = build_trainer(config, setup)
     trainer.load_state_dict(content, replan=replan)
     store.keep = config.checkpoint.keep
-    history: History = SilentHistory()
-    if ranks.is_first:
+    logger: RunLogger = NullLogger()
+    if distributed.is_main_process:
         records = [EpochRecord(**record) for record in content["records"]]
         _announce(config, paths, taken, trainer, setup, replan=replan)
         best_epoch = trainer.state.best_epoch
@@ -120,14 +122,14 @@ def _go_on(
                 f"Note: {paths.best} is missing or damaged, or not what this state had saved after "
                 f"epoch {best_epoch:03d}; it will be the best of the epochs to come"
             )
-        history = History(paths, records, step=trainer.state.step)
-    train(TrainingRun(config, paths, setup, trainer, history, store), new_plan=replan)
+        logger = RunLogger(paths, records, step=trainer.state.step)
+    train(TrainingRun(config, paths, setup, trainer, logger, store), new_plan=replan)
 
 
 def _announce(
     config: RunConfig,
     paths: RunPaths,
-    taken: TakenUp,
+    taken: LoadedCheckpoint,
     trainer: Trainer,
     setup: Setup,
     *,
@@ -138,14 +140,14 @@ def _announce(
         *setup.images.notes,
         f"Resuming {paths.name} at step {state.step} of {config.schedule.epochs * steps} "
         f"(epoch {state.epoch} of {config.schedule.epochs}, batch {state.batch} of {steps})",
-        *differences(content, describe_environment(setup)),
+        *describe_changes(content, describe_environment(setup)),
         *(() if "pack" in content else (OTHER_CROPS,)),
     )
     if replan:
-        say(*describe_new_plan(content, config, trainer.rate))
+        say(*describe_new_schedule(content, config, trainer.lr))
 
 
-def _finish(config: RunConfig, paths: RunPaths, taken: TakenUp) -> None:
+def _finish(config: RunConfig, paths: RunPaths, taken: LoadedCheckpoint) -> None:
     """All epochs are done; a process that was killed may have left the log behind them.
 
     Raises:
@@ -161,11 +163,11 @@ def _finish(config: RunConfig, paths: RunPaths, taken: TakenUp) -> None:
     epochs = config.schedule.epochs
     say(
         f"{paths.name} is finished: all its {epochs} epochs are done. For more of them, on a new "
-        f"plan: imgnet-mini resume{run_options(config.run)} --epochs {2 * epochs} --replan"
+        f"plan: imgnet-mini resume{run_flags(config.run)} --epochs {2 * epochs} --replan"
     )
 
 
-def _refuse_other_images(content: Content, setup: Setup, pack_dir: Path) -> None:
+def _check_same_images(content: Content, setup: Setup, pack_dir: Path) -> None:
     classes = setup.images.train.classes
     if list(classes) != content["classes"]:
         raise DataError(

@@ -8,75 +8,79 @@ import torch
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.progressive_resize import share_of_pixels, training_sizes
-from imgnet_mini.data.rng import mix
-from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.data.progressive_resize import build_progressive_resize, pixel_fraction
+from imgnet_mini.data.rng import hash_seed
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError, StoppedError
-from imgnet_mini.runs.lock import locked_run
-from imgnet_mini.runs.logger import History, SilentHistory
+from imgnet_mini.runs.lock import lock_run
+from imgnet_mini.runs.logger import NullLogger, RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.build import build_trainer
 from imgnet_mini.training.model import weights_sha256
-from imgnet_mini.training.peak_lr import with_peak_rate
+from imgnet_mini.training.peak_lr import resolve_max_lr
 from imgnet_mini.training.run import TrainingRun
 from imgnet_mini.training.setup import (
     Setup,
+    build_setup,
+    clean_run,
     describe_environment,
-    explaining_device_errors,
-    paths_of,
-    run_options,
-    set_up,
-    sweep_run,
+    run_flags,
+    run_paths,
+    translate_torch_errors,
 )
-from imgnet_mini.utils.atomic_file import explaining_writes
+from imgnet_mini.utils.atomic_file import translate_write_errors
 from imgnet_mini.utils.console import say
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
-def run(given: RunConfig, *, overwrite: bool, ranks: Ranks = ALONE) -> None:
+def run(
+    given: RunConfig, *, overwrite: bool, distributed: DistributedContext = SINGLE_PROCESS
+) -> None:
     """Start a run.
 
     Raises:
-        ConfigError: a run of this name exists and `overwrite` is off; see also `set_up`.
+        ConfigError: a run of this name exists and `overwrite` is off; see also `build_setup`.
         InUseError: another process is at it.
     """
-    paths = paths_of(given.run)
+    paths = run_paths(given.run)
 
     def plan() -> RunConfig:
-        _refuse_existing(given, paths, overwrite=overwrite)
-        return with_peak_rate(given, paths)
+        _check_no_run(given, paths, overwrite=overwrite)
+        return resolve_max_lr(given, paths)
 
-    config = ranks.from_first(plan)
-    setup = set_up(config, ranks=ranks)
+    config = distributed.broadcast_from_rank0(plan)
+    setup = build_setup(config, distributed=distributed)
     config = config.override({"data": {"loader": setup.images.loader}})
     trainer = build_trainer(config, setup)
-    if not ranks.is_first:  # what layers draw at random is each rank's own; weights are not
-        torch.manual_seed(mix(config.runtime.seed, ranks.rank))
-    with writing(paths, ranks):
-        history: History = SilentHistory()
-        if ranks.is_first:
-            _refuse_existing(given, paths, overwrite=overwrite)  # by one that was quicker
+    if (
+        not distributed.is_main_process
+    ):  # what layers draw at random is each rank's own; weights are not
+        torch.manual_seed(hash_seed(config.runtime.seed, distributed.rank))
+    with writing(paths, distributed):
+        logger: RunLogger = NullLogger()
+        if distributed.is_main_process:
+            _check_no_run(given, paths, overwrite=overwrite)  # by one that was quicker
             _remove_run(paths)
             _announce(config, paths, setup)
-            history = History(paths, [], step=0)
+            logger = RunLogger(paths, [], step=0)
         store = CheckpointStore(paths, keep=config.checkpoint.keep)
-        train(TrainingRun(config, paths, setup, trainer, history, store), new_plan=True)
+        train(TrainingRun(config, paths, setup, trainer, logger, store), new_plan=True)
 
 
-def writing(paths: RunPaths, ranks: Ranks) -> AbstractContextManager[None]:
+def writing(paths: RunPaths, distributed: DistributedContext) -> AbstractContextManager[None]:
     """Around all that writes to a run: the lock, on the rank that does.
 
     Raises:
         InUseError: another process holds it.
     """
-    return locked_run(paths.name, paths.lock) if ranks.is_first else nullcontext()
+    return lock_run(paths.name, paths.lock) if distributed.is_main_process else nullcontext()
 
 
-def _refuse_existing(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> None:
+def _check_no_run(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> None:
     states = [paths.checkpoint, paths.best, *paths.earlier_checkpoints(), paths.train_log]
     existing = [path for path in states if path.exists()]
     if existing and not overwrite:
-        options = run_options(given.run)
+        options = run_flags(given.run)
         if not paths.checkpoint.exists() and not paths.earlier_checkpoints():
             raise ConfigError(
                 f"a run named {given.run.name} has left {existing[0]}, and no checkpoint to go on "
@@ -99,22 +103,26 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         StoppedError: a signal ended the run, or came at its end; its state is saved.
         DivergedError: a loss or a weight is not finite; the newest checkpoint is from before.
     """
-    state, data, ranks = run.trainer.state, run.config.data, run.setup.ranks
-    val_images = build_eval_loader(data, run.setup.images, device=run.setup.device, ranks=ranks)
+    state, data, distributed = run.trainer.state, run.config.data, run.setup.distributed
+    val_images = build_eval_loader(
+        data, run.setup.images, device=run.setup.device, distributed=distributed
+    )
     with (
-        StopRequest(with_ranks=ranks.size > 1) as stop,  # outermost: workers end under it too
-        run.saying_what_is_safe(),
-        explaining_device_errors(data.batch_size),
+        StopRequest(
+            with_ranks=distributed.world_size > 1
+        ) as stop,  # outermost: workers end under it too
+        run.add_resume_hint(),
+        translate_torch_errors(data.batch_size),
         closing(run.setup.train_loader) as train_loader,
         closing(val_images) as val_loader,
-        closing(run.history),
+        closing(run.logger),
     ):
         run.begin(new_plan=new_plan)
         try:
             while state.epoch < run.config.schedule.epochs:
                 trained = run.trainer.train_epoch(
                     train_loader,
-                    run.history,
+                    run.logger,
                     stop,
                     save=run.save,
                     save_seconds=60 * run.config.checkpoint.save_minutes,
@@ -122,30 +130,30 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                 run.finish_epoch(trained, run.trainer.validate(val_loader, stop))
         except StopRequestedError as error:
             run.save()
-            ranks.wait()  # else torchrun, seeing one end, would end the one that still writes
+            distributed.barrier()  # else torchrun, seeing one end, kills the one still writing
             raise StoppedError(
                 f"stopped by {error} and saved: step {state.step} (epoch {state.epoch}, batch "
                 f"{state.batch} of {len(train_loader)}). Continue with\n"
-                f"  imgnet-mini resume{run_options(run.config.run)}",
+                f"  imgnet-mini resume{run_flags(run.config.run)}",
                 error.signal_number,
             ) from error
-    averaged = " of the averaged weights" if run.config.optimizer.ema else ""
+    averaged = " of the averaged weights" if run.config.optimizer.ema_decay else ""
     say(
         f"Done: best top-1 {state.best_top1:.2f}%{averaged} after epoch {state.best_epoch:03d}, "
         f"in {run.paths.best}",
         f"Final weights sha256 {weights_sha256(run.setup.model)}",
-        f"Next: imgnet-mini report{run_options(run.config.run)}",
+        f"Next: imgnet-mini report{run_flags(run.config.run)}",
     )
     _stop_at_the_end(run, stop)
 
 
 def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:
     """Let a signal that has come since the last step keep what would follow from its work."""
-    received = run.setup.ranks.from_first(lambda: stop.received)
+    received = run.setup.distributed.broadcast_from_rank0(lambda: stop.received)
     if received is not None:
         raise StoppedError(
             f"stopped by {signal.Signals(received).name} after the last epoch: everything is "
-            f"saved. Reports are made by\n  imgnet-mini report{run_options(run.config.run)}",
+            f"saved. Reports are made by\n  imgnet-mini report{run_flags(run.config.run)}",
             received,
         )
 
@@ -154,15 +162,15 @@ def _remove_run(paths: RunPaths) -> None:
     """Remove the files that the run of this name has made, if there is one, and no others."""
     written = [*paths.checkpoint_files(), paths.train_log, paths.markdown_log, paths.environment]
     written += [*paths.pictures_and_tables, *paths.event_dir.glob("events.out.tfevents.*")]
-    with explaining_writes(paths.checkpoint_dir):
+    with translate_write_errors(paths.checkpoint_dir):
         for path in written:
             path.unlink(missing_ok=True)
-        sweep_run(paths)
+        clean_run(paths)
 
 
 def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
     environment = describe_environment(setup)
-    steps, batch = len(setup.train_loader), _describe_batch(config, setup.ranks)
+    steps, batch = len(setup.train_loader), _describe_batch(config, setup.distributed)
     say(
         *setup.images.notes,
         f"{config.model.arch}: {environment['parameters'] / 1e6:.1f} M parameters, "
@@ -176,15 +184,16 @@ def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
     )
 
 
-def _describe_batch(config: RunConfig, ranks: Ranks) -> str:
+def _describe_batch(config: RunConfig, distributed: DistributedContext) -> str:
     """The images of a step, and how they are shared out, such as `64 images (2 ranks x 32)`."""
     data = config.data
     images = f"{data.batch_size} images"
-    if ranks.size == data.accumulate == 1:
+    if distributed.world_size == data.grad_accum_steps == 1:
         return images
-    blocks = [f"{ranks.size} ranks"] if ranks.size > 1 else []
-    blocks += [f"{data.accumulate} parts"] if data.accumulate > 1 else []
-    return f"{images} ({' x '.join(blocks)} x {data.batch_size // (ranks.size * data.accumulate)})"
+    blocks = [f"{distributed.world_size} ranks"] if distributed.world_size > 1 else []
+    blocks += [f"{data.grad_accum_steps} parts"] if data.grad_accum_steps > 1 else []
+    micro_batch = data.batch_size // (distributed.world_size * data.grad_accum_steps)
+    return f"{images} ({' x '.join(blocks)} x {micro_batch})"
 
 
 def _describe_growth(config: RunConfig) -> str:
@@ -192,6 +201,6 @@ def _describe_growth(config: RunConfig) -> str:
     data, epochs = config.data, config.schedule.epochs
     if data.progressive is None:
         return ""
-    sizes = training_sizes(data, epochs)
-    share = share_of_pixels(data, epochs)
+    sizes = build_progressive_resize(data, epochs)
+    share = pixel_fraction(data, epochs)
     return f", images of {sizes.of(0)} to {sizes.last} px, {share:.2f} of the pixels"

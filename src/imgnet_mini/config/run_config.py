@@ -15,6 +15,7 @@ from imgnet_mini.config.settings import (
     CheckpointConfig,
     DataConfig,
     FinderConfig,
+    Formerly,
     ModelConfig,
     OptimizerConfig,
     PrepareConfig,
@@ -59,7 +60,7 @@ class RunConfig(Section):
         return cls().override_from(path)
 
     @classmethod
-    def of_recipe(cls, name: str) -> Self:
+    def from_recipe(cls, name: str) -> Self:
         """Read a recipe; what it leaves out keeps its default.
 
         Raises:
@@ -107,7 +108,8 @@ class RunConfig(Section):
         tables: dict[str, Any] = self.given()
         for section, values in changes.items():  # of a file, they may be anything
             own = tables.get(section, {})
-            tables[section] = own | values if isinstance(values, dict) else values
+            is_table = isinstance(values, dict)
+            tables[section] = own | _current_names(section, values) if is_table else values
         config = type(self).model_validate(tables)
         config._recipe = self._recipe
         return config
@@ -128,6 +130,23 @@ class RunConfig(Section):
             )
             for section, values in tables.items()
         )
+
+
+def former_names(section: str) -> dict[str, str]:
+    """Earlier names of a section's settings, and their names of today."""
+    return {
+        former.name: name
+        for name, field in fields_of(section).items()
+        for former in field.metadata
+        if isinstance(former, Formerly)
+    }
+
+
+def _current_names(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    if section not in RunConfig.model_fields:
+        return values
+    former = former_names(section)
+    return {former.get(name, name): value for name, value in values.items()}
 
 
 def _explain(error: ValidationError, prefix: str = "") -> str:

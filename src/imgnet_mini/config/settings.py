@@ -6,6 +6,7 @@ table of the file, one panel of `--help`, and the one argument that its builder 
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,9 +20,16 @@ from pydantic import (
     model_validator,
 )
 
-from imgnet_mini.utils.torchrun_env import processes_of_this_machine
+from imgnet_mini.utils.torchrun_env import local_world_size_from_env
 
 Count = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True)
+class Formerly:
+    """Metadata of a renamed setting: its earlier name, still read from files, flags and runs."""
+
+    name: str
 
 
 def _run_name(name: str) -> str:
@@ -41,12 +49,12 @@ def _peak_lr(value: Any) -> Any:
     if value is None or value == "auto":
         return value
     try:
-        rate = float(value)
+        lr = float(value)
     except (TypeError, ValueError):
-        rate = 0.0
-    if not 0 < rate < float("inf"):
+        lr = 0.0
+    if not 0 < lr < float("inf"):
         raise ValueError("must be a learning rate above 0, or 'auto'")
-    return rate
+    return lr
 
 
 def _growing_sides(sides: str | None) -> str | None:
@@ -69,9 +77,9 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def fair_workers() -> int:
+def default_workers() -> int:
     """One for each processor that is this process's share of the machine's; eight at the most."""
-    return max(1, min(8, available_cpus() // processes_of_this_machine()))
+    return max(1, min(8, available_cpus() // local_world_size_from_env()))
 
 
 class Section(BaseModel):
@@ -109,16 +117,16 @@ class DataConfig(Section):
     batch_size: Count = 64
     """Images per step, on all processes together."""
 
-    accumulate: Count = 1
+    grad_accum_steps: Annotated[Count, Formerly("accumulate")] = 1
     """Parts of each batch that go through the network one after the other: less memory."""
 
     img_size: Annotated[int, Ge(32)] = 224
     """Side of the square crop, in pixels."""
 
-    workers: Annotated[int, Ge(0)] = Field(default_factory=fair_workers)
+    workers: Annotated[int, Ge(0)] = Field(default_factory=default_workers)
     """Processes that decode images, or threads that read a pack; 0 works in the main process."""
 
-    min_crop: Annotated[float, Gt(0), Le(1)] = 0.08
+    crop_scale_min: Annotated[float, Gt(0), Le(1), Formerly("min_crop")] = 0.08
     """Smallest share of an image's area that a random crop of training keeps."""
 
     flip: bool = True
@@ -158,7 +166,7 @@ class DataConfig(Section):
     """Paste a part of one image into another: alpha as of mixup; with both, one a batch."""
 
     @property
-    def eval_side(self) -> int:
+    def eval_img_size(self) -> int:
         """Side of the centre crop, in pixels."""
         return self.eval_size if self.eval_size is not None else self.img_size
 
@@ -176,7 +184,7 @@ class ModelConfig(Section):
     arch: str = "resnet50"
     """Any classification network of torchvision."""
 
-    zero_init: bool = False
+    zero_init_residual: Annotated[bool, Formerly("zero_init")] = False
     """Start each residual block of a ResNet as the identity: its last norm at zero."""
 
 
@@ -198,10 +206,10 @@ class OptimizerConfig(Section):
     norm_decay: bool = True
     """Weight decay also on norms and biases."""
 
-    clip_norm: Annotated[float | None, Gt(0)] = None
+    clip_grad: Annotated[float | None, Gt(0), Formerly("clip_norm")] = None
     """Largest norm of the gradient of a step; a longer one is cut to it. Unset: none is."""
 
-    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    ema_decay: Annotated[float, Ge(0), Lt(1), Formerly("ema")] = 0.0
     """Decay of the moving average of the weights that is validated and kept as best; 0: none."""
 
     @model_validator(mode="after")

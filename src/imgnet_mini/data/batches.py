@@ -33,7 +33,7 @@ class Batch(NamedTuple):
         return Batch(change(self.images), change(self.targets), change(self.indices), crops)
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Where batches come from, epoch after epoch, in the order that was set before."""
 
     def batches(self) -> Iterator[Batch]:
@@ -58,7 +58,7 @@ def _stay_single() -> None:
     threadpool_limits(1, user_api="openmp")
 
 
-def in_threads(
+def prefetch_map(
     work: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, ahead: int
 ) -> Generator[R]:
     """Results in the order of the items, with up to `ahead` of them made in advance."""
@@ -75,7 +75,7 @@ def in_threads(
             future.cancel()
 
 
-class Mover:
+class DevicePrefetcher:
     """Moves batches to a device; to a GPU while it still works on the batch before."""
 
     def __init__(self, device: torch.device) -> None:

@@ -24,11 +24,11 @@ class Crop(NamedTuple):
     top: int
     width: int
     height: int
-    mirrored: bool
+    hflip: bool
 
 
 def sample_crop(
-    numbers: Sequence[float], width: int, height: int, *, min_crop: float, flip: bool
+    numbers: Sequence[float], width: int, height: int, *, crop_scale_min: float, flip: bool
 ) -> Crop:
     """A crop of an image of this size, from numbers in [0, 1).
 
@@ -36,24 +36,24 @@ def sample_crop(
     arXiv:1409.4842, section 6): a share of the area from min_crop to 1, an aspect ratio from
     3/4 to 4/3, any place; where ten tries do not fit, the largest centre crop of such a ratio.
     """
-    mirrored = flip and numbers[_MIRROR] < 0.5
+    hflip = flip and numbers[_MIRROR] < 0.5
     for first in range(0, 2 * _TRIES, 2):
-        area = width * height * (min_crop + (1 - min_crop) * numbers[first])
+        area = width * height * (crop_scale_min + (1 - crop_scale_min) * numbers[first])
         ratio = math.exp(_LOG_RATIO * (2 * numbers[first + 1] - 1))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             left = int(numbers[_LEFT] * (width - w + 1))
             top = int(numbers[_TOP] * (height - h + 1))
-            return Crop(left, top, w, h, mirrored)
+            return Crop(left, top, w, h, hflip)
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    return Crop((width - w) // 2, (height - h) // 2, w, h, mirrored)
+    return Crop((width - w) // 2, (height - h) // 2, w, h, hflip)
 
 
 def squash_crop(crop: Crop, width: int, height: int, side: int) -> Crop:
     """The same part of the image after it was squashed from width x height to side x side."""
     left, right = _squash(crop.left, crop.width, side / width, side)
     top, bottom = _squash(crop.top, crop.height, side / height, side)
-    return Crop(left, top, right - left, bottom - top, crop.mirrored)
+    return Crop(left, top, right - left, bottom - top, crop.hflip)
 
 
 def _squash(start: int, length: int, scale: float, side: int) -> tuple[int, int]:
@@ -70,7 +70,7 @@ def crop_image(pixels: NDArray[np.uint8], crop: Crop, size: int) -> Tensor:
     # Copied to one block of memory, torch's quickest kernel takes it.
     part = part.permute(2, 0, 1).unsqueeze(0).contiguous(memory_format=torch.channels_last)
     part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
-    return part.flip(2) if crop.mirrored else part
+    return part.flip(2) if crop.hflip else part
 
 
 def crop_batch(images: Tensor, crops: Tensor, size: int) -> Tensor:
@@ -84,9 +84,9 @@ def crop_batch(images: Tensor, crops: Tensor, size: int) -> Tensor:
     """
     count, side = images.shape[:2]
     dtype = torch.float16 if images.is_cuda else torch.float32
-    left, top, width, height, mirrored = crops.unsqueeze(2).unbind(1)
+    left, top, width, height, hflip = crops.unsqueeze(2).unbind(1)
     position = torch.arange(size, device=images.device, dtype=torch.float32)
-    column = torch.where(mirrored > 0, size - 1 - position, position)
+    column = torch.where(hflip > 0, size - 1 - position, position)
     across = _weights(column, left, width, side=side, dtype=dtype)
     down = _weights(position.expand(count, size), top, height, side=side, dtype=dtype)
     rows = torch.bmm(down, images.reshape(count, side, side * 3).to(dtype))

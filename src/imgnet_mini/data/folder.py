@@ -76,11 +76,11 @@ class ImageFolder:
         inside = [place for place in places if place.startswith(prefix)]
         names = [os.fsencode(place.removeprefix(prefix)) for place in inside]
         kept = ~np.isin(self.files, np.array(names, bytes))
-        self.refuse_loss(self.targets[kept])
+        self.check_unchanged(self.targets[kept])
         rows = np.arange(len(self)) if self.rows is None else self.rows
         return replace(self, files=self.files[kept], targets=self.targets[kept], rows=rows[kept])
 
-    def refuse_loss(self, kept: NDArray[np.integer]) -> None:
+    def check_unchanged(self, kept: NDArray[np.integer]) -> None:
         """Compare with the targets of what is left of the images.
 
         Raises:

@@ -17,11 +17,11 @@ from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.sampler import Key, Order
+from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
 from imgnet_mini.data.shared_memory import (
     PREFETCHED,
-    little_shared_memory,
-    refuse_little_shared_memory,
+    check_shared_memory,
+    shared_memory_error,
 )
 from imgnet_mini.errors import DataError, ImgnetMiniError, WriteError
 
@@ -39,7 +39,7 @@ class FolderSource:
 
     def __init__(
         self,
-        order: Order,
+        order: ResumableBatchSampler,
         split: ImageFolder,
         load: Load,
         *,
@@ -47,8 +47,8 @@ class FolderSource:
         device: torch.device,
         neighbours: int = 1,
     ) -> None:
-        batch_bytes = 3 * order.sizes.last**2 * order.largest_part
-        refuse_little_shared_memory(workers, batch_bytes, neighbours)
+        batch_bytes = 3 * order.sizes.last**2 * order.max_micro_batch
+        check_shared_memory(workers, batch_bytes, neighbours)
         self._workers, self._batch_bytes = workers, batch_bytes
         self._loader: DataLoader[Batch | ImgnetMiniError] = DataLoader(
             _Files(split, load, order.seed),
@@ -78,7 +78,7 @@ class FolderSource:
         except RuntimeError as error:  # a bus error may end a worker before it can say why
             if "shared memory" not in str(error):
                 raise
-            raise little_shared_memory(self._workers, self._batch_bytes) from error
+            raise shared_memory_error(self._workers, self._batch_bytes) from error
         except (ConnectionError, EOFError) as error:  # of one that DataLoader saw alive still
             raise lost_worker() from error
 
@@ -101,7 +101,7 @@ class _Files(Dataset[Batch | ImgnetMiniError]):
         self._load = load
         self._seed = seed
 
-    def __getitem__(self, key: Key) -> Batch | ImgnetMiniError:
+    def __getitem__(self, key: BatchKey) -> Batch | ImgnetMiniError:
         """Load a batch; an error is returned, since DataLoader would bury it in a traceback."""
         epoch, indices, size = key
         numbers: list[list[float]] = [[] for _ in indices]
@@ -125,7 +125,7 @@ class _Files(Dataset[Batch | ImgnetMiniError]):
                 # DataLoader would, in a thread whose failure leaves everyone waiting.
                 images.share_memory_()  # type: ignore[no-untyped-call]
             except RuntimeError:
-                return little_shared_memory(worker.num_workers, images.nbytes)
+                return shared_memory_error(worker.num_workers, images.nbytes)
         torch.stack(pixels, out=images)
         targets = torch.from_numpy(self._split.targets[indices])
         return Batch(images, targets, torch.from_numpy(indices))

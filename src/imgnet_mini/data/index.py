@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from imgnet_mini.data.folder import ImageFolder, find_images_and_folders
 from imgnet_mini.errors import WriteError
-from imgnet_mini.utils.atomic_file import replacing, write_text
+from imgnet_mini.utils.atomic_file import atomic_write, write_text
 
 _SETTLED_NS: Final = 2_000_000_000
 """A change within the tick of a file system's clock would not show: FAT's is two seconds."""
@@ -47,7 +47,7 @@ class _Manifest(BaseModel):
     sound: str | None = None
 
 
-def find_images_again(root: Path) -> ImageFolder:
+def find_images_cached(root: Path) -> ImageFolder:
     """The images of one split: as they were found the last time, if no folder has changed since.
 
     Raises:
@@ -146,7 +146,7 @@ def _save(folder: Path, what: str, array: NDArray[Any]) -> str:
     array = np.ascontiguousarray(array)
     name = _name(what, array)
     if not (folder / name).exists():
-        with replacing(folder / name) as file:
+        with atomic_write(folder / name) as file:
             np.save(file, array, allow_pickle=False)
     return name
 

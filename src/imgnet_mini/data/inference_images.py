@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from imgnet_mini.data.batches import in_threads, thread_pool
+from imgnet_mini.data.batches import prefetch_map, thread_pool
 from imgnet_mini.data.folder import walk_images
 from imgnet_mini.data.images import EXTENSIONS, ImageError
 from imgnet_mini.errors import DataError
 
 
-class LooseBatch(NamedTuple):
+class InferenceBatch(NamedTuple):
     """What came of some files: the pixels, (3, S, S) uint8, of each that is not broken."""
 
     files: list[Path]
@@ -23,7 +23,7 @@ class LooseBatch(NamedTuple):
     broken: list[ImageError]
 
 
-def find_loose_images(places: Sequence[Path]) -> list[Path]:
+def find_inference_images(places: Sequence[Path]) -> list[Path]:
     """The files that are named, whatever they are called, and the images below the folders.
 
     In the order given, and within a folder by path; hidden files are passed over.
@@ -36,7 +36,7 @@ def find_loose_images(places: Sequence[Path]) -> list[Path]:
 
 def load_batches(
     files: Sequence[Path], load: Callable[[Path], Tensor], *, batch_size: int, threads: int
-) -> Iterator[LooseBatch]:
+) -> Iterator[InferenceBatch]:
     """Decode files in threads, in order, ahead of their use.
 
     load: from a file to (3, S, S) uint8, or an ImageError.
@@ -50,10 +50,10 @@ def load_batches(
 
     with (
         thread_pool(threads) as pool,
-        closing(in_threads(attempt, files, pool, ahead=batch_size)) as results,
+        closing(prefetch_map(attempt, files, pool, ahead=batch_size)) as results,
     ):
         for first in range(0, len(files), batch_size):
-            batch = LooseBatch([], [], [])
+            batch = InferenceBatch([], [], [])
             names = files[first : first + batch_size]
             for name, result in zip(names, islice(results, len(names)), strict=True):
                 if isinstance(result, ImageError):

@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgnet_mini.config.settings import DataConfig
-from imgnet_mini.data.batches import Batch, Mover, Source
-from imgnet_mini.data.finishing import FinishTraining
+from imgnet_mini.data.batches import Batch, BatchSource, DevicePrefetcher
+from imgnet_mini.data.finishing import BatchAugment
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.folder_source import FolderSource, Load
-from imgnet_mini.data.open import Images
+from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.source import PackSource
-from imgnet_mini.data.progressive_resize import Sizes, training_sizes
-from imgnet_mini.data.sampler import Key, Order, Share
-from imgnet_mini.data.transforms import Normalise, TrainCrop
-from imgnet_mini.data.tta import Views
-from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.data.progressive_resize import ProgressiveResize, build_progressive_resize
+from imgnet_mini.data.sampler import BatchKey, RankShard, ResumableBatchSampler
+from imgnet_mini.data.transforms import Normalize, TrainCrop
+from imgnet_mini.data.tta import TestTimeAugmentation
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError
 
-Finish = Callable[[Batch, Key], tuple[Tensor, Tensor]]
+Finish = Callable[[Batch, BatchKey], tuple[Tensor, Tensor]]
 """From a batch on its device to what the network takes, (N, 3, S, S) float32, and targets."""
 
 
-class Batches(Protocol):
+class BatchLoader(Protocol):
     """What training takes: a `Loader`, or what stands in for one."""
 
     images_per_step: int
@@ -50,17 +50,17 @@ class Loader:
 
     def __init__(
         self,
-        order: Order,
-        source: Source,
+        order: ResumableBatchSampler,
+        source: BatchSource,
         finish: Finish,
         *,
         device: torch.device,
-        views: Views = Views.CENTRE,
+        views: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
     ) -> None:
         self._order = order
         self._source = source
         self._finish = finish
-        self._move = Mover(device)
+        self._move = DevicePrefetcher(device)
         self.views = views
         self.images = order.images
         self.images_per_step = order.batch_size
@@ -86,7 +86,7 @@ class Loader:
         self._order.epoch, self._order.start = epoch, start
         for batch in self._source.batches():
             moved = self._move(batch)
-            key = Key(epoch, batch.indices.numpy(), self._order.sizes.of(epoch))
+            key = BatchKey(epoch, batch.indices.numpy(), self._order.sizes.of(epoch))
             yield self._finish(moved, key)
 
     def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -99,12 +99,12 @@ class Loader:
 
 def build_train_loader(
     data: DataConfig,
-    images: Images,
+    images: ImageSplits,
     *,
     seed: int,
     device: torch.device,
     epochs: int | None = None,
-    ranks: Ranks = ALONE,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Loader:
     """Shuffled, augmented batches; images that do not fill the last batch sit out the epoch.
 
@@ -115,19 +115,19 @@ def build_train_loader(
             grow to another size than their last, or have none to be mixed with; or the pack was
             asked to be where it cannot be.
     """
-    _refuse_uneven_batches(data, ranks)
-    _refuse_single_images(data, ranks)
+    _check_batch_divides(data, distributed)
+    _check_mixing_partners(data, distributed)
     count = len(images.train)
     if data.batch_size > count:
         raise ConfigError(
             f"--batch-size {data.batch_size} is more than the {count} images of "
             f"{images.train.root}; use --batch-size {count} or less"
         )
-    share = Share(ranks.rank, ranks.size, data.accumulate)
-    sizes = training_sizes(data, epochs)
-    order = Order(count, data.batch_size, seed=seed, sizes=sizes, share=share)
+    share = RankShard(distributed.rank, distributed.world_size, data.grad_accum_steps)
+    sizes = build_progressive_resize(data, epochs)
+    order = ResumableBatchSampler(count, data.batch_size, seed=seed, sizes=sizes, share=share)
     crop = TrainCrop(data)
-    source: Source
+    source: BatchSource
     if images.pack is None:
         if data.pack_on_device == "on":
             raise ConfigError(
@@ -135,47 +135,55 @@ def build_train_loader(
                 "imgnet-mini prepare"
             )
         source = _from_files(
-            order, images.train, crop.load, data, device, neighbours=ranks.local_size
+            order, images.train, crop.load, data, device, neighbours=distributed.local_world_size
         )
     else:
         source = PackSource(order, images.pack.train, crop, data, device=device)
     classes = len(images.train.classes)
-    finish = FinishTraining(data, classes=classes, seed=seed, device=device)
+    finish = BatchAugment(data, classes=classes, seed=seed, device=device)
     return Loader(order, source, finish, device=device)
 
 
 def build_eval_loader(
     data: DataConfig,
-    images: Images,
+    images: ImageSplits,
     *,
     device: torch.device,
-    views: Views = Views.CENTRE,
-    ranks: Ranks = ALONE,
+    views: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Loader:
     """Every image once, in the order of the split, on one rank or the other.
 
     views: what is to be taken of them; the pack holds centre crops alone.
     """
-    share = Share(ranks.rank, ranks.size)
-    sizes = Sizes.always(views.side(data.eval_side))
-    order = Order(len(images.val), data.batch_size, seed=None, sizes=sizes, share=share)
-    packed = images.packed_val(data.eval_side) if views is not Views.TEN_CROP else None
-    source: Source
+    share = RankShard(distributed.rank, distributed.world_size)
+    sizes = ProgressiveResize.always(views.side(data.eval_img_size))
+    order = ResumableBatchSampler(
+        len(images.val), data.batch_size, seed=None, sizes=sizes, share=share
+    )
+    packed = (
+        images.packed_val(data.eval_img_size)
+        if views is not TestTimeAugmentation.TEN_CROP
+        else None
+    )
+    source: BatchSource
     if packed is None:
-        load = views.crop(data.eval_side).load
-        source = _from_files(order, images.val, load, data, device, neighbours=ranks.local_size)
+        load = views.crop(data.eval_img_size).load
+        source = _from_files(
+            order, images.val, load, data, device, neighbours=distributed.local_world_size
+        )
     else:
         source = PackSource(order, packed, None, data, device=device)
-    normalise = Normalise(device)
+    normalize = Normalize(device)
 
-    def finish(batch: Batch, _: Key) -> tuple[Tensor, Tensor]:
-        return normalise(batch.images), batch.targets
+    def finish(batch: Batch, _: BatchKey) -> tuple[Tensor, Tensor]:
+        return normalize(batch.images), batch.targets
 
     return Loader(order, source, finish, device=device, views=views)
 
 
 def _from_files(
-    order: Order,
+    order: ResumableBatchSampler,
     split: ImageFolder,
     load: Load,
     data: DataConfig,
@@ -187,12 +195,14 @@ def _from_files(
     return FolderSource(order, split, load, workers=workers, device=device, neighbours=neighbours)
 
 
-def _refuse_uneven_batches(data: DataConfig, ranks: Ranks) -> None:
-    blocks = ranks.size * data.accumulate
+def _check_batch_divides(data: DataConfig, distributed: DistributedContext) -> None:
+    blocks = distributed.world_size * data.grad_accum_steps
     rest = data.batch_size % blocks
     if rest:
-        among = [f"{ranks.size} processes"] if ranks.size > 1 else []
-        among += [f"--accumulate {data.accumulate}"] if data.accumulate > 1 else []
+        among = [f"{distributed.world_size} processes"] if distributed.world_size > 1 else []
+        among += (
+            [f"--grad-accum-steps {data.grad_accum_steps}"] if data.grad_accum_steps > 1 else []
+        )
         lower = data.batch_size - rest
         choice = f"{lower} or {lower + blocks}" if lower else f"{blocks}"
         raise ConfigError(
@@ -201,14 +211,22 @@ def _refuse_uneven_batches(data: DataConfig, ranks: Ranks) -> None:
         )
 
 
-def _refuse_single_images(data: DataConfig, ranks: Ranks) -> None:
+def _check_mixing_partners(data: DataConfig, distributed: DistributedContext) -> None:
     """Images are mixed among those that go through the network at once: one has no partner."""
-    blocks = ranks.size * data.accumulate
+    blocks = distributed.world_size * data.grad_accum_steps
     mixes = [f"--{name} {getattr(data, name):g}" for name in ("mixup", "cutmix")]
-    mixes = [mix for mix, alpha in zip(mixes, (data.mixup, data.cutmix), strict=True) if alpha]
+    mixes = [
+        hash_seed
+        for hash_seed, alpha in zip(mixes, (data.mixup, data.cutmix), strict=True)
+        if alpha
+    ]
     if mixes and data.batch_size == blocks:
-        shared = f" for {ranks.size} processes" if ranks.size > 1 else ""
-        shared += f" in --accumulate {data.accumulate} parts" if data.accumulate > 1 else ""
+        shared = f" for {distributed.world_size} processes" if distributed.world_size > 1 else ""
+        shared += (
+            f" in --grad-accum-steps {data.grad_accum_steps} parts"
+            if data.grad_accum_steps > 1
+            else ""
+        )
         raise ConfigError(
             f"{' '.join(mixes)} mixes images that go through the network at once, and --batch-size "
             f"{data.batch_size}{shared} lets them through one by one: use --batch-size "

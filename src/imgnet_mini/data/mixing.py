@@ -8,13 +8,13 @@ from torchvision.transforms import v2
 
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.rng import seeded
-from imgnet_mini.data.sampler import Key
+from imgnet_mini.data.sampler import BatchKey
 
 _SEED: Final = 1
 """Tells these draws from others of the same seed, epoch and image."""
 
 
-class Mixing:
+class MixupCutmix:
     """MixUp (Zhang et al. 2017, arXiv:1710.09412), CutMix (Yun et al. 2019, arXiv:1905.04899).
 
     With both, each batch gets one of the two at random. An image is mixed with the one before it
@@ -31,7 +31,7 @@ class Mixing:
             kinds.append(v2.CutMix(alpha=data.cutmix, num_classes=classes))
         self._mix = kinds[0] if len(kinds) == 1 else v2.RandomChoice(kinds)
 
-    def __call__(self, images: Tensor, targets: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> tuple[Tensor, Tensor]:
         """Mix (N, 3, S, S) floats and (N,) classes to the same and (N, C) shares of classes."""
         with seeded(self._seed, key.epoch, int(key.indices[0]), _SEED):
             mixed, shares = self._mix(images, targets)

@@ -7,13 +7,13 @@ import numpy as np
 
 from imgnet_mini.config.settings import DataConfig, RunSection
 from imgnet_mini.data.folder import ImageFolder, count_ignored
-from imgnet_mini.data.index import find_images_again
+from imgnet_mini.data.index import find_images_cached
 from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
 from imgnet_mini.data.scan import (
     Watch,
+    check_images_decode,
     describe_skipped,
     find_broken_images,
-    refuse_broken_images,
     unwatched,
 )
 from imgnet_mini.data.splits import find_splits
@@ -21,7 +21,7 @@ from imgnet_mini.errors import DataError
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSplits:
     """The two splits, and the pack they are read from, if any; `notes` say what to know of it.
 
     skipped: place (`train/<class>/<image>`) and reason of each file that is left out.
@@ -38,13 +38,13 @@ class Images:
         """What `--loader` would name it: `folder` or `pack`."""
         return "folder" if self.pack is None else "pack"
 
-    def packed_val(self, eval_side: int) -> PackedSplit | None:
+    def packed_val(self, eval_img_size: int) -> PackedSplit | None:
         """The validation images as packed, where they were packed for this centre crop."""
-        fits = self.pack is not None and self.pack.manifest.eval_side == eval_side
+        fits = self.pack is not None and self.pack.manifest.eval_img_size == eval_img_size
         return self.pack.val if self.pack is not None and fits else None
 
 
-def choose_images(
+def open_splits(
     run: RunSection,
     data: DataConfig,
     *,
@@ -52,7 +52,7 @@ def choose_images(
     skipped: Mapping[str, str] | None = None,
     checked: bool = False,
     watch: Watch = unwatched,
-) -> Images:
+) -> ImageSplits:
     """Find the images, take the pack where it is wanted, and check the files that will be read.
 
     training: whether the training images will be read at all.
@@ -67,16 +67,16 @@ def choose_images(
     train, val = find_splits(
         run.data_root,
         allow_missing_val_classes=data.allow_missing_val_classes,
-        find=find_images_again,
+        find=find_images_cached,
     )
-    images = _choose(run, data, Images(train, val), skipped, checked=checked)
+    images = _choose(run, data, ImageSplits(train, val), skipped, checked=checked)
     if skipped and images.pack is None:
         images = _leave_out(images, skipped)
-    read = _read_from_files(images, data.eval_side, training=training)
+    read = _read_from_files(images, data.eval_img_size, training=training)
     if data.skip_bad and skipped is None:
         images = _leave_out(images, find_broken_images(*read, watch=watch))
     elif not checked:
-        refuse_broken_images(*read)
+        check_images_decode(*read)
     ignored = count_ignored(train, val, hidden=False)
     notes = (
         *images.notes,
@@ -89,11 +89,11 @@ def choose_images(
 def _choose(
     run: RunSection,
     data: DataConfig,
-    files: Images,
+    files: ImageSplits,
     skipped: Mapping[str, str] | None,
     *,
     checked: bool,
-) -> Images:
+) -> ImageSplits:
     """The pack, where it is wanted and fits; else the files."""
     if data.loader == "folder":
         return files
@@ -112,18 +112,18 @@ def _choose(
 def _packed(
     run: RunSection,
     data: DataConfig,
-    files: Images,
+    files: ImageSplits,
     skipped: Mapping[str, str] | None,
     *,
     checked: bool,
-) -> Images:
+) -> ImageSplits:
     pack = open_pack(run.pack, files.train, files.val, checked=checked)
     if data.img_size > pack.manifest.img_size:
         raise DataError(
             f"the pack in {run.pack} is for --img-size {pack.manifest.img_size} or less; make it "
             f"anew with imgnet-mini prepare --img-size {data.img_size}"
         )
-    images = Images(pack.train.images, pack.val.images, pack, skipped=pack.skipped)
+    images = ImageSplits(pack.train.images, pack.val.images, pack, skipped=pack.skipped)
     if skipped is None:
         return images
     kept = _leave_out(files, skipped)
@@ -136,7 +136,7 @@ def _packed(
     return replace(images, skipped=skipped)
 
 
-def _leave_out(images: Images, skipped: Mapping[str, str]) -> Images:
+def _leave_out(images: ImageSplits, skipped: Mapping[str, str]) -> ImageSplits:
     if not skipped:
         return images
     return replace(
@@ -147,8 +147,10 @@ def _leave_out(images: Images, skipped: Mapping[str, str]) -> Images:
     )
 
 
-def _read_from_files(images: Images, eval_side: int, *, training: bool) -> list[ImageFolder]:
+def _read_from_files(
+    images: ImageSplits, eval_img_size: int, *, training: bool
+) -> list[ImageFolder]:
     """The splits whose files are decoded, and not taken from a pack."""
     if training and images.pack is None:
         return [images.train, images.val]
-    return [] if images.packed_val(eval_side) is not None else [images.val]
+    return [] if images.packed_val(eval_img_size) is not None else [images.val]

@@ -18,7 +18,7 @@ _GROWING: Final = 0.75
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ProgressiveResize:
     """Side of the images of each epoch, in pixels: from the first on a line up to the last.
 
     The last is reached after three quarters of the epochs, and in the last epoch at the latest.
@@ -47,14 +47,14 @@ def _to_step(side: float) -> int:
     return _STEP * math.floor(side / _STEP + 0.5)
 
 
-def training_sizes(data: DataConfig, epochs: int | None) -> Sizes:
+def build_progressive_resize(data: DataConfig, epochs: int | None) -> ProgressiveResize:
     """The sides of the training crops of a run of so many epochs; None: the last side throughout.
 
     Raises:
         ConfigError: `progressive` does not end at the image size.
     """
     if data.progressive is None:
-        return Sizes.always(data.img_size)
+        return ProgressiveResize.always(data.img_size)
     share, _, last_share = data.progressive.partition(":")
     if last_share == "1":
         first, last = _to_step(float(share) * data.img_size), data.img_size
@@ -68,10 +68,14 @@ def training_sizes(data: DataConfig, epochs: int | None) -> Sizes:
             f"--progressive {data.progressive} ends at {last} px, and --img-size is "
             f"{data.img_size}: use {' or '.join(cures)}"
         )
-    return Sizes(first, last, epochs) if epochs is not None else Sizes.always(last)
+    return (
+        ProgressiveResize(first, last, epochs)
+        if epochs is not None
+        else ProgressiveResize.always(last)
+    )
 
 
-def share_of_pixels(data: DataConfig, epochs: int) -> float:
+def pixel_fraction(data: DataConfig, epochs: int) -> float:
     """Pixels of a run of so many epochs, as a share of those at full size throughout.
 
     The mean of (side / last side)^2 over the epochs: (1 + r + r^2) / 4 + 1/4 for a long run that
@@ -79,5 +83,5 @@ def share_of_pixels(data: DataConfig, epochs: int) -> float:
     is a larger share of its own, since its layers round sides up: with ResNet-50, 0.70 in place of
     0.68 for 142 epochs from 112 to 224 px, and 0.74 in place of 0.68 for 33 from 32 to 64.
     """
-    sizes = training_sizes(data, epochs)
+    sizes = build_progressive_resize(data, epochs)
     return math.fsum((sizes.of(epoch) / sizes.last) ** 2 for epoch in range(epochs)) / epochs

@@ -18,7 +18,7 @@ _SECOND: Final = 0x94D049BB133111EB
 _MASK: Final = 2**64 - 1
 
 
-def mix(*numbers: int) -> int:
+def hash_seed(*numbers: int) -> int:
     """Hash numbers to 64 bits (splitmix64, Steele et al. 2014); near ones give unrelated seeds."""
     state = 0
     for number in numbers:
@@ -35,7 +35,7 @@ def uniforms(seed: int, epoch: int, indices: NDArray[np.int64], count: int) -> N
     Image i's are the outputs of splitmix64 that follow `mix(seed, epoch, i)`.
     """
     with np.errstate(over="ignore"):  # 64-bit arithmetic is meant to wrap around
-        first = np.uint64(mix(seed, epoch)) + indices.astype(np.uint64) + np.uint64(_GAMMA)
+        first = np.uint64(hash_seed(seed, epoch)) + indices.astype(np.uint64) + np.uint64(_GAMMA)
         start = _scramble(first)
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
         bits = _scramble(start[:, None] + steps)
@@ -49,7 +49,7 @@ def seeded(*numbers: int) -> Iterator[None]:
     Afterwards that generator is as it was; those of other devices are not touched.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(mix(*numbers))
+        torch.default_generator.manual_seed(hash_seed(*numbers))
         yield
 
 

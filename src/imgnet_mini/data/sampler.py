@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from imgnet_mini.data.progressive_resize import Sizes
-from imgnet_mini.data.rng import mix
+from imgnet_mini.data.progressive_resize import ProgressiveResize
+from imgnet_mini.data.rng import hash_seed
 
 
-class Key(NamedTuple):
+class BatchKey(NamedTuple):
     """One batch: its epoch, the positions of its images in the split, (N,), and their side."""
 
     epoch: int
@@ -22,7 +22,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShard:
     """What one of several ranks takes of each batch, in so many parts, one after the other.
 
     A batch is cut into `ranks * parts` blocks, and a rank's part m is block `m * ranks + rank`: the
@@ -30,21 +30,21 @@ class Share:
     """
 
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
     parts: int = 1
 
     def of(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The blocks of this rank, sizes as equal as can be; (N,) to a list of (n,)."""
-        blocks = self.ranks * self.parts
+        blocks = self.world_size * self.parts
         bounds = np.arange(blocks + 1) * len(indices) // blocks
-        mine = range(self.rank, blocks, self.ranks)
+        mine = range(self.rank, blocks, self.world_size)
         return [indices[bounds[block] : bounds[block + 1]] for block in mine]
 
 
-WHOLE = Share()
+FULL_SHARD = RankShard()
 
 
-class Order(Sampler[Key]):
+class ResumableBatchSampler(Sampler[BatchKey]):
     """The batches of an epoch. With a seed: shuffled, whole batches only.
 
     sizes: how large the images are to be.
@@ -57,8 +57,8 @@ class Order(Sampler[Key]):
         batch_size: int,
         *,
         seed: int | None,
-        sizes: Sizes,
-        share: Share = WHOLE,
+        sizes: ProgressiveResize,
+        share: RankShard = FULL_SHARD,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
@@ -74,26 +74,26 @@ class Order(Sampler[Key]):
         return self.sizes.of(self.epoch) == self.sizes.last
 
     @property
-    def largest_part(self) -> int:
+    def max_micro_batch(self) -> int:
         """The most images that are handed out at once."""
-        return -(-self.batch_size // (self.share.ranks * self.share.parts))
+        return -(-self.batch_size // (self.share.world_size * self.share.parts))
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
         whole, rest = divmod(self.images, self.batch_size)
         return whole + (self.seed is None and rest > 0)
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[BatchKey]:
         order = torch.arange(self.images)
         if self.seed is not None:
-            generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+            generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
             order = torch.randperm(self.images, generator=generator)
         size = self.sizes.of(self.epoch)
         for batch in range(self.start, len(self)):
             first = batch * self.batch_size
             for part in self.share.of(order[first : first + self.batch_size].numpy()):
                 if len(part):
-                    yield Key(self.epoch, part.copy(), size)
+                    yield BatchKey(self.epoch, part.copy(), size)
 
     def positions(self) -> NDArray[np.int64]:
         """Those of all images of an epoch that are this share's, in their order."""

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Final, NamedTuple, Protocol
 
 from imgnet_mini.config.settings import available_cpus
-from imgnet_mini.data.batches import in_threads, thread_pool
+from imgnet_mini.data.batches import prefetch_map, thread_pool
 from imgnet_mini.data.folder import ImageFolder, listed
 from imgnet_mini.data.images import ImageError, decode, find_problem
 from imgnet_mini.data.index import not_known_as_sound, remember_as_sound
@@ -65,7 +65,7 @@ def scan_images(split: ImageFolder, on_image: Callable[[int], None]) -> Findings
 
     findings = Findings({}, {})
     with thread_pool(available_cpus()) as pool:
-        results = in_threads(attempt, range(len(split)), pool, ahead=2 * available_cpus())
+        results = prefetch_map(attempt, range(len(split)), pool, ahead=2 * available_cpus())
         with closing(results):
             for index, (reason, complaint) in enumerate(results):
                 if reason:
@@ -86,7 +86,7 @@ def find_broken_images(*splits: ImageFolder, watch: Watch) -> dict[str, str]:
     return broken
 
 
-def refuse_broken_images(*splits: ImageFolder) -> None:
+def check_images_decode(*splits: ImageFolder) -> None:
     """Check the header and the end of every image file (less than 0.1 ms each once cached).
 
     Those that were whole at an earlier look, and have not changed since, are not looked at again.

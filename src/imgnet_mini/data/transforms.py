@@ -29,12 +29,12 @@ class TrainCrop:
     """Random resized crop and flip."""
 
     def __init__(self, data: DataConfig) -> None:
-        self._min_crop = data.min_crop
+        self._min_crop = data.crop_scale_min
         self._flip = data.flip
 
     def sample(self, numbers: Sequence[float], width: int, height: int) -> Crop:
         """The crop of an image of this size that these numbers in [0, 1) stand for."""
-        return sample_crop(numbers, width, height, min_crop=self._min_crop, flip=self._flip)
+        return sample_crop(numbers, width, height, crop_scale_min=self._min_crop, flip=self._flip)
 
     def load(self, path: Path, numbers: Sequence[float], size: int) -> Tensor:
         """Read, crop and resize one image: (3, size, size) uint8.
@@ -84,7 +84,7 @@ def eval_resize(img_size: int) -> int:
     return round(img_size * 256 / 224)
 
 
-class ClassStyle:
+class RandomAffineErase:
     """A small affine warp and one erased hole, each for half of a batch, on its device.
 
     The hole is that of Zhong et al. 2017 (arXiv:1708.04896); what either uncovers takes the mean
@@ -195,7 +195,7 @@ def rectangles(
     return (inside[:, 0].unsqueeze(2) & inside[:, 1].unsqueeze(1)).unsqueeze(1)
 
 
-class Normalise:
+class Normalize:
     """(N, 3, H, W) uint8 to float32, channels last, with ImageNet's mean 0 and deviation 1.
 
     On the device of the images: a quarter of the bytes travel, and the processor is spared.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from imgnet_mini.data.rng import seeded
-from imgnet_mini.data.sampler import Key
+from imgnet_mini.data.sampler import BatchKey
 
 _SEED: Final = 2
 """Tells these draws from others of the same seed, epoch and image."""
@@ -25,7 +25,7 @@ class TrivialAugment:
         self._seed = seed
         self._change = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
 
-    def __call__(self, images: Tensor, key: Key) -> Tensor:
+    def __call__(self, images: Tensor, key: BatchKey) -> Tensor:
         """Change (N, 3, S, S) uint8."""
         changed = torch.empty_like(images)
         for image, result, index in zip(images, changed, key.indices.tolist(), strict=True):

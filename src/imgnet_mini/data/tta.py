@@ -12,7 +12,7 @@ from imgnet_mini.data.transforms import EvalCrop, eval_resize
 _MARGIN: Final = 5 / 4
 
 
-class Views(StrEnum):
+class TestTimeAugmentation(StrEnum):
     """The standard centre crop, that and its mirror image, or ten crops.
 
     Ten crops: the corners and the centre of the image's central square, and their mirror images
@@ -20,17 +20,17 @@ class Views(StrEnum):
     it: about what training's crops hold, 0.65 where the smallest is 0.3 of the image.
     """
 
-    CENTRE = "centre"
-    MIRROR = "mirror"
+    CENTER_CROP = "centre"
+    HFLIP = "mirror"
     TEN_CROP = "ten-crop"
 
     def side(self, size: int) -> int:
         """Of the square that crops of this side are taken of."""
-        return round(_MARGIN * size) if self is Views.TEN_CROP else size
+        return round(_MARGIN * size) if self is TestTimeAugmentation.TEN_CROP else size
 
     def resize(self, size: int) -> int:
         """Short side of the image that the square is cut out of."""
-        return self.side(size) if self is Views.TEN_CROP else eval_resize(size)
+        return self.side(size) if self is TestTimeAugmentation.TEN_CROP else eval_resize(size)
 
     def crop(self, size: int) -> EvalCrop:
         """What makes the square of an image."""
@@ -38,8 +38,8 @@ class Views(StrEnum):
 
     def of(self, squares: Tensor) -> Sequence[Tensor]:
         """What the network is shown of N squares: one to ten of (N, 3, S, S)."""
-        if self is Views.TEN_CROP:
+        if self is TestTimeAugmentation.TEN_CROP:
             size = round(squares.shape[-1] / _MARGIN)
             crops: Sequence[Tensor] = functional.ten_crop(squares, [size, size])
             return crops
-        return (squares, squares.flip(3)) if self is Views.MIRROR else (squares,)
+        return (squares, squares.flip(3)) if self is TestTimeAugmentation.HFLIP else (squares,)

@@ -19,10 +19,10 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # they are there
 
 from imgnet_mini.config.settings import RuntimeConfig
-from imgnet_mini.distributed.context import ALONE, Ranks, Store
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext, Store
 from imgnet_mini.errors import ImgnetMiniError, LostRankError, RankError, StoppedError
-from imgnet_mini.utils.signals import dying_of_signals
-from imgnet_mini.utils.torchrun_env import Launch
+from imgnet_mini.utils.signals import default_signal_handlers
+from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 _MEETING: Final = "imgnet-mini"
 """Key of the store."""
@@ -34,7 +34,7 @@ _GRACE_SECONDS: Final = 30
 
 
 @contextmanager
-def joined(runtime: RuntimeConfig) -> Iterator[Ranks]:
+def init_distributed(runtime: RuntimeConfig) -> Iterator[DistributedContext]:
     """Link this process to the others that torchrun has started, if there are any.
 
     Raises:
@@ -42,33 +42,33 @@ def joined(runtime: RuntimeConfig) -> Iterator[Ranks]:
         LostRankError: another rank is gone, or does not answer.
         SystemExit: the same, where another rank says why.
     """
-    launch = Launch.from_environment()
-    if launch.size == 1:
-        yield ALONE
+    launch = TorchrunEnv.from_environment()
+    if launch.world_size == 1:
+        yield SINGLE_PROCESS
         return
     with _ending_with_parent():
         try:
-            ranks = _link(runtime, launch)
+            distributed = _link(runtime, launch)
         except RuntimeError as error:
             raise _lost(error, runtime.dist_timeout) or error from error
-        with _failing_together(ranks, runtime):
-            yield ranks
+        with _failing_together(distributed, runtime):
+            yield distributed
         dist.destroy_process_group()
 
 
-def _link(runtime: RuntimeConfig, launch: Launch) -> Ranks:
+def _link(runtime: RuntimeConfig, launch: TorchrunEnv) -> DistributedContext:
     on_gpu = runtime.device in ("auto", "cuda") and torch.cuda.is_available()
     store = _reach_store()
     store = PrefixStore(f"imgnet-mini {_meet(store, launch)}", store)
-    with dying_of_signals():  # torch waits here for a rank that is killed meanwhile
+    with default_signal_handlers():  # torch waits here for a rank that is killed meanwhile
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=timedelta(seconds=runtime.dist_timeout),
             store=store,
             rank=launch.rank,
-            world_size=launch.size,
+            world_size=launch.world_size,
         )
-    return Ranks(launch, store)
+    return DistributedContext(launch, store)
 
 
 def _reach_store() -> Any:
@@ -87,7 +87,7 @@ def _reach_store() -> Any:
     return store
 
 
-def _meet(store: Store, launch: Launch) -> str:
+def _meet(store: Store, launch: TorchrunEnv) -> str:
     """Wait for all ranks; return a name for their meeting that no earlier one had.
 
     torchrun keeps its store when it starts its processes anew, and so the addresses of those that
@@ -99,12 +99,12 @@ def _meet(store: Store, launch: Launch) -> str:
     me, came = uuid4().hex, dict[int, str]()
     deadline = time.monotonic() + _MEET_SECONDS
     while time.monotonic() < deadline:
-        if launch.is_first:
+        if launch.is_main_process:
             store.set(_MEETING, me)
-            for rank in range(1, launch.size):
+            for rank in range(1, launch.world_size):
                 if store.check([f"{me} {rank}"]):
                     came[rank] = store.get(f"{me} {rank}").decode()
-            if len(came) == launch.size - 1:
+            if len(came) == launch.world_size - 1:
                 store.set(f"{me} all", " ".join(came.values()))
                 return me
         elif store.check([_MEETING]):
@@ -114,32 +114,32 @@ def _meet(store: Store, launch: Launch) -> str:
                 return name
         time.sleep(_POLL_SECONDS / 10)
     raise LostRankError(
-        f"rank {launch.rank} of {launch.size} has waited {_MEET_SECONDS} s for the others: start "
-        "all machines, with the same --nnodes and --rdzv-endpoint"
+        f"rank {launch.rank} of {launch.world_size} has waited {_MEET_SECONDS} s for the others: "
+        "start all machines, with the same --nnodes and --rdzv-endpoint"
     )
 
 
 @contextmanager
-def _failing_together(ranks: Ranks, runtime: RuntimeConfig) -> Iterator[None]:
+def _failing_together(distributed: DistributedContext, runtime: RuntimeConfig) -> Iterator[None]:
     try:
         yield
     except StoppedError:  # all ranks have agreed on it
         raise
     except Exception as error:
-        said = _said_once(ranks, _lost(error, runtime.dist_timeout) or error)
+        said = _said_once(distributed, _lost(error, runtime.dist_timeout) or error)
         if said is error:
             raise
         raise said from error
 
 
-def _said_once(ranks: Ranks, error: Exception) -> BaseException:
+def _said_once(distributed: DistributedContext, error: Exception) -> BaseException:
     """What a rank ends with, so that one of them alone says why. A bug keeps its traceback."""
-    speaks = ranks.claim_failure()
-    if not isinstance(error, ImgnetMiniError) or (speaks and ranks.is_first):
+    reports = distributed.claim_failure()
+    if not isinstance(error, ImgnetMiniError) or (reports and distributed.is_main_process):
         return error
-    if not speaks:
+    if not reports:
         return SystemExit(error.exit_code)
-    place = f"rank {ranks.rank} of {ranks.size}, on {platform.node()}"
+    place = f"rank {distributed.rank} of {distributed.world_size}, on {platform.node()}"
     return RankError(f"{place}: {error}", error.exit_code)
 
 

@@ -13,7 +13,7 @@ _TOLERANCE: Final = 1e-3
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ParityResult:
     """What came of N images.
 
     same_top1: how many have the same likeliest class; difference: the largest one between two
@@ -31,7 +31,7 @@ class Agreement:
         return self.same_top1 == self.images and self.difference <= _TOLERANCE * self.scale
 
 
-def compare(model: nn.Module, exported: Run, images: Tensor) -> Agreement:
+def compare(model: nn.Module, exported: Run, images: Tensor) -> ParityResult:
     """Run both on (N, 3, S, S) images at once, and the exported one on the first by itself too.
 
     The latter since a file may have kept the batch size it was made with.
@@ -42,7 +42,7 @@ def compare(model: nn.Module, exported: Run, images: Tensor) -> Agreement:
         alone = exported(images[:1])
     both = torch.cat([said, alone])
     difference = (both - torch.cat([expected, expected[:1]])).abs().max()
-    return Agreement(
+    return ParityResult(
         len(images),
         int((said.argmax(1) == expected.argmax(1)).sum()),
         float(difference) if bool(both.isfinite().all()) else float("inf"),

@@ -13,15 +13,15 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.classes import imagenet_classes
 from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.model import build_with_weights, refuse_other_sizes
-from imgnet_mini.training.setup import paths_of, run_options
+from imgnet_mini.training.model import build_with_weights, check_img_size
+from imgnet_mini.training.setup import run_flags, run_paths
 
 _LARGEST_CROP: Final = 2048
 """Pixels; a file that asks for more could be after the memory."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class InferenceModel:
     """A network in evaluation mode and float32, and how to feed and to read it.
 
     img_size: side of the images it takes.
@@ -40,7 +40,7 @@ class Trained:
     epoch: int | None
 
 
-def load_trained(given: RunConfig, checkpoint: str, device: torch.device) -> Trained:
+def load_inference_model(given: RunConfig, checkpoint: str, device: torch.device) -> InferenceModel:
     """Load `best`, `last`, or the file of a path; what was typed wins over what it says of itself.
 
     Of a plain state dict the classes are counted: a thousand are taken to be ImageNet's.
@@ -50,7 +50,7 @@ def load_trained(given: RunConfig, checkpoint: str, device: torch.device) -> Tra
             claims what cannot be.
         ConfigError: it does not say what network it is of, and nobody else did.
     """
-    path = checkpoint_path(checkpoint, paths_of(given.run), given)
+    path = checkpoint_path(checkpoint, run_paths(given.run), given)
     content, sha256 = read_weights(path)
     config = _settings(content, given, path)
     named = content.get("classes") if "model" in content else None
@@ -61,12 +61,12 @@ def load_trained(given: RunConfig, checkpoint: str, device: torch.device) -> Tra
         if "model" in given.given():
             raise
         raise CheckpointError(f"{path} cannot be used: {error}") from error  # it has said so itself
-    return Trained(
+    return InferenceModel(
         model,
         path,
         sha256,
         arch=config.model.arch,
-        img_size=config.data.eval_side,
+        img_size=config.data.eval_img_size,
         classes=classes,
         names_known=named is not None,
         epoch=epoch_of(content),
@@ -83,7 +83,7 @@ def checkpoint_path(checkpoint: str, paths: RunPaths, config: RunConfig) -> Path
     if not path.is_file():
         raise CheckpointError(
             f"there is no checkpoint {path}; train one with imgnet-mini train"
-            f"{run_options(config.run)}, or name one with --checkpoint best|last|PATH"
+            f"{run_flags(config.run)}, or name one with --checkpoint best|last|PATH"
         )
     return path
 
@@ -97,7 +97,7 @@ def load_network(
         CheckpointError: they are those of another network.
         ConfigError: there is no such network, or not for this size of the evaluation.
     """
-    refuse_other_sizes(config.model, config.data)
+    check_img_size(config.model, config.data)
     weights, img_size = _weights(content), config.data.img_size
     try:
         model = build_with_weights(config.model, weights, classes=classes, img_size=img_size)
@@ -153,7 +153,7 @@ def _settings(content: Content, given: RunConfig, path: Path) -> RunConfig:
             config = config.override({"data": {"eval_size": None}})
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
-    side = config.data.eval_side
+    side = config.data.eval_img_size
     if side > _LARGEST_CROP and not typed_sizes:
         raise CheckpointError(
             f"{path} asks for images of {side} pixels a side; if that is meant, say so with "

@@ -13,7 +13,7 @@ MIN_STEPS: Final = 20
 
 
 @dataclass(frozen=True)
-class Shape:
+class CurveFeatures:
     """Levels of the loss, and steps by their index.
 
     first: the loss before it falls, the mean over the first half of the way to its minimum.

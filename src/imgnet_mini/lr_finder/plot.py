@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from imgnet_mini.lr_finder.curve import Curve
-from imgnet_mini.lr_finder.suggestions import WORDS, Method, Suggestions, explain
+from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Method, Suggestions, explain
 from imgnet_mini.lr_finder.trials import Trials
-from imgnet_mini.utils.atomic_file import replacing
+from imgnet_mini.utils.atomic_file import atomic_write
 
 _LINE = "#1f77b4"
 _FAINT = "#6e7781"
@@ -71,7 +71,7 @@ def draw_range_test(
         fontsize=11,
     )
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png")
 
 
@@ -135,7 +135,7 @@ def _mark(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
             color=color,
             markeredgecolor="white",
             zorder=6 if recommended else 5,
-            label=f"{WORDS[method]}: {lr:.3g}" + (" (recommended)" if recommended else ""),
+            label=f"{METHOD_NAMES[method]}: {lr:.3g}" + (" (recommended)" if recommended else ""),
         )
 
 

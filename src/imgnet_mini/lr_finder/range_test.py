@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from imgnet_mini.config.settings import FinderConfig
 from imgnet_mini.lr_finder.curve import Curve, Stopped, build_curve
 
-Batches = Iterator[tuple[Tensor, Tensor]]
+BatchLoader = Iterator[tuple[Tensor, Tensor]]
 OnStep = Callable[[int, float], None]
 
 _DIVERGED = 4.0
@@ -30,13 +30,13 @@ def run_range_test(
     model: nn.Module,
     optimizer: Optimizer,
     criterion: nn.Module,
-    batches: Batches,
+    batches: BatchLoader,
     finder: FinderConfig,
     *,
     device: device,
     autocast: dict[str, Any] | None,
     scaler: GradScaler,
-    accumulate: int = 1,
+    grad_accum_steps: int = 1,
     agree: Callable[[float], float] | None = None,
     on_step: OnStep | None = None,
 ) -> Curve:
@@ -72,7 +72,7 @@ def run_range_test(
                 start_lr=finder.start_lr,
                 end_lr=finder.end_lr,
                 num_iter=finder.num_iter,
-                accumulation_steps=accumulate,
+                accumulation_steps=grad_accum_steps,
                 step_mode="exp",
                 # Its smoothing lags and starts from one noisy loss, and its way to stop, which
                 # NaN escapes, looks at that loss: the curve is smoothed and watched here.
@@ -82,8 +82,8 @@ def run_range_test(
             watched.look_at_loss()
         except _StopEarly as stop:
             stopped = stop.reason
-        history = lr_finder.history
-    return build_curve(history["lr"], history["loss"], stopped, num_iter=finder.num_iter)
+        logger = lr_finder.logger
+    return build_curve(logger["lr"], logger["loss"], stopped, num_iter=finder.num_iter)
 
 
 class _StopEarly(Exception):  # noqa: N818  # no error: the way out of LRFinder's loop
@@ -97,7 +97,7 @@ class _WatchedBatches(library.TrainDataLoaderIter):  # type: ignore[misc]  # it 
 
     def __init__(
         self,
-        batches: Batches,
+        batches: BatchLoader,
         lr_finder: Any,
         agree: Callable[[float], float] | None,
         on_step: OnStep | None,
@@ -120,7 +120,7 @@ class _WatchedBatches(library.TrainDataLoaderIter):  # type: ignore[misc]  # it 
         Raises:
             _StopEarly: it is not finite, or the loss diverges.
         """
-        losses: list[float] = self._lr_finder.history["loss"]
+        losses: list[float] = self._lr_finder.logger["loss"]
         if len(losses) == self._seen:
             return
         self._seen = len(losses)

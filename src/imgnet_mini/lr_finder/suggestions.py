@@ -7,13 +7,13 @@ from typing import Final, Literal
 import numpy as np
 
 from imgnet_mini.lr_finder.curve import Curve
-from imgnet_mini.lr_finder.features import MIN_STEPS, Shape
+from imgnet_mini.lr_finder.features import MIN_STEPS, CurveFeatures
 from imgnet_mini.lr_finder.trials import Trials
 
 Method = Literal["trials", "default", "turn", "steepest", "valley", "minimum_over_10"]
 Range = tuple[float, float]
 
-WORDS: Final[dict[Method, str]] = {
+METHOD_NAMES: Final[dict[Method, str]] = {
     "trials": "trials",
     "default": "train without --max-lr",
     "turn": "turn",
@@ -79,11 +79,11 @@ class Suggestions:
     @property
     def rates(self) -> dict[Method, float | None]:
         """Every method and what it suggests."""
-        return {method: getattr(self, method) for method in WORDS}
+        return {method: getattr(self, method) for method in METHOD_NAMES}
 
     @property
     def recommended(self) -> Method | None:
-        """The first method of `WORDS` that gives a rate."""
+        """The first method of `METHOD_NAMES` that gives a rate."""
         return next((method for method, rate in self.rates.items() if rate is not None), None)
 
     @property
@@ -105,7 +105,7 @@ def suggest(
     of_trials = Suggestions(trials=tried, default=default if too_short else None, steps=steps)
     if curve.usable < MIN_STEPS:
         return replace(of_trials, problem=_too_short(curve))
-    shape = Shape.of(curve)
+    shape = CurveFeatures.of(curve)
     problem = _problem(curve, shape)
     if problem:
         return replace(of_trials, problem=problem)
@@ -132,8 +132,8 @@ def explain(suggestions: Suggestions, trials: Trials | None) -> str:
         )
     if suggestions.trials is None or trials is None:
         return (
-            f"Recommended by the {WORDS[suggestions.recommended]} of the range test, which is "
-            "cautious on a network that has learnt nothing yet: a higher peak, such as that of "
+            f"Recommended by the {METHOD_NAMES[suggestions.recommended]} of the range test, which "
+            "is cautious on a network that has learnt nothing yet: a higher peak, such as that of "
             "train without --max-lr, may well end better."
             + ("" if trials else " Trials (--trials 6) compare peaks.")
         )
@@ -161,7 +161,7 @@ def _describe_best(trials: Trials) -> str:
     return f"{text}, and a parabola through it and its neighbours is lowest at {trials.lr:.3g}."
 
 
-def _problem(curve: Curve, shape: Shape) -> str | None:
+def _problem(curve: Curve, shape: CurveFeatures) -> str | None:
     """What keeps the curve from being read."""
     needed = max(_STANDARD_ERRORS * shape.fall_error, _LEAST_FALL * abs(shape.first))
     if shape.fall <= needed:
@@ -197,7 +197,7 @@ def _too_short(curve: Curve) -> str:
     )
 
 
-def _regions(curve: Curve, shape: Shape) -> Regions:
+def _regions(curve: Curve, shape: CurveFeatures) -> Regions:
     lrs, smoothed = curve.lrs, curve.smoothed[: curve.usable]
     low = np.flatnonzero(smoothed < shape.first - 0.5 * shape.fall)
     diverges = int(low[-1]) + 1

@@ -42,8 +42,8 @@ class Trial:
     @property
     def loss(self) -> float:
         """The mean over the last steps, whose batches are the same in each trial; or infinite."""
-        judged = self.losses[-math.ceil(_JUDGED * len(self.losses)) :]
-        mean = math.fsum(judged) / len(judged)
+        selection_records = self.losses[-math.ceil(_JUDGED * len(self.losses)) :]
+        mean = math.fsum(selection_records) / len(selection_records)
         return mean if math.isfinite(mean) else math.inf
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from imgnet_mini.reporting.curves import epoch_figure
 from imgnet_mini.reporting.readme.run_view import RunView
 from imgnet_mini.reporting.style import fit, save_png, text_width
-from imgnet_mini.runs.records import Phase, of_phase
+from imgnet_mini.runs.records import Phase, select_phase
 
 _COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 _STYLES = ("-", "--", ":", "-.")
@@ -35,7 +35,7 @@ def draw_comparison(runs: Sequence[RunView], folder: Path) -> None:
 def _draw(runs: Sequence[RunView], title: str, y_label: str, phase: Phase, field: str) -> Figure:
     figure, axes = epoch_figure(title, y_label, [one for run in runs for one in run.records])
     for place, run in enumerate(runs):
-        records = run.judged if phase == "val" else of_phase(run.records, phase)
+        records = run.selection_records if phase == "val" else select_phase(run.records, phase)
         axes.plot(
             [record.epoch for record in records],
             [getattr(record, field) for record in records],

@@ -16,7 +16,13 @@ from imgnet_mini.reporting.style import (
     save_png,
     tidy,
 )
-from imgnet_mini.runs.records import PHASE_NAMES, EpochRecord, Phase, judged, of_phase
+from imgnet_mini.runs.records import (
+    PHASE_NAMES,
+    EpochRecord,
+    Phase,
+    select_phase,
+    selection_records,
+)
 
 _COLORS: dict[Phase, str] = {"train": TRAIN, "val": VALIDATION, "ema": AVERAGED}
 
@@ -34,14 +40,14 @@ def draw_curves(records: Sequence[EpochRecord], report_dir: Path) -> None:
     """
     save_png(_loss_figure(records), report_dir / "loss_curve.png")
     save_png(_accuracy_figure(records), report_dir / "accuracy_curve.png")
-    lr = of_phase(records, "train") or of_phase(records, "val")
+    lr = select_phase(records, "train") or select_phase(records, "val")
     save_png(_lr_figure(lr), report_dir / "lr_curve.png")
 
 
 def _loss_figure(records: Sequence[EpochRecord]) -> Figure:
     figure, axes = epoch_figure("Loss", "loss", records)
     for phase, name in PHASE_NAMES.items():
-        _plot(axes, of_phase(records, phase), "loss", label=name, color=_COLORS[phase])
+        _plot(axes, select_phase(records, phase), "loss", label=name, color=_COLORS[phase])
     _add_legend(figure, columns=3)
     return figure
 
@@ -49,10 +55,10 @@ def _loss_figure(records: Sequence[EpochRecord]) -> Figure:
 def _accuracy_figure(records: Sequence[EpochRecord]) -> Figure:
     figure, axes = epoch_figure("Accuracy", "accuracy (%)", records)
     for phase, name in PHASE_NAMES.items():
-        found, color = of_phase(records, phase), _COLORS[phase]
+        found, color = select_phase(records, phase), _COLORS[phase]
         _plot(axes, found, "top1", label=f"{name} top-1", color=color)
         _plot(axes, found, "top5", label=f"{name} top-5", color=color, dashed=True)
-    best = best_epoch(judged(records))
+    best = best_epoch(selection_records(records))
     if best is not None:
         name, color = PHASE_NAMES[best.phase], _COLORS[best.phase]
         axes.axvline(best.epoch, color=color, linewidth=0.8, linestyle=":", zorder=1)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from imgnet_mini.utils.atomic_file import replacing
+from imgnet_mini.utils.atomic_file import atomic_write
 from imgnet_mini.utils.console import one_line
 
 DPI = 150
@@ -50,7 +50,7 @@ def save_png(figure: Figure, path: Path) -> None:
     Raises:
         WriteError: the file cannot be written.
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(to_png(figure))
 
 

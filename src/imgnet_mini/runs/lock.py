@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgnet_mini.errors import InUseError
-from imgnet_mini.utils.atomic_file import explaining_writes, following_no_link, write_text
+from imgnet_mini.utils.atomic_file import open_nofollow, translate_write_errors, write_text
 from imgnet_mini.utils.console import say
 
 if sys.platform == "win32":
@@ -29,7 +29,7 @@ else:
 
 
 @contextmanager
-def locked_run(name: str, path: Path) -> Iterator[None]:
+def lock_run(name: str, path: Path) -> Iterator[None]:
     """Hold the lock of a run; the system ends it with the process, however that ends.
 
     The file at `path` stays: to remove it would let two processes lock two files of one name.
@@ -40,9 +40,9 @@ def locked_run(name: str, path: Path) -> Iterator[None]:
         WriteError: the folder cannot be written.
     """
     owner = path.with_suffix(".json")
-    with explaining_writes(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab", opener=following_no_link)  # noqa: SIM115 - closed below
+        file = open(path, "ab", opener=open_nofollow)  # noqa: SIM115 - closed below
     with file:
         try:
             _lock(file)

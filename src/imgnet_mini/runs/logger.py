@@ -19,7 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
-from imgnet_mini.utils.atomic_file import explaining_writes, replacing, write_text
+from imgnet_mini.utils.atomic_file import atomic_write, translate_write_errors, write_text
 from imgnet_mini.utils.console import printable
 
 STEP_TAGS = ("train/loss_step", "train/lr")
@@ -32,10 +32,10 @@ _LOGGED_ANEW = (
     *(EXPERIMENT_TAG, SESSION_START_INFO_TAG, SESSION_END_INFO_TAG),
     "settings/text_summary",
 )
-"""Tags of what `add_settings` logs, and of the end of a run that goes on."""
+"""Tags of what `log_hparams` logs, and of the end of a run that goes on."""
 
 
-class History:
+class RunLogger:
     """The records of a run. The text files are rewritten whole after each epoch: they are small."""
 
     def __init__(self, paths: RunPaths, records: Sequence[EpochRecord], *, step: int) -> None:
@@ -46,29 +46,29 @@ class History:
         """
         self._paths = paths
         self.records = list(records)
-        with explaining_writes(paths.event_dir):
+        with translate_write_errors(paths.event_dir):
             epochs = len({record.epoch for record in self.records})
             _drop_events_beyond(paths.event_dir, step=step, epoch=epochs)
             self._events = SummaryWriter(str(paths.event_dir))
 
-    def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
+    def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
         """Log the loss and the rate of each of some consecutive steps.
 
         Raises:
             WriteError: the events cannot be written.
         """
-        with explaining_writes(self._paths.event_dir):
-            for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
+        with translate_write_errors(self._paths.event_dir):
+            for offset, (loss, lr) in enumerate(zip(losses, lrs, strict=True)):
                 self._events.add_scalar("train/loss_step", loss, first_step + offset)
-                self._events.add_scalar("train/lr", rate, first_step + offset)
+                self._events.add_scalar("train/lr", lr, first_step + offset)
 
-    def add_epoch(self, *phases: EpochRecord) -> None:
+    def log_epoch(self, *phases: EpochRecord) -> None:
         """Log an epoch to TensorBoard; `write` brings it to the text files.
 
         Raises:
             WriteError: the events cannot be written.
         """
-        with explaining_writes(self._paths.event_dir):
+        with translate_write_errors(self._paths.event_dir):
             for record in phases:
                 for name in ("loss", "top1", "top5", "imgs_per_sec"):
                     tag = f"{record.phase}/{name}"
@@ -76,19 +76,19 @@ class History:
                 self.records.append(record)
         self.flush()
 
-    def add_settings(self, settings: Mapping[str, float | str], text: str) -> None:
+    def log_hparams(self, settings: Mapping[str, float | str], text: str) -> None:
         """Log what the run is made of, once it is taken up: its hyper-parameters, and their file.
 
         Raises:
             WriteError: the events cannot be written.
         """
         experiment, start, _ = hparams(dict(settings), dict.fromkeys(METRICS, 0))
-        with explaining_writes(self._paths.event_dir):
+        with translate_write_errors(self._paths.event_dir):
             self._events._get_file_writer().add_summary(experiment, 0)
             self._events._get_file_writer().add_summary(start, 0)
             self._events.add_text("settings", f"```toml\n{printable(text)}```", 0)
 
-    def add_picture(self, tag: str, png: bytes, epoch: int) -> None:
+    def log_image(self, tag: str, png: bytes, epoch: int) -> None:
         """Log a picture under an epoch.
 
         Raises:
@@ -96,18 +96,18 @@ class History:
         """
         width, height = struct.unpack(">II", png[16:24])
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-        with explaining_writes(self._paths.event_dir):
+        with translate_write_errors(self._paths.event_dir):
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
             self._events._get_file_writer().add_summary(summary, epoch)
 
-    def add_end(self, best_top1: float, epoch: int) -> None:
+    def log_end(self, best_top1: float, epoch: int) -> None:
         """Log that the run is done, after its last epoch.
 
         Raises:
             WriteError: the events cannot be written.
         """
         _, _, end = hparams({}, {})
-        with explaining_writes(self._paths.event_dir):
+        with translate_write_errors(self._paths.event_dir):
             self._events.add_scalar("val/best_top1", best_top1, epoch)
             self._events._get_file_writer().add_summary(end, epoch)
 
@@ -125,7 +125,7 @@ class History:
         Raises:
             WriteError: the events cannot be written.
         """
-        with explaining_writes(self._paths.event_dir):
+        with translate_write_errors(self._paths.event_dir):
             self._events.flush()
 
     def close(self) -> None:
@@ -134,13 +134,13 @@ class History:
             self._events.close()
 
 
-class SilentHistory(History):
+class NullLogger(RunLogger):
     """What a rank hands to the engine in place of the history, which another one writes."""
 
     def __init__(self) -> None:
         self.records = []
 
-    def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
+    def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
         return
     header = Event(file_version="brain.Event:2")
     restart = Event(step=0, session_log=SessionLog(status=SessionLog.START))
-    with replacing(old_files[-1].with_name(f"{old_files[-1].name}.kept")) as file:
+    with atomic_write(old_files[-1].with_name(f"{old_files[-1].name}.kept")) as file:
         writer = RecordWriter(file)
         for event in (header, restart, *_events_before(old_files, step=step, epoch=epoch)):
             writer.write(event.SerializeToString())

@@ -50,15 +50,15 @@ class EpochRecord:
         )
 
 
-def of_phase(records: Iterable[EpochRecord], phase: Phase) -> list[EpochRecord]:
+def select_phase(records: Iterable[EpochRecord], phase: Phase) -> list[EpochRecord]:
     """The records of one phase, in their order."""
     return [record for record in records if record.phase == phase]
 
 
-def judged(records: Iterable[EpochRecord]) -> list[EpochRecord]:
+def selection_records(records: Iterable[EpochRecord]) -> list[EpochRecord]:
     """The validations that say how good a run is: of the averaged weights, where it has them."""
     records = list(records)
-    return of_phase(records, "ema") or of_phase(records, "val")
+    return select_phase(records, "ema") or select_phase(records, "val")
 
 
 def to_csv(records: Iterable[EpochRecord]) -> str:

@@ -2,7 +2,7 @@
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.training.optim import build_optimizer, build_scheduler
-from imgnet_mini.training.setup import Setup, explaining_device_errors
+from imgnet_mini.training.setup import Setup, translate_torch_errors
 from imgnet_mini.training.trainer import Trainer
 
 
@@ -15,7 +15,7 @@ def build_trainer(config: RunConfig, setup: Setup, *, total_steps: int | None = 
         ConfigError: the run is too short for its schedule.
     """
     max_lr = float(config.schedule.max_lr or 0.0)
-    with explaining_device_errors(config.data.batch_size):
+    with translate_torch_errors(config.data.batch_size):
         optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
         scheduler = build_scheduler(
             config.schedule,
@@ -30,8 +30,8 @@ def build_trainer(config: RunConfig, setup: Setup, *, total_steps: int | None = 
             scheduler,
             setup.precision,
             compiled=config.runtime.compile,
-            accumulate=config.data.accumulate,
-            clip_norm=config.optimizer.clip_norm,
-            ema=config.optimizer.ema,
-            ranks=setup.ranks,
+            grad_accum_steps=config.data.grad_accum_steps,
+            clip_grad=config.optimizer.clip_grad,
+            ema_decay=config.optimizer.ema_decay,
+            distributed=setup.distributed,
         )

@@ -6,11 +6,13 @@ import platform
 import torch
 
 from imgnet_mini.config.settings import RuntimeConfig
-from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError
 
 
-def choose_device(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:
+def choose_device(
+    runtime: RuntimeConfig, distributed: DistributedContext = SINGLE_PROCESS
+) -> torch.device:
     """The device asked for, or the best one there is, set to its fastest kernels.
 
     Where there are several ranks, each takes a GPU of its own.
@@ -39,20 +41,20 @@ def choose_device(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> torch.device:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not runtime.deterministic
         torch.set_float32_matmul_precision("high")
-        if ranks.size > 1:
-            return _own_gpu(ranks)
+        if distributed.world_size > 1:
+            return _own_gpu(distributed)
     return torch.device(kind)
 
 
-def _own_gpu(ranks: Ranks) -> torch.device:
+def _own_gpu(distributed: DistributedContext) -> torch.device:
     there = torch.cuda.device_count()
-    if ranks.local_size > there:
+    if distributed.local_world_size > there:
         raise ConfigError(
-            f"torchrun started {ranks.local_size} processes on a machine with {there} GPU(s): use "
-            f"--nproc-per-node {there}"
+            f"torchrun started {distributed.local_world_size} processes on a machine with {there} "
+            f"GPU(s): use --nproc-per-node {there}"
         )
-    torch.cuda.set_device(ranks.local_rank)
-    return torch.device("cuda", ranks.local_rank)
+    torch.cuda.set_device(distributed.local_rank)
+    return torch.device("cuda", distributed.local_rank)
 
 
 def describe_device(device: torch.device) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-class WeightAverage:
+class ModelEma:
     """A second network whose weights follow those of the one that is trained, in float32.
 
     The exponential moving average (Polyak and Juditsky 1992; Tarvainen and Valpola 2017,
@@ -39,12 +39,12 @@ class WeightAverage:
         A step that gradient scaling has skipped counts too: the average then moves towards
         weights that have not moved, and nobody has to know on the host which steps those were.
         """
-        torch._foreach_lerp_(self._averages, self._weights, 1 - decay_at(step, self._decay))
+        torch._foreach_lerp_(self._averages, self._weights, 1 - ema_decay_at(step, self._decay))
         if self._copies:
             torch._foreach_copy_(self._copies, self._copied)
 
 
-def load_average(average: WeightAverage | None, saved: Mapping[str, Any] | None) -> None:
+def load_ema(average: ModelEma | None, saved: Mapping[str, Any] | None) -> None:
     """Go on from the weights that an average had.
 
     Raises:
@@ -58,6 +58,6 @@ def load_average(average: WeightAverage | None, saved: Mapping[str, Any] | None)
         average.model.load_state_dict(saved)
 
 
-def decay_at(step: int, decay: float) -> float:
+def ema_decay_at(step: int, decay: float) -> float:
     """The share of the average that a step leaves: (1 + t) / (10 + t), up to `decay`."""
     return min(decay, (1 + step) / (10 + step))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import Loader
-from imgnet_mini.distributed.context import ALONE, Ranks
-from imgnet_mini.distributed.rank_sync import Lockstep
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
+from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.runs.records import Phase
 from imgnet_mini.training.precision import Precision
@@ -43,14 +43,14 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Answers:
+class TopKPredictions:
     """The K likeliest classes of each of N images, best first: (N, K) int64, and (N, K) float32."""
 
     top: Tensor
     probabilities: Tensor
 
 
-Validation = dict[Phase, tuple[Metrics, Answers]]
+Validation = dict[Phase, tuple[Metrics, TopKPredictions]]
 """What was found of the network, and of its averaged weights where there are any."""
 
 
@@ -62,8 +62,8 @@ def evaluate(
     *,
     label_smoothing: float,
     label: str = "evaluate",
-    ranks: Ranks = ALONE,
-) -> tuple[Metrics, Answers]:
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> tuple[Metrics, TopKPredictions]:
     """Run the network over every image of a loader, each on one rank; all ranks get all answers.
 
     An answer is the mean of the logits of what the loader's `views` show of an image.
@@ -76,31 +76,33 @@ def evaluate(
     parts: list[Tensor] = []
     done = 0
     began = time.perf_counter()
-    lockstep = Lockstep(ranks, stop, most=_UNLOOKED_BATCHES)
+    rank_sync = RankSync(distributed, stop, most=_UNLOOKED_BATCHES)
     with torch.no_grad(), show_bar(label, loader.images) as bar:
         for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
                 logits = torch.stack([model(view) for view in loader.views.of(images)]).mean(0)
             parts.append(_answer(logits.float(), targets, label_smoothing))
-            done += len(targets) * ranks.size
+            done += len(targets) * distributed.world_size
             bar.show(min(done, loader.images))
-            if lockstep.is_due() and batch < len(loader):  # the last may be empty on some ranks
-                lockstep.look()
-            lockstep.check()
+            if rank_sync.should_sync() and batch < len(
+                loader
+            ):  # the last may be empty on some ranks
+                rank_sync.look()
+            rank_sync.check()
         ours = torch.cat(parts).cpu() if parts else torch.empty(0, 0)  # blocking
-    table = ranks.assemble(ours, loader.positions(), loader.images)
+    table = distributed.all_gather_rows(ours, loader.positions(), loader.images)
     return _count(table, time.perf_counter() - began)
 
 
 def _answer(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """A row for each of N images, from logits (N, C): loss, target, top classes, probabilities."""
-    top = top_classes(logits)
+    top = topk_classes(logits)
     losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
     probabilities = logits.softmax(1).gather(1, top)
     return torch.cat([losses[:, None], targets[:, None], top, probabilities], 1)
 
 
-def _count(table: Tensor, seconds: float) -> tuple[Metrics, Answers]:
+def _count(table: Tensor, seconds: float) -> tuple[Metrics, TopKPredictions]:
     """What rows of `_answer`, one for each image, add up to."""
     images = len(table)
     losses, targets, (top, probabilities) = (
@@ -109,7 +111,7 @@ def _count(table: Tensor, seconds: float) -> tuple[Metrics, Answers]:
         table[:, 2:].chunk(2, 1),
     )
     top = top.long()
-    top1, top5 = count_hits(top, targets).tolist()
+    top1, top5 = topk_correct(top, targets).tolist()
     metrics = Metrics(
         loss=math.fsum(losses.tolist()) / images,
         top1=100 * top1 / images,
@@ -117,10 +119,10 @@ def _count(table: Tensor, seconds: float) -> tuple[Metrics, Answers]:
         images=images,
         imgs_per_sec=images / seconds,
     )
-    return metrics, Answers(top, probabilities.float())
+    return metrics, TopKPredictions(top, probabilities.float())
 
 
-def to_predictions(answers: Answers, images: ImageFolder) -> Predictions:
+def to_predictions(answers: TopKPredictions, images: ImageFolder) -> Predictions:
     """The same with the names of these images, which were evaluated in their order."""
     return Predictions(
         images=[images.relative(index) for index in range(len(images))],
@@ -131,12 +133,12 @@ def to_predictions(answers: Answers, images: ImageFolder) -> Predictions:
     )
 
 
-def top_classes(logits: Tensor) -> Tensor:
+def topk_classes(logits: Tensor) -> Tensor:
     """The likeliest classes, (N, C) to (N, min(5, C)), best first."""
     return logits.topk(min(TOP, logits.shape[1]), dim=1).indices
 
 
-def count_hits(top: Tensor, targets: Tensor) -> Tensor:
+def topk_correct(top: Tensor, targets: Tensor) -> Tensor:
     """How many targets come first, and how many are among the top classes: (2,) int64.
 
     targets: (N,), or (N, C) shares of classes, of which the largest counts.

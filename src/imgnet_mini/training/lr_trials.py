@@ -12,12 +12,12 @@ from torch import Tensor
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import Loader
-from imgnet_mini.data.rng import mix
+from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.errors import ConfigError, DivergedError
 from imgnet_mini.lr_finder.trials import Trials, search_peak
-from imgnet_mini.runs.logger import SilentHistory
+from imgnet_mini.runs.logger import NullLogger
 from imgnet_mini.training.build import build_trainer
-from imgnet_mini.training.optim import linear_rule
+from imgnet_mini.training.optim import linear_scaling_lr
 from imgnet_mini.training.setup import Setup
 from imgnet_mini.utils.console import say
 from imgnet_mini.utils.signals import StopRequest
@@ -29,7 +29,7 @@ _RNG: Final = 7
 """What is drawn at random inside the network comes from a stream of its own, in each trial."""
 
 
-def try_rates(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
+def run_lr_trials(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
     """Train a copy of the fresh network at each of a few peak rates.
 
     Deep networks learn next to nothing in their first hundred steps: where no trial has learnt
@@ -59,13 +59,13 @@ def _describe_longer(steps: int, config: RunConfig, setup: Setup) -> str:
 
 
 def _try_for(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
-    batches = _FirstSteps(setup.train_loader, steps, config.data.accumulate)
+    batches = _FirstSteps(setup.train_loader, steps, config.data.grad_accum_steps)
 
     def train(lr: float) -> Sequence[float]:
         own = replace(setup, model=copy.deepcopy(setup.model))
-        at_rate = config.override({"schedule": {"max_lr": lr}, "optimizer": {"ema": 0.0}})
+        at_rate = config.override({"schedule": {"max_lr": lr}, "optimizer": {"ema_decay": 0.0}})
         trainer = build_trainer(at_rate, own, total_steps=steps)
-        torch.manual_seed(mix(config.runtime.seed, _RNG, setup.ranks.rank))
+        torch.manual_seed(hash_seed(config.runtime.seed, _RNG, setup.distributed.rank))
         losses = _Losses()
         try:
             trainer.train_epoch(batches, losses, stop, label=f"trial at {lr:.2g}")
@@ -75,14 +75,14 @@ def _try_for(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> 
 
     return search_peak(
         train,
-        first=linear_rule(config.data.batch_size),
+        first=linear_scaling_lr(config.data.batch_size),
         most=config.finder.trials,
         steps=steps,
         chance=math.log(len(setup.images.train.classes)),
     )
 
 
-def refuse_short_trials(config: RunConfig) -> None:
+def check_trial_steps(config: RunConfig) -> None:
     """Say before all work what the schedule of a trial would say.
 
     Raises:
@@ -99,10 +99,10 @@ def refuse_short_trials(config: RunConfig) -> None:
 class _FirstSteps:
     """The same first steps of a loader, as one epoch."""
 
-    def __init__(self, loader: Loader, steps: int, accumulate: int) -> None:
+    def __init__(self, loader: Loader, steps: int, grad_accum_steps: int) -> None:
         self._loader = loader
         self._steps = steps
-        self._parts = accumulate
+        self._parts = grad_accum_steps
         self.images_per_step = loader.images_per_step
 
     def __len__(self) -> int:
@@ -114,14 +114,14 @@ class _FirstSteps:
         yield from islice(batches, start * self._parts, self._steps * self._parts)
 
 
-class _Losses(SilentHistory):
+class _Losses(NullLogger):
     """Keeps the loss of each step, and nothing else."""
 
     def __init__(self) -> None:
         super().__init__()
         self.values: list[float] = []
 
-    def add_steps(self, first_step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
+    def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
         """Take them."""
-        super().add_steps(first_step, losses, rates)
+        super().log_steps(first_step, losses, lrs)
         self.values += losses

@@ -28,7 +28,9 @@ def build_model(
             or none whose residual blocks it starts as the identity.
     """
     torch.manual_seed(seed)
-    network = _make(model, classes=classes, img_size=img_size, zero_init=model.zero_init)
+    network = _make(
+        model, classes=classes, img_size=img_size, zero_init_residual=model.zero_init_residual
+    )
     return network.to(device).to(memory_format=torch.channels_last)
 
 
@@ -52,7 +54,7 @@ def build_with_weights(
     return network.float().to(memory_format=torch.channels_last).eval()
 
 
-def refuse_other_sizes(model: ModelConfig, data: DataConfig) -> None:
+def check_img_size(model: ModelConfig, data: DataConfig) -> None:
     """Hold networks that take images of one size only to that one.
 
     Raises:
@@ -65,14 +67,16 @@ def refuse_other_sizes(model: ModelConfig, data: DataConfig) -> None:
             f"--progressive {data.progressive}: {model.arch} takes images of one size only; leave "
             "it out, or choose another --arch"
         )
-    if data.eval_side != data.img_size:
+    if data.eval_img_size != data.img_size:
         raise ConfigError(
-            f"--eval-size {data.eval_side}: {model.arch} takes images of one size only; leave it "
-            f"out to evaluate at --img-size {data.img_size}, or choose another --arch"
+            f"--eval-size {data.eval_img_size}: {model.arch} takes images of one size only; leave "
+            f"it out to evaluate at --img-size {data.img_size}, or choose another --arch"
         )
 
 
-def _make(model: ModelConfig, *, classes: int, img_size: int, zero_init: bool = False) -> nn.Module:
+def _make(
+    model: ModelConfig, *, classes: int, img_size: int, zero_init_residual: bool = False
+) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if model.arch not in known:
         nearest = difflib.get_close_matches(model.arch, known, n=3)
@@ -81,7 +85,7 @@ def _make(model: ModelConfig, *, classes: int, img_size: int, zero_init: bool = 
     options: dict[str, object] = {"weights": None, "num_classes": classes}
     if model.arch in _WITH_AUXILIARY_HEADS:
         options |= {"aux_logits": False, "init_weights": True}
-    if zero_init:
+    if zero_init_residual:
         options |= _zero_init(model.arch)
     if model.arch.startswith("vit_"):
         options["image_size"] = img_size
@@ -98,13 +102,13 @@ def _zero_init(arch: str) -> dict[str, object]:
     """The option that starts residual blocks as the identity (Goyal et al. 2017, section 5.1)."""
     if torchvision.models.get_model_builder(arch).__module__ != _RESNETS:
         raise ConfigError(
-            f"--zero-init is for the ResNets of torchvision, and not for {arch}: use "
-            "--no-zero-init, or choose one of them with --arch, such as resnet50"
+            f"--zero-init-residual is for the ResNets of torchvision, and not for {arch}: use "
+            "--no-zero-init-residual, or choose one of them with --arch, such as resnet50"
         )
     return {"zero_init_residual": True}
 
 
-def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """The same network, whose batch norms see what all ranks see.
 
     Raises:

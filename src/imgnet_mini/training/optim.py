@@ -16,7 +16,7 @@ RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """The rate, and where OneCycleLR keeps the corners of its curve, in a group of the optimizer."""
 
 
-def linear_rule(batch_size: int) -> float:
+def linear_scaling_lr(batch_size: int) -> float:
     """0.1 per 256 images of the batch (Goyal et al. 2017, arXiv:1706.02677)."""
     return 0.1 * batch_size / 256
 
@@ -105,13 +105,13 @@ def load_optimizer(optimizer: SGD, saved: dict[str, Any], *, step: int) -> None:
             raise ValueError(f"optimizer.state: a momentum of shape {tuple(momentum.shape)}")
 
 
-def momenta(optimizer: SGD) -> list[Tensor]:
+def momentum_buffers(optimizer: SGD) -> list[Tensor]:
     """The momentum of each parameter that has some."""
     found = [state["momentum_buffer"] for state in optimizer.state.values()]
     return [momentum for momentum in found if momentum is not None]
 
 
-def take_place(scheduler: OneCycleLR, *, step: int) -> None:
+def fast_forward(scheduler: OneCycleLR, *, step: int) -> None:
     """Bring a fresh schedule to where it is after so many steps; it does not go beyond its end."""
     last = min(step, scheduler.total_steps - 1)
     if last:
@@ -120,7 +120,7 @@ def take_place(scheduler: OneCycleLR, *, step: int) -> None:
         scheduler.load_state_dict({"_step_count": last + 1})
 
 
-def refuse_other_settings(
+def check_same_settings(
     optimizer: SGD, scheduler: OneCycleLR, saved: dict[str, Any], saved_schedule: dict[str, Any]
 ) -> None:
     """Compare what was saved with an optimizer and a schedule that stand at the same step.

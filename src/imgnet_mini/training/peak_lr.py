@@ -7,38 +7,38 @@ from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.optim import linear_rule
-from imgnet_mini.training.setup import run_options
+from imgnet_mini.training.optim import linear_scaling_lr
+from imgnet_mini.training.setup import run_flags
 from imgnet_mini.utils.console import say
 
 _DECISIVE: Final = ("arch", "batch_size", "img_size")
 """Where one of these is another, the rate is not this run's."""
 
 
-def with_peak_rate(config: RunConfig, paths: RunPaths) -> RunConfig:
+def resolve_max_lr(config: RunConfig, paths: RunPaths) -> RunConfig:
     """The configuration with its peak learning rate as a number.
 
     Raises:
         ConfigError: `auto` was asked for, and find-lr has suggested nothing for this name, or
             has for another network, batch or size of image.
     """
-    rate = default_rate(config)
+    lr = default_lr(config)
     if config.schedule.max_lr == "auto":
         found = latest_suggestion(paths.finder_dir, paths.name)
         if found is None:
             raise ConfigError(
                 f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
-                f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_options(config.run)}"
+                f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_flags(config.run)}"
             )
         _compare_settings(found, config)
-        rate = found.lr
-    return config.override({"schedule": {"max_lr": rate}})
+        lr = found.lr
+    return config.override({"schedule": {"max_lr": lr}})
 
 
-def default_rate(config: RunConfig) -> float:
+def default_lr(config: RunConfig) -> float:
     """What train takes without --max-lr: the peak of these settings, or that of the linear rule."""
     own = config.schedule.max_lr
-    return own if isinstance(own, float) else linear_rule(config.data.batch_size)
+    return own if isinstance(own, float) else linear_scaling_lr(config.data.batch_size)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "weight_decay": optimizer.weight_decay,
         "nesterov": optimizer.nesterov,
         "norm_decay": optimizer.norm_decay,
-        "clip_norm": optimizer.clip_norm,
-        "zero_init": config.model.zero_init,
+        "clip_grad": optimizer.clip_grad,
+        "zero_init_residual": config.model.zero_init_residual,
         "epochs": config.schedule.epochs,
         "data_root": config.run.data_root.as_posix(),
     }
@@ -75,7 +75,7 @@ def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
     """Refuse a rate that is another network's; warn of what else was other. Old files say less.
 
     Raises:
-        ConfigError: see `with_peak_rate`.
+        ConfigError: see `resolve_max_lr`.
     """
     own = settings_of(config)
     others = {

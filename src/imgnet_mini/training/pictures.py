@@ -13,7 +13,7 @@ from imgnet_mini.data.images import ImageError, read_image
 from imgnet_mini.reporting.confusion import confusion_figure, count_confusions
 from imgnet_mini.reporting.gallery import Entry, draw_gallery, thumbnail
 from imgnet_mini.reporting.style import to_png, to_png_quickly
-from imgnet_mini.training.evaluation import Answers, to_predictions
+from imgnet_mini.training.evaluation import TopKPredictions, to_predictions
 
 _IMAGES: Final = 8
 _MOST_CLASSES: Final = 5000
@@ -32,7 +32,7 @@ class TrainingPictures:
     def __init__(self, val: ImageFolder) -> None:
         self._val = val
 
-    def draw_samples(self, answers: Answers) -> bytes | None:
+    def draw_samples(self, answers: TopKPredictions) -> bytes | None:
         """A PNG of a few images with the likeliest class of each; None where none can be read."""
         predictions = to_predictions(answers, self._val)
         names = human_names(self._val.classes)
@@ -50,7 +50,7 @@ class TrainingPictures:
             )
         return to_png_quickly(draw_gallery(entries)) if entries else None
 
-    def draw_confusions(self, answers: Answers) -> bytes | None:
+    def draw_confusions(self, answers: TopKPredictions) -> bytes | None:
         """A PNG of which class was taken for which; None where there are too many classes."""
         if len(self._val.classes) > _MOST_CLASSES:
             return None

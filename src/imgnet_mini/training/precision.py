@@ -26,15 +26,15 @@ class Precision:
         """A fresh context; inside it the network runs in the lower precision."""
         return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
 
-    def build_scaler(self, clip_norm: float | None = None) -> torch.amp.GradScaler:
+    def build_scaler(self, clip_grad: float | None = None) -> torch.amp.GradScaler:
         """Only fp16 needs its gradients scaled: they would underflow (Micikevicius et al. 2018).
 
         clip_norm: let its steps clip gradients too, whatever the precision.
         """
         enabled = self.dtype is torch.float16
-        if clip_norm is None:
+        if clip_grad is None:
             return torch.amp.GradScaler(self.device_type, enabled=enabled)
-        return ClippingScaler(self.device_type, clip_norm, enabled=enabled)
+        return ClippingScaler(self.device_type, clip_grad, enabled=enabled)
 
 
 class ClippingScaler(torch.amp.GradScaler):
@@ -44,9 +44,9 @@ class ClippingScaler(torch.amp.GradScaler):
     device is not waited for.
     """
 
-    def __init__(self, device_type: str, clip_norm: float, *, enabled: bool) -> None:
+    def __init__(self, device_type: str, clip_grad: float, *, enabled: bool) -> None:
         super().__init__(device_type, enabled=enabled)
-        self._clip_norm = clip_norm
+        self._clip_norm = clip_grad
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
         """Take the step of a scaler on clipped gradients."""

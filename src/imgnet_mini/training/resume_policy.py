@@ -4,7 +4,7 @@ from typing import Any
 
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.config.run_config import RunConfig, Tables, fields_of
-from imgnet_mini.distributed.context import Ranks
+from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError
 
 MAY_CHANGE = {
@@ -15,15 +15,19 @@ MAY_CHANGE = {
 }
 """Settings that say where and how the run goes on; all others say what it computes."""
 
-OTHER_RANKS = {"data": {"accumulate"}, "runtime": {"sync_bn"}}
+WORLD_SIZE_DEPENDENT = {"data": {"grad_accum_steps"}, "runtime": {"sync_bn"}}
 """What more may change where the number of ranks may."""
 
-RANKLESS = {"ranks": 1}
+SINGLE_PROCESS_ENVIRONMENT = {"ranks": 1}
 """What a checkpoint says that does not say it: it is from before there were ranks."""
 
 
-def continued(
-    content: Content, given: RunConfig, *, replan: bool = False, other_ranks: bool = False
+def merge_resume_config(
+    content: Content,
+    given: RunConfig,
+    *,
+    replan: bool = False,
+    allow_world_size_change: bool = False,
 ) -> RunConfig:
     """The run's own configuration, with what may change taken from the command line.
 
@@ -50,34 +54,41 @@ def continued(
         for section, values in given.given().items()
         if section != "finder"
     }
-    _refuse_other_settings(saved, changes, given.recipe, replan=replan, other_ranks=other_ranks)
+    _check_same_settings(
+        saved, changes, given.recipe, replan=replan, allow_world_size_change=allow_world_size_change
+    )
     plan = saved.override(changes)
     place = {"name": given.run.name, "output_dir": given.run.output_dir}  # not where it says it is
     plan = plan.override({"run": place})
     if replan:
-        _refuse_useless_plan(content, saved, plan)
+        _check_new_plan(content, saved, plan)
     return plan
 
 
-def _refuse_other_settings(
-    saved: RunConfig, changes: Tables, recipe: str | None, *, replan: bool, other_ranks: bool
+def _check_same_settings(
+    saved: RunConfig,
+    changes: Tables,
+    recipe: str | None,
+    *,
+    replan: bool,
+    allow_world_size_change: bool,
 ) -> None:
     may_change = {section: set(names) for section, names in MAY_CHANGE.items()}
     if replan:
         may_change["schedule"] = set(fields_of("schedule"))
-    if other_ranks:
-        for section, names in OTHER_RANKS.items():
+    if allow_world_size_change:
+        for section, names in WORLD_SIZE_DEPENDENT.items():
             may_change[section] |= names
-    of_recipe = {} if recipe is None else RunConfig.of_recipe(recipe).given()
+    from_recipe = {} if recipe is None else RunConfig.from_recipe(recipe).given()
     for section, values in changes.items():
         for name, value in values.items():
             before = getattr(getattr(saved, section), name)
             if name not in may_change.get(section, ()) and value != before:
-                source = recipe if value == of_recipe.get(section, {}).get(name) else None
+                source = recipe if value == from_recipe.get(section, {}).get(name) else None
                 raise ConfigError(_refusal(section, name, before, value, source))
 
 
-def _refuse_useless_plan(content: Content, saved: RunConfig, plan: RunConfig) -> None:
+def _check_new_plan(content: Content, saved: RunConfig, plan: RunConfig) -> None:
     if plan.schedule == saved.schedule:
         raise ConfigError(
             "--replan: the schedule would stay as it is; name what is to be another, such as "
@@ -91,19 +102,19 @@ def _refuse_useless_plan(content: Content, saved: RunConfig, plan: RunConfig) ->
         )
 
 
-def refuse_other_ranks(content: Content, ranks: Ranks, *, allowed: bool) -> None:
+def check_world_size(content: Content, distributed: DistributedContext, *, allowed: bool) -> None:
     """Hold a run to its number of ranks.
 
     Raises:
         ConfigError: there are more now, or fewer.
     """
-    before = (RANKLESS | content["environment"])["ranks"]
-    if ranks.size != before and not allowed:
+    before = (SINGLE_PROCESS_ENVIRONMENT | content["environment"])["ranks"]
+    if distributed.world_size != before and not allowed:
         raise ConfigError(
-            f"this run was made by {before} process(es), and now there are {ranks.size}: the same "
-            "images would follow in the same steps, but not the same bits, since batch norms see "
-            f"those of one process. Start {before} with torchrun --nproc-per-node, or add "
-            "--allow-world-size-change to go on all the same"
+            f"this run has {before} process(es), and resumes with {distributed.world_size}: the data "
+            "order stays the same, but results are not bit-identical, since batch-norm statistics "
+            f"are per process. Start {before} with torchrun --nproc-per-node, or add "
+            "--allow-world-size-change"
         )
 
 
@@ -121,7 +132,7 @@ def _refusal(section: str, name: str, before: Any, after: Any, recipe: str | Non
     )
 
 
-def describe_new_plan(content: Content, config: RunConfig, rate: float) -> list[str]:
+def describe_new_schedule(content: Content, config: RunConfig, lr: float) -> list[str]:
     """What a new schedule does to the rate."""
     schedule = config.schedule
     peak = float(schedule.max_lr or 0.0)
@@ -129,14 +140,14 @@ def describe_new_plan(content: Content, config: RunConfig, rate: float) -> list[
     before = content["optimizer"]["param_groups"][0]["lr"]
     return [
         f"New plan: one cycle over {schedule.epochs} epochs, entered at the place where the run "
-        f"is. The learning rate goes from {before:.3g} to {rate:.3g} at once, then along that "
+        f"is. The learning rate goes from {before:.3g} to {lr:.3g} at once, then along that "
         f"curve (peak {peak:.3g}) down to {last:.3g}",
     ]
 
 
-def differences(content: Content, now: dict[str, Any]) -> list[str]:
+def describe_changes(content: Content, now: dict[str, Any]) -> list[str]:
     """A line on what has changed of machine and versions since the run was saved, if anything."""
-    before = RANKLESS | content["environment"]
+    before = SINGLE_PROCESS_ENVIRONMENT | content["environment"]
     changed = [
         f"{key} {value} -> {now[key]}"
         for key, value in before.items()

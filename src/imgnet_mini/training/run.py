@@ -8,21 +8,21 @@ from functools import cached_property
 from typing import Any
 
 from imgnet_mini.checkpoint.reader import Content
-from imgnet_mini.checkpoint.store import CheckpointStore, bytes_of
+from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
 from imgnet_mini.reporting.summary import summarise_model
-from imgnet_mini.runs.logger import History
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
-from imgnet_mini.training.evaluation import Answers, Metrics, Validation
+from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
-from imgnet_mini.training.setup import Setup, describe_environment, run_options
+from imgnet_mini.training.setup import Setup, describe_environment, run_flags
 from imgnet_mini.training.train_state import TrainState
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
-from imgnet_mini.utils.console import in_bytes, say
+from imgnet_mini.utils.console import format_bytes, say
 
 RECORDED = (
     *("imgnet_mini", "torch", "torchvision", "pillow"),
@@ -45,7 +45,7 @@ class TrainingRun:
     paths: RunPaths
     setup: Setup
     trainer: Trainer
-    history: History
+    logger: RunLogger
     store: CheckpointStore
 
     def begin(self, *, new_plan: bool) -> None:
@@ -56,7 +56,7 @@ class TrainingRun:
         if new_plan:
             self._warn_of_small_disk()
             self.save()
-        if not self.setup.ranks.is_first:
+        if not self.setup.distributed.is_main_process:
             return
         write_text(self.paths.config, self.config.to_toml())
         if not self.paths.environment.exists():
@@ -65,14 +65,14 @@ class TrainingRun:
             summary = summarise_model(self.setup.model, self.config.data.img_size)
             write_text(self.paths.model_summary, summary)
         precision = {"precision": self.setup.precision.name}
-        self.history.add_settings(_hyper_parameters(self.config) | precision, self.config.to_toml())
-        self.history.write()
+        self.logger.log_hparams(_hyper_parameters(self.config) | precision, self.config.to_toml())
+        self.logger.write()
 
     def save(self) -> None:
         """Save a checkpoint; what it counts as logged is on the disk before."""
         content = self._content()  # first: what diverged is not even logged
-        if self.setup.ranks.is_first:
-            self.history.flush()
+        if self.setup.distributed.is_main_process:
+            self.logger.flush()
             self.store.save(content)
 
     def finish_epoch(self, trained: Metrics, validation: Validation) -> None:
@@ -80,14 +80,14 @@ class TrainingRun:
 
         The averaged weights, where there are any, decide which epoch is the best, and are kept.
         """
-        state, writes = self.trainer.state, self.setup.ranks.is_first
+        state, writes = self.trainer.state, self.setup.distributed.is_main_process
         measured: dict[Phase, Metrics] = {"train": trained}
         measured |= {phase: metrics for phase, (metrics, _) in validation.items()}
         records = [_record(state, phase, metrics) for phase, metrics in measured.items()]
         validated, answers = validation.get("ema", validation["val"])
         if writes:
             self._show(answers, best_top1=max(state.best_top1, validated.top1))
-            self.history.add_epoch(*records)
+            self.logger.log_epoch(*records)
         is_best = state.finish_epoch(validated.top1)
         content = self._content()
         if not writes:
@@ -99,11 +99,11 @@ class TrainingRun:
             best |= {"epoch": state.best_epoch, "metrics": asdict(validated)} | self._identity
             self.store.save_best(best, step=state.step)
         self.store.save(content)
-        self.history.write()
+        self.logger.write()
         say(*(record.to_line() for record in records))
 
     @contextmanager
-    def saying_what_is_safe(self) -> Iterator[None]:
+    def add_resume_hint(self) -> Iterator[None]:
         """Let an error say also how to go on."""
         try:
             yield
@@ -119,7 +119,7 @@ class TrainingRun:
             raise
 
     def _way_on(self, error: ImgnetMiniError) -> str:
-        resume = f"imgnet-mini resume{run_options(self.config.run)}"
+        resume = f"imgnet-mini resume{run_flags(self.config.run)}"
         if isinstance(error, DataError):  # without the file it would be another run
             return (
                 f"To go on from there, restore the file as it was, and then:\n  {resume}\n"
@@ -128,18 +128,18 @@ class TrainingRun:
         plan = " --max-lr LOWER --replan" if isinstance(error, DivergedError) else ""
         return f"To go on from there:\n  {resume}{plan}"
 
-    def _show(self, answers: Answers, *, best_top1: float) -> None:
+    def _show(self, answers: TopKPredictions, *, best_top1: float) -> None:
         """Bring to TensorBoard what there is to see after this epoch, before it is saved."""
         epoch, epochs = self.trainer.state.epoch, self.config.schedule.epochs
         if is_shown(epoch, epochs):
             samples = self._pictures.draw_samples(answers)
             if samples is not None:
-                self.history.add_picture("val/samples", samples, epoch)
+                self.logger.log_image("val/samples", samples, epoch)
         if epoch + 1 == epochs:
             confusions = self._pictures.draw_confusions(answers)
             if confusions is not None:
-                self.history.add_picture("val/confusion_matrix", confusions, epoch)
-            self.history.add_end(best_top1, epoch)
+                self.logger.log_image("val/confusion_matrix", confusions, epoch)
+            self.logger.log_end(best_top1, epoch)
 
     @cached_property
     def _pictures(self) -> TrainingPictures:
@@ -147,9 +147,9 @@ class TrainingRun:
 
     def _content(self) -> Content:
         trained = self.trainer.state_dict()
-        if not self.setup.ranks.is_first:
+        if not self.setup.distributed.is_main_process:
             return trained
-        records: list[dict[str, Any]] = [asdict(record) for record in self.history.records]
+        records: list[dict[str, Any]] = [asdict(record) for record in self.logger.records]
         return trained | self._identity | {"records": records}
 
     @cached_property
@@ -167,14 +167,14 @@ class TrainingRun:
 
     def _warn_of_small_disk(self) -> None:
         # Momentum and averages take as much as the weights; a new one is written beside the old.
-        copies = 3 if self.config.optimizer.ema else 2
-        weights = bytes_of(self.setup.model.state_dict())
+        copies = 3 if self.config.optimizer.ema_decay else 2
+        weights = tensor_bytes(self.setup.model.state_dict())
         needed = copies * weights * (self.config.checkpoint.keep + 2)
         free = free_bytes(self.paths.checkpoint_dir)
         if free < needed:
             say(
-                f"Note: checkpoints will take up to {in_bytes(needed)}, and "
-                f"{self.paths.checkpoint_dir} has {in_bytes(free)} free"
+                f"Note: checkpoints will take up to {format_bytes(needed)}, and "
+                f"{self.paths.checkpoint_dir} has {format_bytes(free)} free"
             )
 
 
@@ -196,6 +196,6 @@ def _record(state: TrainState, phase: Phase, metrics: Metrics) -> EpochRecord:
         loss=metrics.loss,
         top1=metrics.top1,
         top5=metrics.top5,
-        lr=state.rate,
+        lr=state.lr,
         imgs_per_sec=metrics.imgs_per_sec,
     )

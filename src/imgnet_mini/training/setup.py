@@ -23,16 +23,16 @@ from imgnet_mini.config.settings import RunSection
 from imgnet_mini.data.folder import ImageFolder, fingerprint
 from imgnet_mini.data.folder_source import lost_worker
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.open import Images, choose_images
-from imgnet_mini.distributed.context import ALONE, Ranks
+from imgnet_mini.data.open import ImageSplits, open_splits
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError, DataError
 from imgnet_mini.reporting.summary import count_parameters
 from imgnet_mini.runs.paths import RunPaths, check_inside
 from imgnet_mini.training.device import choose_device, describe_device
-from imgnet_mini.training.model import build_model, refuse_other_sizes, synchronise_batch_norms
+from imgnet_mini.training.model import build_model, check_img_size, convert_sync_batchnorm
 from imgnet_mini.training.optim import build_loss
 from imgnet_mini.training.precision import Precision, choose_precision
-from imgnet_mini.utils.atomic_file import sweep
+from imgnet_mini.utils.atomic_file import remove_temporary_files
 from imgnet_mini.utils.progress import show_bar
 
 _LONGER_THAN_A_WRITE: Final = 3600
@@ -45,19 +45,19 @@ class Setup:
 
     device: torch.device
     precision: Precision
-    images: Images
+    images: ImageSplits
     train_loader: Loader
     model: nn.Module
     criterion: nn.CrossEntropyLoss
-    ranks: Ranks
+    distributed: DistributedContext
 
 
-def set_up(
+def build_setup(
     config: RunConfig,
     *,
     skipped: Mapping[str, str] | None = None,
     growing: bool = True,
-    ranks: Ranks = ALONE,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Setup:
     """Check the settings, the machine and the images, then build.
 
@@ -68,19 +68,19 @@ def set_up(
         ConfigError: a setting does not fit the machine, the network or the images.
         DataError: the folders or images cannot be used.
     """
-    refuse_other_sizes(config.model, config.data)
-    device = choose_device(config.runtime, ranks)
+    check_img_size(config.model, config.data)
+    device = choose_device(config.runtime, distributed)
     precision = choose_precision(config.runtime, device)
-    images = find_images_once(config, ranks, skipped=skipped)
+    images = open_splits_once(config, distributed, skipped=skipped)
     train_loader = build_train_loader(
         config.data,
         images,
         seed=config.runtime.seed,
         device=device,
         epochs=config.schedule.epochs if growing else None,
-        ranks=ranks,
+        distributed=distributed,
     )
-    with explaining_device_errors(config.data.batch_size):
+    with translate_torch_errors(config.data.batch_size):
         model = build_model(
             config.model,
             classes=len(images.train.classes),
@@ -88,44 +88,42 @@ def set_up(
             seed=config.runtime.seed,
             device=device,
         )
-        if config.runtime.sync_bn and ranks.size > 1:
-            model = synchronise_batch_norms(model, device)
+        if config.runtime.sync_bn and distributed.world_size > 1:
+            model = convert_sync_batchnorm(model, device)
     criterion = build_loss(config.optimizer)
-    return Setup(device, precision, images, train_loader, model, criterion, ranks)
+    return Setup(device, precision, images, train_loader, model, criterion, distributed)
 
 
-def find_images_once(
+def open_splits_once(
     config: RunConfig,
-    ranks: Ranks,
+    distributed: DistributedContext,
     *,
     training: bool = True,
     skipped: Mapping[str, str] | None = None,
-) -> Images:
+) -> ImageSplits:
     """Find and check the images, once on each machine: its other ranks take what was found there.
 
     Raises:
-        ConfigError, DataError: see `choose_images`.
+        ConfigError, DataError: see `open_splits`.
         DataError: the machines do not have the same images.
     """
-    found: list[Images] = []
+    found: list[ImageSplits] = []
 
     def find() -> tuple[str, Mapping[str, str]]:
         found.append(
-            choose_images(
-                config.run, config.data, training=training, skipped=skipped, watch=show_bar
-            )
+            open_splits(config.run, config.data, training=training, skipped=skipped, watch=show_bar)
         )
         return found[0].loader, found[0].skipped
 
-    loader, left_out = ranks.from_first_of_node(find)
+    loader, left_out = distributed.run_on_local_rank0(find)
     if not found:
         data = config.override({"data": {"loader": loader}}).data
         found.append(
-            choose_images(config.run, data, training=training, skipped=left_out, checked=True)
+            open_splits(config.run, data, training=training, skipped=left_out, checked=True)
         )
     (images,) = found
-    if ranks.nodes > 1:
-        names = ranks.gather(fingerprint(images.train, images.val, sizes=False))
+    if distributed.nodes > 1:
+        names = distributed.all_gather(fingerprint(images.train, images.val, sizes=False))
         if len(set(names)) > 1:
             raise DataError(
                 f"the images in {config.run.data_root} are not the same on all machines: copy "
@@ -142,7 +140,7 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
         "device_type": setup.device.type,
         "precision": setup.precision.name,
         "threads": torch.get_num_threads(),
-        "ranks": setup.ranks.size,
+        "ranks": setup.distributed.world_size,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -159,7 +157,7 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _describe_loader(images: Images) -> str:
+def _describe_loader(images: ImageSplits) -> str:
     """Where the images come from, such as `pack of 256 px`."""
     pack = images.pack
     return "image files" if pack is None else f"pack of {pack.manifest.pack_size} px"
@@ -171,7 +169,7 @@ def names_fingerprint(images: ImageFolder) -> str:
     return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def paths_of(run: RunSection) -> RunPaths:
+def run_paths(run: RunSection) -> RunPaths:
     """The places of the run that was named.
 
     Raises:
@@ -184,32 +182,32 @@ def paths_of(run: RunSection) -> RunPaths:
     return paths
 
 
-def sweep_run(paths: RunPaths) -> int:
+def clean_run(paths: RunPaths) -> int:
     """Remove what killed processes have left half written of a run whose lock this one holds.
 
     Reports are written without the lock, so that only what is old there is left over.
     """
-    return sweep(*paths.written_folders()) + sweep_reports(paths)
+    return remove_temporary_files(*paths.written_folders()) + clean_reports(paths)
 
 
-def sweep_reports(paths: RunPaths) -> int:
+def clean_reports(paths: RunPaths) -> int:
     """The same for the reports, which several processes may write."""
-    return sweep(paths.report_dir, older_than=_LONGER_THAN_A_WRITE)
+    return remove_temporary_files(paths.report_dir, older_than=_LONGER_THAN_A_WRITE)
 
 
-def run_options(run: RunSection) -> str:
+def run_flags(run: RunSection) -> str:
     """The options that lead another command to this run, as text to paste."""
-    return options_of(RunConfig(run=run), "run", leave_out=("data_root", "pack_dir"))
+    return config_flags(RunConfig(run=run), "run", leave_out=("data_root", "pack_dir"))
 
 
-def options_of(config: RunConfig, *sections: str, leave_out: Collection[str] = ()) -> str:
+def config_flags(config: RunConfig, *sections: str, leave_out: Collection[str] = ()) -> str:
     """The options that give another command these settings, as text to paste.
 
     A recipe that they start from is named, and then only what differs from it.
     """
     recipe = config.recipe
     words = [] if recipe is None else ["--recipe", recipe]
-    base = RunConfig() if recipe is None else RunConfig.of_recipe(recipe)
+    base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
     for section in sections:
         for name, value in getattr(config, section):
             if name in leave_out or value == getattr(getattr(base, section), name):
@@ -223,7 +221,7 @@ def options_of(config: RunConfig, *sections: str, leave_out: Collection[str] = (
 
 
 @contextmanager
-def explaining_device_errors(batch_size: int) -> Iterator[None]:
+def translate_torch_errors(batch_size: int) -> Iterator[None]:
     """Turn what torch says of memory, of missing kernels and of lost workers into advice.
 
     Raises:
@@ -232,8 +230,8 @@ def explaining_device_errors(batch_size: int) -> Iterator[None]:
     """
     advice = (
         f"out of memory at --batch-size {batch_size}: try --batch-size {max(1, batch_size // 2)}; "
-        "or a larger --accumulate, such as 2, which keeps the batch and takes it in parts; or a "
-        "smaller --img-size or --arch"
+        "or a larger --grad-accum-steps, such as 2, which keeps the batch and takes it in parts; "
+        "or a smaller --img-size or --arch"
     )
     try:
         yield

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.open import Images
-from imgnet_mini.runs.logger import History
+from imgnet_mini.data.open import ImageSplits
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import choose_precision
 from imgnet_mini.training.trainer import Trainer
@@ -25,7 +25,7 @@ _LR: Final = 1e-5
 _ENDLESS: Final = 10**9
 
 
-class Stretch:
+class TimedLoader:
     """What a loader gives for some seconds, in a loader's place; tells how fast it was taken.
 
     seconds: counted from the end of a warm-up to the end of the last step on the device; of each,
@@ -73,19 +73,19 @@ class Stretch:
             taken += 1
 
 
-class Subject:
+class TrainingBenchmark:
     """Training under some settings, to be timed: its loader, its steps, or both."""
 
     def __init__(
         self,
         config: RunConfig,
-        images: Images,
+        images: ImageSplits,
         model: nn.Module,
-        history: History,
+        logger: RunLogger,
         stop: StopRequest,
     ) -> None:
         self._data = config.data
-        self._history = history
+        self._history = logger
         self._stop = stop
         device = next(model.parameters()).device
         optimizer = build_optimizer(config.optimizer, model, lr=_LR)
@@ -96,9 +96,9 @@ class Subject:
             build_scheduler(config.schedule, optimizer, max_lr=_LR, total_steps=_ENDLESS),
             choose_precision(config.runtime, device),
             compiled=config.runtime.compile,
-            accumulate=config.data.accumulate,
-            clip_norm=config.optimizer.clip_norm,
-            ema=config.optimizer.ema,
+            grad_accum_steps=config.data.grad_accum_steps,
+            clip_grad=config.optimizer.clip_grad,
+            ema_decay=config.optimizer.ema_decay,
         )
         self._loader = build_train_loader(
             config.data, images, seed=config.runtime.seed, device=device
@@ -130,10 +130,10 @@ class Subject:
         self._trainer.state.finish_epoch(0.0)
         return stretch.images_per_second
 
-    def _stretch(self, batches: Batches, seconds: float) -> Stretch:
+    def _stretch(self, batches: Batches, seconds: float) -> TimedLoader:
         warm_up = 2 + 2 * self._data.workers
-        at_once = self._data.batch_size // self._data.accumulate
-        return Stretch(batches, at_once, seconds=seconds, warm_up=warm_up)
+        at_once = self._data.batch_size // self._data.grad_accum_steps
+        return TimedLoader(batches, at_once, seconds=seconds, warm_up=warm_up)
 
 
 def _wait_for_device() -> None:

@@ -17,7 +17,7 @@ class TrainState:
     """Optimizer steps taken."""
     batch: int = 0
     """Steps taken in the current epoch."""
-    rate: float = 0.0
+    lr: float = 0.0
     """Learning rate of the newest step."""
     loss_sum: float = 0.0
     """Sum over the current epoch's steps of the mean loss of their batch."""

@@ -13,23 +13,28 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-from imgnet_mini.data.loaders import Batches, Loader
-from imgnet_mini.data.rng import mix
-from imgnet_mini.distributed.context import ALONE, Ranks, inner_step
-from imgnet_mini.distributed.rank_sync import Lockstep
+from imgnet_mini.data.loaders import BatchLoader, Loader
+from imgnet_mini.data.rng import hash_seed
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext, no_sync
+from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.errors import CheckpointError, DivergedError
-from imgnet_mini.runs.logger import History
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.records import Phase
-from imgnet_mini.training.ema import WeightAverage, load_average
+from imgnet_mini.training.ema import ModelEma, load_ema
 from imgnet_mini.training.evaluation import (
-    Answers,
     Metrics,
+    TopKPredictions,
     Validation,
-    count_hits,
     evaluate,
-    top_classes,
+    topk_classes,
+    topk_correct,
 )
-from imgnet_mini.training.optim import load_optimizer, momenta, refuse_other_settings, take_place
+from imgnet_mini.training.optim import (
+    check_same_settings,
+    fast_forward,
+    load_optimizer,
+    momentum_buffers,
+)
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.train_state import TrainState, random_state, set_random_state
 from imgnet_mini.utils.finite import all_finite
@@ -46,8 +51,8 @@ class Trainer:
 
     accumulate: batches of the loader that make one step.
     clip_norm: the largest norm of its gradient.
-    ema: the decay of a moving average of the weights; 0 for none.
-    ranks: the processes of the run; they make each step together.
+    ema_decay: the decay of a moving average of the weights; 0 for none.
+    distributed: the processes of the run; they make each step together.
     """
 
     def __init__(
@@ -59,25 +64,25 @@ class Trainer:
         precision: Precision,
         *,
         compiled: bool = False,
-        accumulate: int = 1,
-        clip_norm: float | None = None,
-        ema: float = 0.0,
-        ranks: Ranks = ALONE,
+        grad_accum_steps: int = 1,
+        clip_grad: float | None = None,
+        ema_decay: float = 0.0,
+        distributed: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         self.model = model
-        self._average = WeightAverage(model, ema) if ema else None
+        self._average = ModelEma(model, ema_decay) if ema_decay else None
         averaged = {} if self._average is None else {"ema": self._average.model}
         self._networks = {"model": model, **averaged}
-        self._parallel = ranks.parallel(model)
+        self._parallel = distributed.wrap_ddp(model)
         if compiled:
             self._parallel.compile()
-        self._accumulate = accumulate
-        self._ranks = ranks
+        self._accumulate = grad_accum_steps
+        self._distributed = distributed
         self._criterion = criterion
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._precision = precision
-        self._scaler = precision.build_scaler(clip_norm)
+        self._scaler = precision.build_scaler(clip_grad)
         self.state = TrainState()
         device = next(model.parameters()).device
         self._losses = torch.zeros(_UNREAD_STEPS, device=device)
@@ -94,20 +99,20 @@ class Trainer:
         self._losses[unread] = 0
         for part, (images, targets) in enumerate(batches, 1):
             is_inner = part < self._accumulate
-            with inner_step(self._parallel) if is_inner else nullcontext():
+            with no_sync(self._parallel) if is_inner else nullcontext():
                 with self._precision.autocast():
                     logits = self._parallel(images)
                     loss = self._criterion(logits, targets) / self._accumulate
                 self._scaler.scale(loss).backward()
             self._losses[unread] += loss.detach()
-            self._hits += count_hits(top_classes(logits.detach()), targets)
+            self._hits += topk_correct(topk_classes(logits.detach()), targets)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update(self.state.step)
-        self.state.rate = self.rate
-        self._rates.append(self.state.rate)
+        self.state.lr = self.lr
+        self._rates.append(self.state.lr)
         self.state.step += 1
         self.state.batch += 1
         if self.state.step < self._scheduler.total_steps:  # one more would jump up again
@@ -115,8 +120,8 @@ class Trainer:
 
     def train_epoch(
         self,
-        loader: Batches,
-        history: History,
+        loader: BatchLoader,
+        logger: RunLogger,
         stop: StopRequest,
         *,
         save: Callable[[], None] = lambda: None,
@@ -140,7 +145,7 @@ class Trainer:
         label = label or f"Epoch {state.epoch:03d} train"
         began = saved_at = time.perf_counter()
         seconds_before = state.seconds
-        lockstep = Lockstep(self._ranks, stop, most=_UNREAD_STEPS)
+        rank_sync = RankSync(self._distributed, stop, most=_UNREAD_STEPS)
         with (
             closing(loader.epoch(state.epoch, start=state.batch)) as batches,
             show_bar(label, len(loader), done=state.batch) as bar,
@@ -148,21 +153,21 @@ class Trainer:
             try:
                 for first in batches:
                     self.train_step(chain((first,), islice(batches, self._accumulate - 1)))
-                    if lockstep.is_due():
-                        self._read(history)
+                    if rank_sync.should_sync():
+                        self._read(logger)
                         read_at = time.perf_counter()
                         state.seconds = seconds_before + read_at - began
                         now = self._epoch_metrics(images_per_step)
-                        bar.show(state.batch, now.to_text(state.rate))
-                        if lockstep.look(read_at - saved_at > save_seconds):
+                        bar.show(state.batch, now.to_text(state.lr))
+                        if rank_sync.look(read_at - saved_at > save_seconds):
                             save()
                             saved_at = time.perf_counter()
-                    lockstep.check()
+                    rank_sync.check()
             except StopRequestedError:
-                self._read(history)
+                self._read(logger)
                 state.seconds = seconds_before + time.perf_counter() - began
                 raise
-            self._read(history)
+            self._read(logger)
         state.seconds = seconds_before + time.perf_counter() - began
         return self._epoch_metrics(images_per_step)
 
@@ -180,14 +185,14 @@ class Trainer:
 
     def _evaluate(
         self, network: nn.Module, loader: Loader, stop: StopRequest, phase: Phase
-    ) -> tuple[Metrics, Answers]:
-        self._ranks.take_buffers(network)
+    ) -> tuple[Metrics, TopKPredictions]:
+        self._distributed.broadcast_buffers(network)
         metrics, answers = evaluate(
             network,
             loader,
             self._precision,
             stop,
-            ranks=self._ranks,
+            distributed=self._distributed,
             label_smoothing=self._criterion.label_smoothing,
             label=f"Epoch {self.state.epoch:03d} {phase}",
         )
@@ -199,7 +204,7 @@ class Trainer:
         return metrics, answers
 
     @property
-    def rate(self) -> float:
+    def lr(self) -> float:
         """Learning rate of the step to come."""
         return float(self._optimizer.param_groups[0]["lr"])
 
@@ -209,8 +214,8 @@ class Trainer:
         Raises:
             DivergedError: a weight or a statistic is not finite.
         """
-        self._refuse_infinite_weights()
-        rng, *rng_of_others = self._ranks.gather(random_state())
+        self._check_finite_weights()
+        rng, *rng_of_others = self._distributed.all_gather(random_state())
         return {
             **{name: network.state_dict() for name, network in self._networks.items()},
             "optimizer": self._optimizer.state_dict(),
@@ -237,32 +242,32 @@ class Trainer:
 
     def _load(self, content: dict[str, Any], *, replan: bool) -> None:
         self.model.load_state_dict(content["model"])
-        load_average(self._average, content.get("ema"))
+        load_ema(self._average, content.get("ema"))
         saved, step = content["optimizer"], content["state"]["step"]
         load_optimizer(self._optimizer, saved, step=step)
-        take_place(self._scheduler, step=step)
+        fast_forward(self._scheduler, step=step)
         if not replan:
-            refuse_other_settings(self._optimizer, self._scheduler, saved, content["scheduler"])
+            check_same_settings(self._optimizer, self._scheduler, saved, content["scheduler"])
         if content["scaler"] and self._scaler.is_enabled():  # empty where nothing was scaled
             self._scaler.load_state_dict(content["scaler"])
         self.state = TrainState(**content["state"])
-        states, rank = [content["rng"], *content.get("rng_of_others", ())], self._ranks.rank
-        set_random_state(states, rank, fallback=mix(step, rank))
+        states, rank = [content["rng"], *content.get("rng_of_others", ())], self._distributed.rank
+        set_random_state(states, rank, fallback=hash_seed(step, rank))
 
-    def _read(self, history: History) -> None:
+    def _read(self, logger: RunLogger) -> None:
         """Bring the unread losses and hits to the host, from all ranks. Blocking."""
-        size = self._ranks.size
+        size = self._distributed.world_size
         ours = [*self._losses[: len(self._rates)].tolist(), *self._hits.tolist()]
-        *sums, top1, top5 = self._ranks.sum(ours)
+        *sums, top1, top5 = self._distributed.all_reduce_sum(ours)
         losses = [loss / size for loss in sums]
         first_step = self.state.step - len(losses)
-        history.add_steps(first_step, losses, self._rates)
-        for offset, (loss, rate) in enumerate(zip(losses, self._rates, strict=True)):
+        logger.log_steps(first_step, losses, self._rates)
+        for offset, (loss, lr) in enumerate(zip(losses, self._rates, strict=True)):
             if not math.isfinite(loss):
                 batch = self.state.batch - len(losses) + offset
                 raise DivergedError(
                     f"the loss became {loss} in epoch {self.state.epoch}, batch {batch} (step "
-                    f"{first_step + offset}) at a learning rate of {rate:.3g}: {self._advice()}"
+                    f"{first_step + offset}) at a learning rate of {lr:.3g}: {self._advice()}"
                 )
             self.state.loss_sum += loss
         if self._scaler.is_enabled() and self._scaler.get_scale() < _LEAST_SCALE:
@@ -286,9 +291,9 @@ class Trainer:
             imgs_per_sec=images / state.seconds,
         )
 
-    def _refuse_infinite_weights(self) -> None:
+    def _check_finite_weights(self) -> None:
         """Look at the weights, their statistics and their momenta. Blocking."""
-        tensors = momenta(self._optimizer)
+        tensors = momentum_buffers(self._optimizer)
         for network in self._networks.values():
             tensors += network.state_dict().values()
         if not all_finite(tensors):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from imgnet_mini.errors import WriteError
-from imgnet_mini.utils.console import in_bytes
+from imgnet_mini.utils.console import format_bytes
 
 TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO]:
     """Open a temporary neighbour of `path` that takes its name once the block ends well.
 
     File and folder are flushed to the disk before and after the renaming, so that what
@@ -29,15 +29,15 @@ def replacing(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         WriteError: the folder or the file cannot be written; `path` is as it was.
     """
-    with explaining_writes(path, needs), new_file(path) as (file, temporary):
+    with translate_write_errors(path, needs), temporary_file(path) as (file, temporary):
         yield file
         settle(file, temporary)
         temporary.replace(path)
-        flush_folder(path.parent)
+        fsync_folder(path.parent)
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+def temporary_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A temporary neighbour of `path`, open for writing; removed if it is still there at the end.
 
     Its name cannot be foreseen, and nothing that was there before is opened.
@@ -56,7 +56,7 @@ def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
         raise
 
 
-def following_no_link(path: str, flags: int) -> int:
+def open_nofollow(path: str, flags: int) -> int:
     """An opener for a file that is written in its place, and may be a link that somebody planted.
 
     Raises:
@@ -74,7 +74,7 @@ def settle(file: BinaryIO, temporary: Path) -> None:
 
 
 @contextmanager
-def explaining_writes(path: Path, needs: int | None = None) -> Iterator[None]:
+def translate_write_errors(path: Path, needs: int | None = None) -> Iterator[None]:
     """Turn an error of the file system into one that says what was needed, and where.
 
     Raises:
@@ -98,13 +98,13 @@ def write_text(path: Path, text: str) -> None:
     r"""Write a whole text file as UTF-8 with `\\n` line ends.
 
     Raises:
-        WriteError: see `replacing`.
+        WriteError: see `atomic_write`.
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))  # as in file names
 
 
-def sweep(*folders: Path, older_than: float = 0) -> int:
+def remove_temporary_files(*folders: Path, older_than: float = 0) -> int:
     """Remove the temporary files that killed processes have left; return how many there were.
 
     older_than: seconds since the last write to one, where a process may be at work.
@@ -121,13 +121,13 @@ def sweep(*folders: Path, older_than: float = 0) -> int:
     return len(left)
 
 
-def refuse_unwritable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Call before work whose result is to be written into a folder, which may not be there yet.
 
     Raises:
         WriteError: nothing could be written there.
     """
-    with explaining_writes(folder):
+    with translate_write_errors(folder):
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         tempfile.TemporaryFile(dir=there, suffix=TEMPORARY_SUFFIX).close()
 
@@ -149,8 +149,10 @@ def _culprit(error: OSError, path: Path) -> Path:
 
 def _space(path: Path, needs: int | None) -> str:
     with suppress(OSError):
-        needed = "" if needs is None else f"{in_bytes(needs)} needed, "
-        return f" ({needed}{in_bytes(free_bytes(path.parent))} free in {path.parent.absolute()})"
+        needed = "" if needs is None else f"{format_bytes(needs)} needed, "
+        return (
+            f" ({needed}{format_bytes(free_bytes(path.parent))} free in {path.parent.absolute()})"
+        )
     return ""
 
 
@@ -171,7 +173,7 @@ def _umask() -> int:
     return mask
 
 
-def flush_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Come back once the names in a folder are on the disk."""
     if os.name == "posix":  # Windows cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)

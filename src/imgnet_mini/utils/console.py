@@ -27,7 +27,7 @@ _must_be_heard: ContextVar[bool] = ContextVar("must_be_heard", default=True)
 
 
 @contextmanager
-def going_on_unheard() -> Iterator[None]:
+def ignore_closed_stdout() -> Iterator[None]:
     """Let what is done in the block go on though standard output cannot be written any more."""
     before = _must_be_heard.set(False)
     try:
@@ -53,7 +53,7 @@ def warn(*lines: str) -> None:
             console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
 
 
-def hand_over(text: str) -> None:
+def write_stdout(text: str) -> None:
     """Write text for another program to standard output, names in it byte by byte.
 
     On a terminal it is shown as by `say`.
@@ -101,7 +101,7 @@ def _cut_off(stream: IO[str]) -> None:
         os.close(nowhere)
 
 
-def in_bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     """A number of bytes in words, such as `6.8 GB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:

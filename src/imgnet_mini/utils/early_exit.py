@@ -9,7 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 
-def end_at_once(number: int, _frame: FrameType | None = None) -> NoReturn:
+def exit_on_signal(number: int, _frame: FrameType | None = None) -> NoReturn:
     """Handle a signal: one line of the rank that speaks, and the exit code that belongs to it.
 
     While modules are imported, an exception would not do: numpy and torch swallow any, or turn it

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-from imgnet_mini.utils.early_exit import end_at_once
+from imgnet_mini.utils.early_exit import exit_on_signal
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """Those that end a command."""
@@ -80,7 +80,7 @@ class StopRequest:
 
 
 @contextmanager
-def stopping_at_once(*, for_good: bool = False) -> Iterator[None]:
+def raise_on_signal(*, for_good: bool = False) -> Iterator[None]:
     """Outside the block of a `StopRequest`, let a signal end the command wherever it is.
 
     for_good: whether the process ends with the block; signals that come later are then ignored.
@@ -97,7 +97,7 @@ def stopping_at_once(*, for_good: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def dying_of_signals() -> Iterator[None]:
+def default_signal_handlers() -> Iterator[None]:
     """Let a signal end the process by itself, in a call that waits where Python handles none."""
     previous = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
     try:
@@ -109,7 +109,7 @@ def dying_of_signals() -> Iterator[None]:
 
 def _stop_now(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
-        end_at_once(number)
+        exit_on_signal(number)
     raise StopNowError(number)
 
 

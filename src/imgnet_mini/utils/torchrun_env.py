@@ -9,16 +9,16 @@ from imgnet_mini.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Launch:
+class TorchrunEnv:
     """The place of this process among those that were started together.
 
     local_rank, local_size: the same among those of its own machine.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_size: int = 1
+    local_world_size: int = 1
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] = os.environ) -> Self:
@@ -31,35 +31,35 @@ class Launch:
             return cls()
         launch = cls(
             rank=_number(variables, "RANK", 0),
-            size=_number(variables, "WORLD_SIZE", 1),
+            world_size=_number(variables, "WORLD_SIZE", 1),
             local_rank=_number(variables, "LOCAL_RANK", 0),
-            local_size=_number(variables, "LOCAL_WORLD_SIZE", 1),
+            local_world_size=_number(variables, "LOCAL_WORLD_SIZE", 1),
         )
-        if not (launch.rank < launch.size and launch.local_rank < launch.local_size):
+        if not (launch.rank < launch.world_size and launch.local_rank < launch.local_world_size):
             raise ConfigError(
-                f"the environment says RANK={launch.rank} of WORLD_SIZE={launch.size}, and "
-                f"LOCAL_RANK={launch.local_rank} of LOCAL_WORLD_SIZE={launch.local_size}: unset "
-                "them, or start with torchrun, which sets them"
+                f"the environment says RANK={launch.rank} of WORLD_SIZE={launch.world_size}, and "
+                f"LOCAL_RANK={launch.local_rank} of LOCAL_WORLD_SIZE={launch.local_world_size}: "
+                "unset them, or start with torchrun, which sets them"
             )
         return launch
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """Whether this process prints: alone, or as the first of several."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def is_one_of_several() -> bool:
+def is_distributed() -> bool:
     """Whether other processes were started together with this one."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def processes_of_this_machine() -> int:
+def local_world_size_from_env() -> int:
     """How many ranks share its processors; a number that makes no sense counts as one."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, int(text)) if text.isdecimal() else 1

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from imgnet_mini import __version__
 from imgnet_mini.config.settings import available_cpus
-from imgnet_mini.data.batches import in_threads, thread_pool
+from imgnet_mini.data.batches import prefetch_map, thread_pool
 from imgnet_mini.data.folder import listed
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.pack.format import (
@@ -32,7 +32,7 @@ from imgnet_mini.data.pack.growing_array import GrowingArray, holds_rows
 from imgnet_mini.data.pack.place import PROBLEMS, PROGRESS
 from imgnet_mini.data.pack.plan import PackedImage, Packer, Plan
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.atomic_file import replacing, write_text
+from imgnet_mini.utils.atomic_file import atomic_write, write_text
 from imgnet_mini.utils.console import one_line
 
 SAVE_SECONDS: Final = 10.0
@@ -98,7 +98,7 @@ class Build:
             finally:
                 self._save()
 
-    def refuse_broken(self, *, skip: bool) -> None:
+    def check_images(self, *, skip: bool) -> None:
         """End here if files are broken that may not be left out.
 
         Raises:
@@ -117,14 +117,14 @@ class Build:
             images = self._plan.splits[split]
             self._arrays[split, "index"].finish()
             kept = np.load(split_file(self._folder, split, "index"))["target"]
-            images.refuse_loss(kept)
+            images.check_unchanged(kept)
 
     def finish(self) -> Manifest:
         """Complete the files, the manifest last."""
         for array in self._arrays.values():
             array.finish()
         classes = [name.encode("utf-8", "surrogateescape") for name in self._plan.classes]
-        with replacing(self._folder / CLASSES) as file:
+        with atomic_write(self._folder / CLASSES) as file:
             np.save(file, np.array(classes))
         manifest = self._manifest()
         write_text(self._folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
@@ -171,7 +171,7 @@ class Build:
 
         first = self._arrays[split, "index"].rows + self._arrays[split, "skipped"].rows
         indices = range(first, len(images))
-        with closing(in_threads(attempt, indices, pool, ahead=2 * available_cpus())) as results:
+        with closing(prefetch_map(attempt, indices, pool, ahead=2 * available_cpus())) as results:
             for index, result in zip(indices, results, strict=True):
                 self._add(split, index, result)
                 if time.monotonic() - self._saved_at > SAVE_SECONDS:

@@ -83,7 +83,7 @@ class Manifest(BaseModel):
     """JPEG files with damage inside that could be decoded all the same, and are packed."""
 
     @property
-    def eval_side(self) -> int:
+    def eval_img_size(self) -> int:
         """Side of the validation images."""
         return self.img_size if self.eval_size is None else self.eval_size
 
@@ -148,7 +148,7 @@ def open_pack(
                 f"the pack in {pack_dir} is out of date: {change}; make it anew with "
                 "imgnet-mini prepare"
             )
-        side = manifest.pack_size if split == "train" else manifest.eval_side
+        side = manifest.pack_size if split == "train" else manifest.eval_img_size
         splits[split] = _packed_split(pack_dir, split, source, index, side)
         places += [f"{split}/{os.fsdecode(file)}" for file in skipped["file"]]
     return Pack(manifest, **splits, skipped=_reasons(pack_dir, places, manifest.skipped))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from imgnet_mini.utils.atomic_file import following_no_link
+from imgnet_mini.utils.atomic_file import open_nofollow
 
 
 class GrowingArray:
@@ -29,7 +29,7 @@ class GrowingArray:
             path.unlink(missing_ok=True)
         # Without a buffer, a write that failed leaves nothing to be written later.
         self._file = open(  # noqa: SIM115 - closed by close()
-            path, "r+b" if keep else "x+b", buffering=0, opener=following_no_link
+            path, "r+b" if keep else "x+b", buffering=0, opener=open_nofollow
         )
         try:
             self._file.write(_header(dtype, row_shape, 0))

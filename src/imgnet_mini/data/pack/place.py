@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from imgnet_mini.data.pack.format import MANIFEST, array_files
 from imgnet_mini.errors import ConfigError, InUseError, WriteError
-from imgnet_mini.utils.atomic_file import TEMPORARY_SUFFIX, flush_folder
+from imgnet_mini.utils.atomic_file import TEMPORARY_SUFFIX, fsync_folder
 
 PROGRESS: Final = "progress.json"
 PROBLEMS: Final = "problems.txt"
@@ -71,7 +71,7 @@ class PackPlace:
                 f"another prepare is writing {self.pack_dir}; wait for it to end"
             ) from error
 
-    def sweep(self) -> None:
+    def remove_temporary_files(self) -> None:
         """Remove from the partial pack what only a finished one has, and what a kill has left."""
         (self.partial / MANIFEST).unlink(missing_ok=True)
         for path in self.partial.glob(f".*{TEMPORARY_SUFFIX}"):
@@ -83,7 +83,7 @@ class PackPlace:
         if self.pack_dir.exists():
             self.pack_dir.replace(self._old)
         self.partial.replace(self.pack_dir)
-        flush_folder(self.pack_dir.parent)
+        fsync_folder(self.pack_dir.parent)
         _remove_pack(self._old)
         for name in (PROGRESS, PROBLEMS):
             (self.pack_dir / name).unlink(missing_ok=True)

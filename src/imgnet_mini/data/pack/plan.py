@@ -36,13 +36,13 @@ class Plan:
     eval_size: int | None = None
 
     @property
-    def eval_side(self) -> int:
+    def eval_img_size(self) -> int:
         """Side of the validation images."""
         return self.img_size if self.eval_size is None else self.eval_size
 
     def side(self, split: str) -> int:
         """Side of the images of a split."""
-        return self.pack_size if split == "train" else self.eval_side
+        return self.pack_size if split == "train" else self.eval_img_size
 
     @property
     def data_root(self) -> Path:
@@ -134,7 +134,7 @@ class Packer:
 
     def __init__(self, plan: Plan, split: str) -> None:
         self._side = plan.side(split)
-        self._crop = EvalCrop(plan.eval_side) if split == "val" else None
+        self._crop = EvalCrop(plan.eval_img_size) if split == "val" else None
 
     def __call__(self, path: Path) -> PackedImage:
         """Decode an image whole, and make it a square.

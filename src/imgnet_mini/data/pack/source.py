@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgnet_mini.config.settings import DataConfig
-from imgnet_mini.data.batches import Batch, in_threads, thread_pool
+from imgnet_mini.data.batches import Batch, prefetch_map, thread_pool
 from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, squash_crop
 from imgnet_mini.data.pack.format import PackedSplit
 from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.sampler import Key, Order
+from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
 from imgnet_mini.data.transforms import TrainCrop
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.utils.console import in_bytes
+from imgnet_mini.utils.console import format_bytes
 
 _MARGIN: Final = 0.05
 """Share of the device's memory that stays free beside the pack and what training has taken."""
@@ -31,7 +31,7 @@ class PackSource:
 
     def __init__(
         self,
-        order: Order,
+        order: ResumableBatchSampler,
         split: PackedSplit,
         crop: TrainCrop | None,
         data: DataConfig,
@@ -55,13 +55,13 @@ class PackSource:
             # A CPU that trains has no core to spare: its threads share each batch instead.
             yield from map(self._load, self._order)
         else:
-            yield from in_threads(self._load, self._order, self._pool, ahead=self._threads)
+            yield from prefetch_map(self._load, self._order, self._pool, ahead=self._threads)
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _load(self, key: Key) -> Batch:
+    def _load(self, key: BatchKey) -> Batch:
         indices = torch.from_numpy(key.indices)
         targets = torch.from_numpy(self._split.images.targets[key.indices])
         if self._crop is None:
@@ -73,7 +73,7 @@ class PackSource:
         places = torch.tensor(crops, dtype=torch.float32)
         return self._pin(Batch(self._rows(key.indices), targets, indices, places))
 
-    def _crops(self, key: Key, crop: TrainCrop) -> list[Crop]:
+    def _crops(self, key: BatchKey, crop: TrainCrop) -> list[Crop]:
         """Sampled in the image as it was, then squashed as it was."""
         numbers = uniforms(self._order.seed or 0, key.epoch, key.indices, CROP_NUMBERS).tolist()
         sizes = self._split.sizes[key.indices].tolist()
@@ -149,8 +149,8 @@ class ResidentRows:
             free, total = torch.cuda.mem_get_info(self._device)
             if self._wanted == "on" and self._rows.nbytes > free:
                 raise ConfigError(
-                    f"--pack-on-device on: the pack takes {in_bytes(self._rows.nbytes)}, and "
-                    f"{in_bytes(free)} of the device's memory are free: use auto or off"
+                    f"--pack-on-device on: the pack takes {format_bytes(self._rows.nbytes)}, and "
+                    f"{format_bytes(free)} of the device's memory are free: use auto or off"
                 )
             if self._wanted == "on" or self._fits(free, total):
                 self.tensor = torch.from_numpy(self._rows).to(self._device)

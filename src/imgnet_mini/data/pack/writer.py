@@ -10,7 +10,7 @@ from imgnet_mini.data.pack.format import Manifest, array_files
 from imgnet_mini.data.pack.place import PackPlace
 from imgnet_mini.data.pack.plan import Plan
 from imgnet_mini.errors import WriteError
-from imgnet_mini.utils.console import in_bytes
+from imgnet_mini.utils.console import format_bytes
 
 
 def write_pack(plan: Plan, pack_dir: Path, *, skip: bool, on_image: OnImage) -> Manifest:
@@ -28,26 +28,26 @@ def write_pack(plan: Plan, pack_dir: Path, *, skip: bool, on_image: OnImage) -> 
     """
     with _explaining_writes(pack_dir):
         place = PackPlace(pack_dir, [images.root for images in plan.splits.values()])
-        _refuse_full_disk(plan, place.partial)
+        _check_free_space(plan, place.partial)
         place.partial.mkdir(parents=True, exist_ok=True)
         with place.locked():
-            place.sweep()
+            place.remove_temporary_files()
             with closing(Build(plan, place.partial)) as build:
                 build.run(on_image)
-                build.refuse_broken(skip=skip)
+                build.check_images(skip=skip)
                 manifest = build.finish()
             place.put()
     return manifest
 
 
-def _refuse_full_disk(plan: Plan, partial: Path) -> None:
+def _check_free_space(plan: Plan, partial: Path) -> None:
     there = sum(path.stat().st_size for path in array_files(partial) if path.exists())
     parent = next(folder for folder in partial.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if plan.nbytes - there > free:
         raise WriteError(
-            f"the pack takes {in_bytes(plan.nbytes)}, and {parent} has {in_bytes(free)} free: make "
-            "room, name another disk with --pack-dir, or choose a smaller --pack-size"
+            f"the pack takes {format_bytes(plan.nbytes)}, and {parent} has {format_bytes(free)} "
+            "free: make room, name another disk with --pack-dir, or choose a smaller --pack-size"
         )
 
 

@@ -8,7 +8,7 @@ from imgnet_mini.reporting.page.render import render_page
 from imgnet_mini.reporting.readme.comparison import Comparison
 from imgnet_mini.reporting.readme.markdown import rate
 from imgnet_mini.reporting.readme.run_view import RunView
-from imgnet_mini.runs.records import Phase, of_phase
+from imgnet_mini.runs.records import Phase, select_phase
 
 GENERATOR = '<meta name="generator" content="imgnet-mini compare">'
 """By this line a page is known as one of ours."""
@@ -42,7 +42,9 @@ def _chart(title: str, runs: Sequence[RunView], phase: Phase, field: str) -> Cha
         Series(
             run.name,
             f"s{place % _COLOURS}" + (" dashed" if place >= _COLOURS else ""),
-            points(run.judged if phase == "val" else of_phase(run.records, phase), field),
+            points(
+                run.selection_records if phase == "val" else select_phase(run.records, phase), field
+            ),
         )
         for place, run in enumerate(runs)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from imgnet_mini.reporting.page.axes import Axis
 from imgnet_mini.reporting.page.chart import Chart, Point, Series, line_chart, mark
 from imgnet_mini.reporting.readme.markdown import rate
-from imgnet_mini.runs.records import PHASE_NAMES, EpochRecord, of_phase
+from imgnet_mini.runs.records import PHASE_NAMES, EpochRecord, select_phase
 
 
 def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
@@ -14,10 +14,10 @@ def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
 
     records: of at least one epoch; best: the validated epoch to point out.
     """
-    train, val = of_phase(records, "train"), of_phase(records, "val")
+    train, val = select_phase(records, "train"), select_phase(records, "val")
     loss, accuracy = [], []
     for phase, name in PHASE_NAMES.items():
-        found = of_phase(records, phase)
+        found = select_phase(records, phase)
         if not found and phase == "ema":
             continue
         loss.append(Series(name, phase, points(found, "loss")))
@@ -32,7 +32,7 @@ def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
             "Accuracy, %",
             accuracy,
             best=best,
-            best_style="ema" if of_phase(records, "ema") else "val",
+            best_style="ema" if select_phase(records, "ema") else "val",
             from_zero=True,
             say=lambda value: f"{value:.2f}",
         ),

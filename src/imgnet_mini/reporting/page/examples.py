@@ -35,7 +35,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Shot:
+class Example:
     """One image; thumbnail: a data URI, None where the file can no longer be read.
 
     answers: the likeliest classes, best first.
@@ -65,8 +65,8 @@ class Pair:
     predicted: str
     count: int
     images: int
-    mistaken: Shot
-    other: Shot | None
+    mistaken: Example
+    other: Example | None
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Gallery:
     """All images of a page; missing: how many of its `shown` files can no longer be read."""
 
     pairs: tuple[Pair, ...]
-    mistakes: tuple[Shot, ...]
-    hits: tuple[Shot, ...]
-    hardest: tuple[Shot, ...]
+    mistakes: tuple[Example, ...]
+    hits: tuple[Example, ...]
+    hardest: tuple[Example, ...]
     shown: int
     missing: int
 
@@ -101,7 +101,7 @@ def build_gallery(
     files = {predictions.images[position] for position in positions}
     thumbnails = make_thumbnails(files, val_dir, read_image)
 
-    def shot(position: int) -> Shot:
+    def shot(position: int) -> Example:
         return _shot(predictions, names, position, thumbnails)
 
     return Gallery(
@@ -133,10 +133,10 @@ def _of_pairs(confusions: Iterable[Confusion]) -> Iterable[int]:
 
 def _shot(
     predictions: Predictions, names: Sequence[str], position: int, thumbnails: dict[str, str]
-) -> Shot:
+) -> Example:
     image, target = predictions.images[position], int(predictions.targets[position])
     top, probabilities = predictions.top[position], predictions.probabilities[position]
-    return Shot(
+    return Example(
         file=one_line(image),
         thumbnail=thumbnails.get(image),
         true=names[target],

@@ -20,7 +20,7 @@ from imgnet_mini.reporting.readme.json_file import read_json_if_there
 from imgnet_mini.reporting.readme.markdown import link
 from imgnet_mini.reporting.readme.redact import last_component, recorded_command
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.runs.records import EpochRecord, judged, of_phase, read_csv
+from imgnet_mini.runs.records import EpochRecord, read_csv, select_phase, selection_records
 from imgnet_mini.utils.console import one_line
 
 PICTURES = (
@@ -66,7 +66,7 @@ class RunView:
     data_name: the folder of the images.
     records: of all its epochs, in their order.
     epochs: those that were validated.
-    best: the first of the `judged` records of the highest top-1; final: the last one.
+    best: the first of the `selection_records` records of the highest top-1; final: the last one.
     final_train: the last training record.
     train_rate, val_rate: images per second, mean over the epochs.
     seconds: of all epochs, by their images and rates; None where the images were not counted.
@@ -99,9 +99,9 @@ class RunView:
     model_summary: str | None
 
     @property
-    def judged(self) -> list[EpochRecord]:
+    def selection_records(self) -> list[EpochRecord]:
         """The validation of each epoch: of the averaged weights, where the run has them."""
-        return judged(self.records)
+        return selection_records(self.records)
 
 
 def read_run(paths: RunPaths, readme_dir: Path) -> RunView:
@@ -117,7 +117,7 @@ def read_run(paths: RunPaths, readme_dir: Path) -> RunView:
             f"make it with `imgnet-mini train --name {paths.name}`, or give another --name"
         )
     records = read_csv(paths.train_log)
-    val, train = judged(records), of_phase(records, "train")
+    val, train = selection_records(records), select_phase(records, "train")
     if not val:
         raise DataError(
             f"{paths.train_log} holds no validated epoch yet; "
