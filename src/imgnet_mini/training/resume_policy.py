@@ -111,8 +111,8 @@ def check_world_size(content: Content, distributed: DistributedContext, *, allow
     before = (SINGLE_PROCESS_ENVIRONMENT | content["environment"])["ranks"]
     if distributed.world_size != before and not allowed:
         raise ConfigError(
-            f"this run has {before} process(es), and resumes with {distributed.world_size}: the data "
-            "order stays the same, but results are not bit-identical, since batch-norm statistics "
+            f"this run has {before} process(es), and resumes with {distributed.world_size}: the "
+            "data order stays, but results are not bit-identical, since batch-norm statistics "
             f"are per process. Start {before} with torchrun --nproc-per-node, or add "
             "--allow-world-size-change"
         )
