@@ -1,13 +1,13 @@
 import pytest
 
 from imgnet_mini.utils.console import (
-    one_line,
-    printable,
-    say,
+    escape_control_chars,
+    escape_line,
+    print_lines,
+    print_warning,
     show_error,
     show_stop,
     show_table,
-    warn,
     write_stdout,
 )
 
@@ -19,7 +19,7 @@ def _width(monkeypatch):
 
 def test_lines_are_printed_as_they_are(capsys):
     lines = ["[bold]no markup[/bold] [Train] :smile:", "x" * 200, "C:\\new\\[1]", ""]
-    say(*lines)
+    print_lines(*lines)
     assert capsys.readouterr() == ("".join(f"{line}\n" for line in lines), "")
 
 
@@ -34,8 +34,14 @@ def test_lines_are_printed_as_they_are(capsys):
     ],
 )
 def test_nothing_reaches_the_terminal_that_could_steer_it(text, shown, capsys):
-    assert printable(text) == shown
-    for show in (say, warn, show_error, show_stop, lambda text: show_table(text, ["x"], [[text]])):
+    assert escape_control_chars(text) == shown
+    for show in (
+        print_lines,
+        print_warning,
+        show_error,
+        show_stop,
+        lambda text: show_table(text, ["x"], [[text]]),
+    ):
         show(text)
         out, err = capsys.readouterr()
         for line in shown.splitlines():
@@ -43,12 +49,12 @@ def test_nothing_reaches_the_terminal_that_could_steer_it(text, shown, capsys):
 
 
 def test_warnings_leave_standard_output_alone(capsys):
-    warn("Note: [x]", "second")
+    print_warning("Note: [x]", "second")
     assert capsys.readouterr() == ("", "Note: [x]\nsecond\n")
 
 
 def test_what_is_handed_over_is_there_byte_by_byte_in_a_pipe(capfdbinary):
-    say("first")
+    print_lines("first")
     write_stdout('"\x1b[2J\r",\udcff,ü\n')
     out, _ = capfdbinary.readouterr()
     assert out == b'first\n"\x1b[2J\r",\xff,\xc3\xbc\n'
@@ -61,7 +67,7 @@ def test_what_is_handed_over_does_not_steer_a_terminal(capsys, monkeypatch):
 
 
 def test_a_name_is_shown_on_one_line():
-    assert one_line("a\nb\r\x1b[2J\u202ec") == r"a\nb\r\x1b[2J\u202ec"
+    assert escape_line("a\nb\r\x1b[2J\u202ec") == r"a\nb\r\x1b[2J\u202ec"
 
 
 def test_errors_and_stops_go_to_standard_error_with_their_title(capsys):

@@ -10,10 +10,10 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from imgnet_mini.data.folder import (
     SHOWN,
     count_ignored,
+    escape_line,
     file_stamps,
     find_images,
     fingerprint,
-    one_line,
     some_of,
 )
 from imgnet_mini.data.scan import check_images_decode
@@ -347,7 +347,7 @@ def test_names_that_differ_in_case_only_are_found():
 
 
 def test_a_text_is_made_one_line():
-    assert one_line("a\nb\x1b[2J\u202ec") == r"a\nb\x1b[2J\u202ec"
+    assert escape_line("a\nb\x1b[2J\u202ec") == r"a\nb\x1b[2J\u202ec"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")

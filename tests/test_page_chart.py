@@ -94,7 +94,7 @@ def test_a_band_covers_its_part_of_the_axis():
 
 def test_the_best_epoch_is_marked_and_read_first():
     series = [Series("v", "val", [(0, 10.0), (1, 30.0), (2, 20.0)])]
-    chart = epoch_chart("t", series, say=str, best=1, from_zero=True)
+    chart = epoch_chart("t", series, print_lines=str, best=1, from_zero=True)
     (mark,) = chart.marks
     assert (mark.x, mark.y) == (chart.readings[1].x, chart.readings[1].heights[0])
     assert chart.readings[chart.start].at == "epoch 1, the best"

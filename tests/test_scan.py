@@ -110,7 +110,7 @@ def test_broken_images_are_found_by_place_and_reason_under_a_bar_for_each_split(
     damage_three(tree)
     shown = []
 
-    class Bar:
+    class ProgressBar:
         def __init__(self, label):
             self._label = label
 
@@ -119,7 +119,7 @@ def test_broken_images_are_found_by_place_and_reason_under_a_bar_for_each_split(
 
     @contextmanager
     def watch(label, total):
-        yield Bar(f"{label} of {total}")
+        yield ProgressBar(f"{label} of {total}")
 
     broken = find_broken_images(*find_splits(tree), watch=watch)
     assert list(broken) == ["train/cat/000.JPEG", "train/cat/001.png"]

@@ -12,7 +12,7 @@ import typer
 
 from imgnet_mini import __version__
 from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
-from imgnet_mini.utils.console import say, show_error, show_stop
+from imgnet_mini.utils.console import print_lines, show_error, show_stop
 from imgnet_mini.utils.signals import StopNowError, raise_on_signal
 from imgnet_mini.utils.torchrun_env import TorchrunEnv, is_distributed, is_main_process
 
@@ -107,7 +107,7 @@ def _silence() -> Iterator[None]:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        say(f"imgnet-mini {__version__}")
+        print_lines(f"imgnet-mini {__version__}")
         raise typer.Exit
 
 

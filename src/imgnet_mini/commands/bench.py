@@ -29,7 +29,7 @@ from imgnet_mini.training.setup import (
     translate_torch_errors,
 )
 from imgnet_mini.training.throughput import TrainingBenchmark
-from imgnet_mini.utils.console import format_bytes, say, show_table
+from imgnet_mini.utils.console import format_bytes, print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 ROUNDS: Final = 2
@@ -110,7 +110,7 @@ def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
             raise StoppedError(f"bench stopped by {error}", error.signal_number) from error
     findings = Findings(rates, limit, sentence, trials)
     if as_json:
-        say(json.dumps(_content(given, setup, findings), indent=2))
+        print_lines(json.dumps(_content(given, setup, findings), indent=2))
     else:
         _show(given, setup, findings)
 
@@ -267,7 +267,7 @@ def _show(config: RunConfig, setup: Setup, findings: Findings) -> None:
             ["both together, as train runs", f"{rates.training:.0f}"],
         ],
     )
-    say(
+    print_lines(
         *setup.images.notes,
         findings.sentence,
         f"An epoch trains for {_duration(findings.epoch_seconds(len(setup.images.train)))}.",

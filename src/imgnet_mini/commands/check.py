@@ -7,8 +7,8 @@ from imgnet_mini.data.folder import ImageFolder, count_ignored, listed
 from imgnet_mini.data.scan import Findings, scan_images
 from imgnet_mini.data.splits import case_twins, find_tree_problems, read_splits
 from imgnet_mini.errors import DataError, StoppedError
-from imgnet_mini.utils.console import say
-from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.console import print_lines
+from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
@@ -24,19 +24,19 @@ def run(given: RunConfig) -> None:
     problems = find_tree_problems(
         *splits, allow_missing_val_classes=given.data.allow_missing_val_classes
     )
-    say(*problems)
+    print_lines(*problems)
     findings = _scan(splits)
     broken = _lines(splits, [found.broken for found in findings])
     suspect = _lines(splits, [found.suspect for found in findings])
     if broken:
-        say(f"Cannot be decoded, {len(broken)}:", listed(broken, most=len(broken)))
+        print_lines(f"Cannot be decoded, {len(broken)}:", listed(broken, most=len(broken)))
     if suspect:
-        say(
+        print_lines(
             f"Can be decoded, {len(suspect)} with damage inside:",
             listed(suspect, most=len(suspect)),
         )
     _say_what_else_there_is(*splits)
-    say(
+    print_lines(
         f"Decoded {sum(map(len, splits)) - len(broken)} of {sum(map(len, splits))} images in {root}"
     )
     if problems or broken:
@@ -47,7 +47,7 @@ def _scan(splits: tuple[ImageFolder, ...]) -> list[Findings]:
     total = sum(map(len, splits))
     done = 0
     findings = []
-    with StopRequest() as stop, show_bar("check", total) as bar:
+    with StopRequest() as stop, progress_bar("check", total) as bar:
 
         def on_image(_count: int) -> None:
             nonlocal done
@@ -76,10 +76,12 @@ def _lines(splits: tuple[ImageFolder, ...], found: list[Mapping[int, str]]) -> l
 def _say_what_else_there_is(train: ImageFolder, val: ImageFolder) -> None:
     twins = case_twins(train.classes)
     if twins:
-        say("Class names that differ in case only, which other systems mix up:", listed(twins))
+        print_lines(
+            "Class names that differ in case only, which other systems mix up:", listed(twins)
+        )
     ignored = count_ignored(train, val)
     if ignored:
-        say(f"Files passed over: {ignored}")
+        print_lines(f"Files passed over: {ignored}")
 
 
 def _verdict(problems: int, broken: int) -> str:

@@ -14,7 +14,7 @@ from imgnet_mini.reporting.readme.run_view import read_run
 from imgnet_mini.runs.paths import ComparisonPaths, RunPaths, check_inside
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.utils.atomic_file import write_text
-from imgnet_mini.utils.console import say, show_table
+from imgnet_mini.utils.console import print_lines, show_table
 
 _SIDE_BY_SIDE = 4
 """Runs that a terminal has room for; more make another table."""
@@ -47,7 +47,7 @@ def run(given: RunConfig, names: Sequence[str]) -> None:
     # The page first: by it the folder is known as ours, should the rest fail.
     write_text(paths.page, build_comparison_page(runs, comparison, reported))
     draw_comparison(runs, paths.folder)
-    say(f"Wrote {paths.folder}; all of it on one page: {paths.page}")
+    print_lines(f"Wrote {paths.folder}; all of it on one page: {paths.page}")
 
 
 def _check_runs(output_dir: Path, names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from imgnet_mini.training.model import build_model
 from imgnet_mini.training.precision import choose_precision
 from imgnet_mini.training.setup import config_flags
 from imgnet_mini.utils.atomic_file import write_text
-from imgnet_mini.utils.console import say
+from imgnet_mini.utils.console import print_lines
 
 VAL_EVERY: Final = 5
 """One image in five is kept for validation."""
@@ -58,12 +58,14 @@ def run(directory: Path, *, device: str) -> None:
     arch = _affordable_arch(config, images)
     config = config.override({"model": {"arch": arch}})
     write_text(config_path, config.to_toml())
-    say(f"Wrote {images} images of handwritten digits below {directory / 'data'}")
+    print_lines(f"Wrote {images} images of handwritten digits below {directory / 'data'}")
     if arch != "resnet50":
-        say(f"A ResNet-50 would take more than three minutes on this machine: training a {arch}")
+        print_lines(
+            f"A ResNet-50 would take more than three minutes on this machine: training a {arch}"
+        )
 
     _run_workflow(config, config_path)
-    say(
+    print_lines(
         "",
         f"The demo took {time.perf_counter() - began:.0f} s. Look at",
         f"  {directory / 'README.md'} (the results)",
@@ -88,7 +90,7 @@ def _run_workflow(config: RunConfig, config_path: Path) -> None:
     try:
         find_lr.run(config)
     except (ConfigError, DivergedError) as error:
-        say(str(error), "The demo goes on with the rate in its settings.")
+        print_lines(str(error), "The demo goes on with the rate in its settings.")
     _step(f"train --config {config_path}")
     train.run(config, overwrite=False)
     _step(f"evaluate{run_flags}")
@@ -100,7 +102,7 @@ def _run_workflow(config: RunConfig, config_path: Path) -> None:
 
 
 def _step(command: str) -> None:
-    say("", f"$ imgnet-mini {command}")
+    print_lines("", f"$ imgnet-mini {command}")
 
 
 def _write_digits(data_root: Path) -> int:

@@ -30,7 +30,7 @@ from imgnet_mini.training.setup import (
     translate_torch_errors,
 )
 from imgnet_mini.utils.atomic_file import check_writable, write_text
-from imgnet_mini.utils.console import say, show_table
+from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
@@ -73,9 +73,11 @@ def run(
     paths = run_paths(config.run)
     device = choose_device(config.runtime, distributed)
     images = open_splits_once(config, distributed, training=False)
-    say(*images.notes)
+    print_lines(*images.notes)
     if views is not TestTimeAugmentation.CENTER_CROP and not config.data.flip:
-        say("Note: mirror images count too, and this run was trained without any (--no-flip)")
+        print_lines(
+            "Note: mirror images count too, and this run was trained without any (--no-flip)"
+        )
     with translate_torch_errors(config.data.batch_size):
         model = _load_network(config, content, path, images.train, device)
     metrics, predictions = _measure(
@@ -100,7 +102,7 @@ def run(
     }
     write_text(paths.metrics, json.dumps(summary, indent=2) + "\n")
     _show(path, summary["epoch"], metrics)
-    say(f"Wrote {paths.metrics} and {paths.predictions}")
+    print_lines(f"Wrote {paths.metrics} and {paths.predictions}")
 
 
 def _take_up(

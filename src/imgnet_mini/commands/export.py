@@ -28,7 +28,7 @@ from imgnet_mini.utils.atomic_file import (
     translate_write_errors,
     write_text,
 )
-from imgnet_mini.utils.console import format_bytes, say
+from imgnet_mini.utils.console import format_bytes, print_lines
 
 _CPU: Final = torch.device("cpu")
 _CHECKED: Final = 16
@@ -70,7 +70,7 @@ def run(
     }
     agreement = _write(kind, trained, images, description, path)
     write_text(beside, to_json(description))
-    say(
+    print_lines(
         f"{trained.arch} of {len(trained.classes)} classes as {form}: "
         f"{format_bytes(path.stat().st_size)}",
         f"Checked on {agreement.images} {whence}: the same top-1 on all of them, logits within "

@@ -21,8 +21,8 @@ from imgnet_mini.training.optim import build_optimizer
 from imgnet_mini.training.peak_lr import default_lr, settings_of
 from imgnet_mini.training.setup import Setup, build_setup, config_flags, translate_torch_errors
 from imgnet_mini.utils.atomic_file import check_writable
-from imgnet_mini.utils.console import say, show_table
-from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.console import print_lines, show_table
+from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
@@ -63,7 +63,7 @@ def run(given: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) -
         kind = DivergedError if curve.stopped == "nan" else ConfigError
         raise kind(f"{suggestions.problem}\nThe curve is in {saved.plot}")
     _show(given, suggestions, trials, saved)
-    say(
+    print_lines(
         "Train with",
         f"  {result.train_command}",
         explain(suggestions, trials),
@@ -96,7 +96,7 @@ def _announce(config: RunConfig, setup: Setup) -> None:
             f"{steps / epoch:.2g} epochs in all (--trials 0 leaves them out); longer ones after "
             "them, if none has learnt enough"
         )
-    say(*setup.images.notes, *lines)
+    print_lines(*setup.images.notes, *lines)
 
 
 def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, Trials | None]:
@@ -119,7 +119,7 @@ def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
     precision, clip_grad = setup.precision, config.optimizer.clip_grad
     mixed = precision.dtype is not None
     autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
-    with show_bar("find-lr", steps) as bar:
+    with progress_bar("find-lr", steps) as bar:
         rank_sync = RankSync(setup.distributed, stop, most=1)
 
         def on_step(done: int, loss: float) -> None:
@@ -175,4 +175,4 @@ def _show(
     rows.append([f"{METHOD_NAMES['default']} ({origin}){mark}", f"{default_lr(config):.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "rate"], rows)
     also = ", _trials.csv" if trials else ""
-    say(f"Wrote {saved.plot}, and .csv{also} and .json beside it")
+    print_lines(f"Wrote {saved.plot}, and .csv{also} and .json beside it")

@@ -17,9 +17,9 @@ from imgnet_mini.errors import ConfigError, FailedImagesError, StoppedError
 from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.training.device import choose_device
 from imgnet_mini.training.setup import translate_torch_errors
-from imgnet_mini.utils.console import one_line, say, warn, write_stdout
+from imgnet_mini.utils.console import escape_line, print_lines, print_warning, write_stdout
 from imgnet_mini.utils.csv_file import table_text
-from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 Form = Literal["text", "json", "csv"]
@@ -65,7 +65,9 @@ def run(
     else:
         _show(trained, predictions)
     if broken:
-        warn(*(f"{one_line(str(error.path))}: {one_line(error.reason)}" for error in broken))
+        print_warning(
+            *(f"{escape_line(str(error.path))}: {escape_line(error.reason)}" for error in broken)
+        )
         raise FailedImagesError(
             f"{len(broken)} of {len(files)} images could not be read; they are named above"
         )
@@ -96,7 +98,7 @@ def _predict(
         torch.no_grad(),
         translate_torch_errors(batch_size),
         StopRequest() as stop,
-        show_bar("predict", len(files)) as bar,
+        progress_bar("predict", len(files)) as bar,
     ):
         try:
             for batch in batches:
@@ -122,14 +124,14 @@ def _show(trained: InferenceModel, predictions: Sequence[Prediction]) -> None:
     names = display_names(trained.classes)
     if not trained.names_known:
         meaning = "ImageNet's" if trained.classes == imagenet_classes() else "numbered from 0"
-        warn(
+        print_warning(
             f"Note: {trained.path} names no classes; its {len(names)} outputs are taken to be "
             f"{meaning}"
         )
     for file, classes, probabilities in predictions:
-        say(one_line(str(file)))
+        print_lines(escape_line(str(file)))
         for label, probability in zip(classes, probabilities, strict=True):
-            say(f"  {100 * probability:6.2f} %  {one_line(names[label])}")
+            print_lines(f"  {100 * probability:6.2f} %  {escape_line(names[label])}")
 
 
 def _document(

@@ -10,8 +10,8 @@ from imgnet_mini.data.pack.plan import Plan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError, StoppedError
-from imgnet_mini.utils.console import format_bytes, say
-from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.console import format_bytes, print_lines
+from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
@@ -30,7 +30,7 @@ def run(given: RunConfig) -> None:
     )
     ignored = count_ignored(train, val)
     if ignored:
-        say(f"Files passed over: {ignored}")
+        print_lines(f"Files passed over: {ignored}")
     plan = make_plan(
         train,
         val,
@@ -40,21 +40,21 @@ def run(given: RunConfig) -> None:
     )
     manifest = _current(pack_dir, train, val, plan, skip=given.data.skip_bad)
     if manifest is not None:
-        say(f"The pack in {pack_dir} is up to date")
+        print_lines(f"The pack in {pack_dir} is up to date")
         return
-    say(
+    print_lines(
         f"Packing {len(train)} training images at {plan.pack_size} px and {len(val)} validation "
         f"images at {plan.eval_img_size} px into {pack_dir}, {format_bytes(plan.nbytes)}"
     )
     manifest = _write(plan, pack_dir, skip=given.data.skip_bad)
     if manifest.skipped:
-        say(f"Left out, {len(manifest.skipped)} broken:", listed(manifest.skipped))
+        print_lines(f"Left out, {len(manifest.skipped)} broken:", listed(manifest.skipped))
     if manifest.suspect:
-        say(
+        print_lines(
             f"Packed all the same, {len(manifest.suspect)} with damage inside:",
             listed(manifest.suspect),
         )
-    say("train, resume, find-lr and evaluate now read it by themselves")
+    print_lines("train, resume, find-lr and evaluate now read it by themselves")
 
 
 def _current(
@@ -72,7 +72,7 @@ def _write(plan: Plan, pack_dir: Path, *, skip: bool) -> Manifest:
     total = len(plan.splits["train"]) + len(plan.splits["val"])
     done = newly = 0
     began = time.perf_counter()
-    with StopRequest() as stop, show_bar("prepare", total) as bar:
+    with StopRequest() as stop, progress_bar("prepare", total) as bar:
 
         def on_image(split: str, count: int) -> None:
             nonlocal done, newly
@@ -91,7 +91,7 @@ def _write(plan: Plan, pack_dir: Path, *, skip: bool) -> Manifest:
     seconds = time.perf_counter() - began
     images = sum(manifest.images.values())
     size = sum(path.stat().st_size for path in array_files(pack_dir))
-    say(
+    print_lines(
         f"Wrote {pack_dir}: {images} images, {format_bytes(size)}, in {seconds:.0f} s "
         f"({newly / seconds:.0f} images/s)"
     )

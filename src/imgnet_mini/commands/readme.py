@@ -11,7 +11,7 @@ from imgnet_mini.reporting.readme.splice import as_experiment, with_block
 from imgnet_mini.reporting.readme.template import render
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.utils.atomic_file import atomic_write
-from imgnet_mini.utils.console import say
+from imgnet_mini.utils.console import print_lines
 
 
 def run(
@@ -45,14 +45,14 @@ def run(
     else:
         new = with_block(old or b"", text, path)
     if new == old:
-        say(f"{path} is up to date")
+        print_lines(f"{path} is up to date")
     elif check:
         refresh = shlex.join(_words(checked, template, readme, output_dir))
         raise StaleError(f"{path} is out of date; refresh it with `{refresh}`")
     else:
         with atomic_write(path.resolve()) as file:  # a link stays a link
             file.write(new)
-        say(f"Wrote {', '.join(checked)} into {path}")
+        print_lines(f"Wrote {', '.join(checked)} into {path}")
 
 
 def _read(path: Path) -> bytes | None:

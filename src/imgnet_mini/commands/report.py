@@ -31,7 +31,7 @@ from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.setup import clean_reports, run_flags, run_paths
 from imgnet_mini.utils.atomic_file import write_text
-from imgnet_mini.utils.console import one_line, say
+from imgnet_mini.utils.console import escape_line, print_lines
 
 
 def run(given: RunConfig) -> None:
@@ -74,10 +74,14 @@ def run(given: RunConfig) -> None:
     write_text(paths.model_summary, summarise_model(network, img_size))
     skipped = _skipped(paths)
     if skipped:
-        write_text(paths.skipped_images, "".join(f"{one_line(problem)}\n" for problem in skipped))
-        say(f"{len(skipped)} broken image file(s) were left out; {paths.skipped_images} lists them")
+        write_text(
+            paths.skipped_images, "".join(f"{escape_line(problem)}\n" for problem in skipped)
+        )
+        print_lines(
+            f"{len(skipped)} broken image file(s) were left out; {paths.skipped_images} lists them"
+        )
     _write_page(config, paths, predictions, confusions)
-    say(
+    print_lines(
         f"Report on {metrics['checkpoint']}: top-1 {metrics['top1']:.2f}%, "
         f"top-5 {metrics['top5']:.2f}% of {metrics['images']} images",
         f"Wrote {report_dir}; all of it on one page: {paths.page}",
@@ -101,7 +105,7 @@ def _write_page(
     )
     write_text(paths.page, page.html)
     if page.missing:
-        say(
+        print_lines(
             f"{page.missing} of the {page.shown} images shown cannot be read in {val_dir}; "
             "name their place with --data-root"
         )

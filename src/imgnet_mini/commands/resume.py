@@ -31,7 +31,7 @@ from imgnet_mini.training.setup import (
     run_paths,
 )
 from imgnet_mini.training.trainer import Trainer
-from imgnet_mini.utils.console import say
+from imgnet_mini.utils.console import print_lines
 
 OTHER_CROPS = (
     "Note: this run was started by an older version: its images will follow in the same order, but "
@@ -76,7 +76,7 @@ def run(
     with writing(paths, distributed):
         store = CheckpointStore(paths, keep=given.checkpoint.keep)
         taken = distributed.broadcast_from_rank0(lambda: _take_up(paths, store, checkpoint))
-        say(*(f"Note: {note}" for note in taken.notes))
+        print_lines(*(f"Note: {note}" for note in taken.notes))
         config = merge_resume_config(
             taken.content, given, replan=replan, allow_world_size_change=allow_world_size_change
         )
@@ -90,7 +90,7 @@ def run(
 def _take_up(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> LoadedCheckpoint:
     unfinished = clean_run(paths)
     if unfinished:
-        say(f"Removed {unfinished} unfinished file(s) of a process that was killed")
+        print_lines(f"Removed {unfinished} unfinished file(s) of a process that was killed")
     return store.load_latest() if checkpoint is None else store.load_file(checkpoint)
 
 
@@ -118,7 +118,7 @@ def _go_on(
         best_epoch = trainer.state.best_epoch
         if best_epoch >= 0 and not store.has_best(best_epoch):
             trainer.state.best_top1, trainer.state.best_epoch = -1.0, -1
-            say(
+            print_lines(
                 f"Note: {paths.best} is missing or damaged, or not what this state had saved after "
                 f"epoch {best_epoch:03d}; it will be the best of the epochs to come"
             )
@@ -136,7 +136,7 @@ def _announce(
     replan: bool,
 ) -> None:
     content, state, steps = taken.content, trainer.state, len(setup.train_loader)
-    say(
+    print_lines(
         *setup.images.notes,
         f"Resuming {paths.name} at step {state.step} of {config.schedule.epochs * steps} "
         f"(epoch {state.epoch} of {config.schedule.epochs}, batch {state.batch} of {steps})",
@@ -144,7 +144,7 @@ def _announce(
         *(() if "pack" in content else (OTHER_CROPS,)),
     )
     if replan:
-        say(*describe_new_schedule(content, config, trainer.lr))
+        print_lines(*describe_new_schedule(content, config, trainer.lr))
 
 
 def _finish(config: RunConfig, paths: RunPaths, taken: LoadedCheckpoint) -> None:
@@ -161,7 +161,7 @@ def _finish(config: RunConfig, paths: RunPaths, taken: LoadedCheckpoint) -> None
     records = [EpochRecord(**record) for record in taken.content["records"]]
     write_logs(paths, records)
     epochs = config.schedule.epochs
-    say(
+    print_lines(
         f"{paths.name} is finished: all its {epochs} epochs are done. For more of them, on a new "
         f"plan: imgnet-mini resume{run_flags(config.run)} --epochs {2 * epochs} --replan"
     )

@@ -29,7 +29,7 @@ from imgnet_mini.training.setup import (
     translate_torch_errors,
 )
 from imgnet_mini.utils.atomic_file import translate_write_errors
-from imgnet_mini.utils.console import say
+from imgnet_mini.utils.console import print_lines
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
@@ -138,7 +138,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                 error.signal_number,
             ) from error
     averaged = " of the averaged weights" if run.config.optimizer.ema_decay else ""
-    say(
+    print_lines(
         f"Done: best top-1 {state.best_top1:.2f}%{averaged} after epoch {state.best_epoch:03d}, "
         f"in {run.paths.best}",
         f"Final weights sha256 {weights_sha256(run.setup.model)}",
@@ -171,7 +171,7 @@ def _remove_run(paths: RunPaths) -> None:
 def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
     environment = describe_environment(setup)
     steps, batch = len(setup.train_loader), _describe_batch(config, setup.distributed)
-    say(
+    print_lines(
         *setup.images.notes,
         f"{config.model.arch}: {environment['parameters'] / 1e6:.1f} M parameters, "
         f"{environment['classes']} classes, on {environment['device']} in {setup.precision.name}",

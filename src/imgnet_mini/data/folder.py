@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 SHOWN = 10
 """How many culprits a message names before it counts the rest."""
@@ -163,13 +163,13 @@ def fingerprint(*splits: ImageFolder, sizes: bool = True) -> str:
 def listed(problems: Sequence[str], *, most: int = SHOWN) -> str:
     """The first problems, a line each whatever is in them, and how many more there are."""
     more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n".join(f"  {one_line(problem)}" for problem in [*problems[:most], *more])
+    return "\n".join(f"  {escape_line(problem)}" for problem in [*problems[:most], *more])
 
 
 def some_of(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return one_line(", ".join(names[:SHOWN])) + more
+    return escape_line(", ".join(names[:SHOWN])) + more
 
 
 def count_ignored(*splits: ImageFolder, hidden: bool = True) -> str:

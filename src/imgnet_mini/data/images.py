@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -46,7 +46,7 @@ class ImageError(DataError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot decode {one_line(str(self.path))}: {self.reason}"
+        return f"cannot decode {escape_line(str(self.path))}: {self.reason}"
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:

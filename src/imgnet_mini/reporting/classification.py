@@ -12,7 +12,7 @@ from sklearn.metrics import classification_report, precision_recall_fscore_suppo
 from imgnet_mini.reporting.confusion import count_confusions
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.utils.atomic_file import write_text
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 from imgnet_mini.utils.csv_file import write_table
 
 EXTREMES = 10
@@ -151,7 +151,7 @@ def write_classification_report(
         predictions.targets,
         predictions.top[:, 0],
         labels=range(len(names)),
-        target_names=[one_line(name) for name in names],
+        target_names=[escape_line(name) for name in names],
         digits=4,
         zero_division=0,
     )

@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from imgnet_mini.utils.atomic_file import atomic_write
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 DPI = 150
 POINTS_PER_INCH = 72
@@ -72,7 +72,7 @@ def to_png_quickly(figure: Figure) -> bytes:
 
 def fit(name: str, width: float, size: float) -> str:
     """The name on one line, its end elided where it is wider than `width`; both in points."""
-    text = one_line(name)
+    text = escape_line(name)
     if len(text) <= _LONGEST and text_width(text, size) <= width:
         return text
     text = text[:_LONGEST]

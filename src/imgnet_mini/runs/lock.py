@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from imgnet_mini.errors import InUseError
 from imgnet_mini.utils.atomic_file import open_nofollow, translate_write_errors, write_text
-from imgnet_mini.utils.console import say
+from imgnet_mini.utils.console import print_lines
 
 if sys.platform == "win32":
     import msvcrt
@@ -52,7 +52,7 @@ def lock_run(name: str, path: Path) -> Iterator[None]:
                 "another --name"
             ) from error
         except OSError as error:  # some network file systems
-            say(
+            print_lines(
                 f"Note: {path.parent} cannot be locked ({error.strerror}): start this run only once"
             )
         write_text(owner, json.dumps(_this_process()) + "\n")

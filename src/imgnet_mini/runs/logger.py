@@ -20,7 +20,7 @@ from torch.utils.tensorboard.summary import hparams
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
 from imgnet_mini.utils.atomic_file import atomic_write, translate_write_errors, write_text
-from imgnet_mini.utils.console import printable
+from imgnet_mini.utils.console import escape_control_chars
 
 STEP_TAGS = ("train/loss_step", "train/lr")
 """Tags counted in optimizer steps; all others are counted in epochs."""
@@ -86,7 +86,7 @@ class RunLogger:
         with translate_write_errors(self._paths.event_dir):
             self._events._get_file_writer().add_summary(experiment, 0)
             self._events._get_file_writer().add_summary(start, 0)
-            self._events.add_text("settings", f"```toml\n{printable(text)}```", 0)
+            self._events.add_text("settings", f"```toml\n{escape_control_chars(text)}```", 0)
 
     def log_image(self, tag: str, png: bytes, epoch: int) -> None:
         """Log a picture under an epoch.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 from imgnet_mini.utils.csv_file import read_table, write_table
 
 TOP = 5
@@ -66,7 +66,7 @@ def load_predictions(path: Path, classes: tuple[str, ...]) -> Predictions:
         next(table)
         for image, target, *rest in table:
             if Path(image).is_absolute() or ".." in Path(image).parts:
-                raise ValueError(f"{one_line(image)} lies outside the validation folder")
+                raise ValueError(f"{escape_line(image)} lies outside the validation folder")
             images.append(image)
             rows["targets"].append(number[target])
             rows["top"].append([number[name] for name in rest[::2]])

@@ -16,7 +16,7 @@ from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.runs.records import Phase
 from imgnet_mini.training.precision import Precision
-from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest
 
 TOP: Final = 5
@@ -77,7 +77,7 @@ def evaluate(
     done = 0
     began = time.perf_counter()
     rank_sync = RankSync(distributed, stop, most=_UNLOOKED_BATCHES)
-    with torch.no_grad(), show_bar(label, loader.images) as bar:
+    with torch.no_grad(), progress_bar(label, loader.images) as bar:
         for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
                 logits = torch.stack([model(view) for view in loader.views.of(images)]).mean(0)

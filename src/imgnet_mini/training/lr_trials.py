@@ -19,7 +19,7 @@ from imgnet_mini.runs.logger import NullLogger
 from imgnet_mini.training.build import build_trainer
 from imgnet_mini.training.optim import linear_scaling_lr
 from imgnet_mini.training.setup import Setup
-from imgnet_mini.utils.console import say
+from imgnet_mini.utils.console import print_lines
 from imgnet_mini.utils.signals import StopRequest
 
 _LENGTHENINGS: Final = 2
@@ -43,7 +43,7 @@ def run_lr_trials(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
     for _ in range(_LENGTHENINGS):
         if trials.have_learnt or trials.best.loss == math.inf:
             break
-        say(_describe_longer(steps, config, setup))
+        print_lines(_describe_longer(steps, config, setup))
         steps *= _FACTOR
         trials = _try_for(steps, config, setup, stop)
     return trials

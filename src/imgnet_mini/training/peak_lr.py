@@ -9,7 +9,7 @@ from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.optim import linear_scaling_lr
 from imgnet_mini.training.setup import run_flags
-from imgnet_mini.utils.console import say
+from imgnet_mini.utils.console import print_lines
 
 _DECISIVE: Final = ("arch", "batch_size", "img_size")
 """Where one of these is another, the rate is not this run's."""
@@ -90,7 +90,7 @@ def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
             "the settings of this run first, or give --max-lr a number"
         )
     if others:
-        say(
+        print_lines(
             f"Note: --max-lr auto takes {found.lr:.3g} from {found.path}, which was made with "
             f"{'; '.join(others.values())}. After other changes than of a path, run find-lr again"
         )

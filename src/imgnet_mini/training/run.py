@@ -22,7 +22,7 @@ from imgnet_mini.training.setup import Setup, describe_environment, run_flags
 from imgnet_mini.training.train_state import TrainState
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
-from imgnet_mini.utils.console import format_bytes, say
+from imgnet_mini.utils.console import format_bytes, print_lines
 
 RECORDED = (
     *("imgnet_mini", "torch", "torchvision", "pillow"),
@@ -100,7 +100,7 @@ class TrainingRun:
             self.store.save_best(best, step=state.step)
         self.store.save(content)
         self.logger.write()
-        say(*(record.to_line() for record in records))
+        print_lines(*(record.to_line() for record in records))
 
     @contextmanager
     def add_resume_hint(self) -> Iterator[None]:
@@ -172,7 +172,7 @@ class TrainingRun:
         needed = copies * weights * (self.config.checkpoint.keep + 2)
         free = free_bytes(self.paths.checkpoint_dir)
         if free < needed:
-            say(
+            print_lines(
                 f"Note: checkpoints will take up to {format_bytes(needed)}, and "
                 f"{self.paths.checkpoint_dir} has {format_bytes(free)} free"
             )

@@ -33,7 +33,7 @@ from imgnet_mini.training.model import build_model, check_img_size, convert_sync
 from imgnet_mini.training.optim import build_loss
 from imgnet_mini.training.precision import Precision, choose_precision
 from imgnet_mini.utils.atomic_file import remove_temporary_files
-from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.progress import progress_bar
 
 _LONGER_THAN_A_WRITE: Final = 3600
 """Seconds."""
@@ -111,7 +111,9 @@ def open_splits_once(
 
     def find() -> tuple[str, Mapping[str, str]]:
         found.append(
-            open_splits(config.run, config.data, training=training, skipped=skipped, watch=show_bar)
+            open_splits(
+                config.run, config.data, training=training, skipped=skipped, watch=progress_bar
+            )
         )
         return found[0].loader, found[0].skipped
 

@@ -38,7 +38,7 @@ from imgnet_mini.training.optim import (
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.train_state import TrainState, random_state, set_random_state
 from imgnet_mini.utils.finite import all_finite
-from imgnet_mini.utils.progress import show_bar
+from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 _UNREAD_STEPS: Final = 64
@@ -148,7 +148,7 @@ class Trainer:
         rank_sync = RankSync(self._distributed, stop, most=_UNREAD_STEPS)
         with (
             closing(loader.epoch(state.epoch, start=state.batch)) as batches,
-            show_bar(label, len(loader), done=state.batch) as bar,
+            progress_bar(label, len(loader), done=state.batch) as bar,
         ):
             try:
                 for first in batches:

@@ -36,33 +36,33 @@ def ignore_closed_stdout() -> Iterator[None]:
         _must_be_heard.reset(before)
 
 
-def say(*lines: str) -> None:
+def print_lines(*lines: str) -> None:
     """Print lines as they are: no markup is read in them and none is wrapped.
 
     Raises:
         WriteError: standard output cannot be written.
     """
-    _print(*map(printable, lines), markup=False, emoji=False, soft_wrap=True)
+    _print(*map(escape_control_chars, lines), markup=False, emoji=False, soft_wrap=True)
 
 
-def warn(*lines: str) -> None:
+def print_warning(*lines: str) -> None:
     """The same on standard error, which leaves standard output to the results."""
     console = Console(stderr=True, highlight=False)
     with suppress(OSError):
         for line in lines:
-            console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
+            console.print(escape_control_chars(line), markup=False, emoji=False, soft_wrap=True)
 
 
 def write_stdout(text: str) -> None:
     """Write text for another program to standard output, names in it byte by byte.
 
-    On a terminal it is shown as by `say`.
+    On a terminal it is shown as by `print_lines`.
 
     Raises:
         WriteError: standard output cannot be written.
     """
     if sys.stdout.isatty():
-        say(text.removesuffix("\n"))
+        print_lines(text.removesuffix("\n"))
         return
     try:
         with _explaining_output():
@@ -111,13 +111,13 @@ def format_bytes(count: int) -> str:
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a small table; columns of figures are aligned to the right."""
-    table = Table(title=Text(printable(title)), title_justify="left")
+    table = Table(title=Text(escape_control_chars(title)), title_justify="left")
     for index, name in enumerate(header):
         is_text = not any(row[index][:1].isdigit() for row in rows)
         justify: Literal["left", "right"] = "left" if is_text else "right"
-        table.add_column(Text(printable(name)), justify=justify, overflow="fold")
+        table.add_column(Text(escape_control_chars(name)), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(escape_control_chars(cell)) for cell in row))
     _print(table)
 
 
@@ -132,14 +132,16 @@ def show_stop(message: str) -> None:
 
 
 def _show_panel(title: str, style: str, message: str) -> None:
-    panel = Panel(Text(printable(message)), title=title, title_align="left", border_style=style)
+    panel = Panel(
+        Text(escape_control_chars(message)), title=title, title_align="left", border_style=style
+    )
     try:
         _Stream(stderr=True).print(panel)
     except OSError:  # the exit code has to do
         _cut_off(sys.stderr)
 
 
-def printable(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     r"""Replace what could steer a terminal, such as escape codes, by `\x1b` and the like.
 
     New lines stay.
@@ -150,6 +152,6 @@ def printable(text: str) -> str:
     )
 
 
-def one_line(text: str) -> str:
+def escape_line(text: str) -> str:
     r"""The same for a name in a list, a table or a picture: a new line becomes `\n` too."""
-    return printable(text).replace("\n", r"\n")
+    return escape_control_chars(text).replace("\n", r"\n")

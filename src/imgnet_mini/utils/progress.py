@@ -13,7 +13,7 @@ from rich.progress import (
 )
 
 
-class Bar:
+class ProgressBar:
     """A row of the display: steps done of a total, and a few figures behind them."""
 
     def __init__(self, progress: Progress, label: str, total: int, done: int) -> None:
@@ -26,7 +26,7 @@ class Bar:
 
 
 @contextmanager
-def show_bar(label: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+def progress_bar(label: str, total: int, *, done: int = 0) -> Iterator[ProgressBar]:
     """Show a bar until the block ends, then clear it, so that the line of results stands alone."""
     console = Console(stderr=True)
     columns = (
@@ -38,4 +38,4 @@ def show_bar(label: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     )
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with progress:
-        yield Bar(progress, label, total, done)
+        yield ProgressBar(progress, label, total, done)

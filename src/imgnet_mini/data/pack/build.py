@@ -33,7 +33,7 @@ from imgnet_mini.data.pack.place import PROBLEMS, PROGRESS
 from imgnet_mini.data.pack.plan import PackedImage, Packer, Plan
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.atomic_file import atomic_write, write_text
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 SAVE_SECONDS: Final = 10.0
 """How much work a kill may cost."""
@@ -188,13 +188,13 @@ class Build:
         whole = self._whole
         if isinstance(result, ImageError):
             self._arrays[split, "skipped"].append(row)
-            problem = one_line(f"{place}: {result.reason}")
+            problem = escape_line(f"{place}: {result.reason}")
             whole = whole._replace(problems=[*whole.problems, problem])
         else:
             self._arrays[split, "images"].append(result.square[None])
             self._arrays[split, "index"].append(row)
             if result.complaint:
-                suspect = one_line(f"{place}: {result.complaint}")
+                suspect = escape_line(f"{place}: {result.complaint}")
                 whole = whole._replace(suspect=[*whole.suspect, suspect])
             if split == "train":
                 whole = whole._replace(histogram=whole.histogram + result.histogram)

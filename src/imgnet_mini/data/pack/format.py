@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imgnet_mini.data.folder import ImageFolder, file_stamps
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 FORMAT: Final = 1
 """Raised when an older version could not read, or would misread, what is written."""
@@ -219,7 +219,7 @@ def _reasons(pack_dir: Path, places: list[str], problems: list[str]) -> dict[str
     if len(places) != len(problems):
         raise _damaged(pack_dir / MANIFEST, f"{len(problems)} skipped, not {len(places)}")
     return {
-        place: problem.removeprefix(f"{one_line(place)}: ")
+        place: problem.removeprefix(f"{escape_line(place)}: ")
         for place, problem in zip(places, problems, strict=True)
     }
 

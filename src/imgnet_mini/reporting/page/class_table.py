@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
 from imgnet_mini.runs.predictions import Predictions
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def tabulate_classes(
     other, taken, answered = wrong.argmax(1), wrong.max(1), counts.sum(0)
     return [
         ClassRow(
-            folder=one_line(folder),
+            folder=escape_line(folder),
             name=names[index],
             images=int(images[index]),
             correct=int(counts[index, index]),

@@ -49,8 +49,10 @@ def _chart(title: str, runs: Sequence[RunView], phase: Phase, field: str) -> Cha
         for place, run in enumerate(runs)
     ]
     last = min((one.points[-1][0] for one in series if one.points), default=None)
-    say = {"loss": _loss, "lr": rate}.get(field, _percent)
-    return epoch_chart(title, series, say=say, start=last, from_zero=field != "loss")
+    print_lines = {"loss": _loss, "lr": rate}.get(field, _percent)
+    return epoch_chart(
+        title, series, print_lines=print_lines, start=last, from_zero=field != "loss"
+    )
 
 
 def _loss(value: float) -> str:

@@ -27,16 +27,16 @@ def epoch_charts(records: Sequence[EpochRecord], best: int) -> list[Chart]:
         ]
     lr = [Series("at the last step", "train", points(train or val, "lr"))]
     return [
-        epoch_chart("Loss", loss, say=lambda value: f"{value:.3f}"),
+        epoch_chart("Loss", loss, print_lines=lambda value: f"{value:.3f}"),
         epoch_chart(
             "Accuracy, %",
             accuracy,
             best=best,
             best_style="ema" if select_phase(records, "ema") else "val",
             from_zero=True,
-            say=lambda value: f"{value:.2f}",
+            print_lines=lambda value: f"{value:.2f}",
         ),
-        epoch_chart("Learning rate", lr, from_zero=True, say=rate),
+        epoch_chart("Learning rate", lr, from_zero=True, print_lines=rate),
     ]
 
 
@@ -49,7 +49,7 @@ def epoch_chart(
     title: str,
     series: Sequence[Series],
     *,
-    say: Callable[[float], str],
+    print_lines: Callable[[float], str],
     start: float | None = None,
     best: int | None = None,
     best_style: str = "val",
@@ -72,7 +72,7 @@ def epoch_chart(
         y=y,
         x_label="epoch",
         say_x=lambda epoch: f"epoch {epoch:g}" + (", the best" if epoch == best else ""),
-        say_y=say,
+        say_y=print_lines,
         start=start if best is None else best,
         whole=True,
         marks=mark(best_style, best or 0, height, x=x, y=y),

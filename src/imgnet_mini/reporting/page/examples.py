@@ -17,7 +17,7 @@ from imgnet_mini.reporting.page.choice import (
 )
 from imgnet_mini.reporting.page.thumbnails import make_thumbnails
 from imgnet_mini.runs.predictions import Predictions
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 PAIRS = 12
 MISTAKES = 24
@@ -137,7 +137,7 @@ def _shot(
     image, target = predictions.images[position], int(predictions.targets[position])
     top, probabilities = predictions.top[position], predictions.probabilities[position]
     return Example(
-        file=one_line(image),
+        file=escape_line(image),
         thumbnail=thumbnails.get(image),
         true=names[target],
         answers=tuple(

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from imgnet_mini import __version__
 from imgnet_mini.reporting.page import axes
 from imgnet_mini.reporting.readme.markdown import NOTHING, duration, fixed, rate
-from imgnet_mini.utils.console import printable
+from imgnet_mini.utils.console import escape_control_chars
 
 _AREA = SimpleNamespace(
     width=axes.WIDTH,
@@ -65,4 +65,4 @@ def _digest(text: str) -> str:
 def _shown(value: object) -> object:
     """Spell out what could steer a terminal or the direction of the text."""
     is_plain = isinstance(value, str) and not isinstance(value, Markup)
-    return printable(value) if is_plain else value  # type: ignore[arg-type]
+    return escape_control_chars(value) if is_plain else value  # type: ignore[arg-type]

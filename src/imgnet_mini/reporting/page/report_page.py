@@ -21,7 +21,7 @@ from imgnet_mini.reporting.page.render import render_page
 from imgnet_mini.reporting.readme.advice import remarks
 from imgnet_mini.reporting.readme.run_view import RunView, settings_of
 from imgnet_mini.runs.predictions import Predictions
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def build_report_page(
     Raises:
         DataError: the curve of the run's range test is damaged.
     """
-    names = [one_line(name) for name in names]
+    names = [escape_line(name) for name in names]
     gallery = build_gallery(predictions, counts, names, val_dir, read_image)
     calibration = calibrate(predictions)
     html = render_page(

@@ -7,7 +7,7 @@ import urllib.parse
 from pathlib import Path
 
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.utils.console import one_line, printable
+from imgnet_mini.utils.console import escape_control_chars, escape_line
 
 NOTHING = "\N{EN DASH}"
 """What a table shows for a value that is not known."""
@@ -26,7 +26,7 @@ _SPECIAL = re.compile(
 
 def escape(value: object) -> str:
     """One line that Markdown and HTML both show as it is; control characters are spelt out."""
-    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", one_line(str(value)))
+    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", escape_line(str(value)))
 
 
 def code(value: object) -> str:
@@ -40,7 +40,7 @@ def fence(text: str, language: str = "text") -> str:
     """A code block whose fence is longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     ticks = "`" * max(3, longest + 1)
-    return f"{ticks}{language}\n{printable(text.expandtabs()).strip(chr(10))}\n{ticks}"
+    return f"{ticks}{language}\n{escape_control_chars(text.expandtabs()).strip(chr(10))}\n{ticks}"
 
 
 def fixed(value: float | None, digits: int = 2) -> str:

@@ -21,7 +21,7 @@ from imgnet_mini.reporting.readme.markdown import link
 from imgnet_mini.reporting.readme.redact import last_component, recorded_command
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, read_csv, select_phase, selection_records
-from imgnet_mini.utils.console import one_line
+from imgnet_mini.utils.console import escape_line
 
 PICTURES = (
     "loss_curve",
@@ -216,7 +216,7 @@ def _environment(path: Path) -> Environment:
         val_images=file.count("val_images"),
         parameters=file.count("parameters"),
         loader=file.text("loader"),
-        skipped=tuple(one_line(str(problem)) for problem in file.items("skipped")),
+        skipped=tuple(escape_line(str(problem)) for problem in file.items("skipped")),
     )
 
 
