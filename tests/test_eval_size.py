@@ -24,9 +24,28 @@ CPU = torch.device("cpu")
 SIZES = ("--data-root", "data", "--img-size", 32, "--eval-size", 48)
 
 
-def test_unset_it_is_the_image_size():
-    assert DataConfig(img_size=64).eval_img_size == 64
-    assert DataConfig(img_size=64, eval_size=72).eval_img_size == 72
+def test_the_default_is_the_image_size():
+    assert DataConfig(img_size=64).eval_size == 64
+    assert DataConfig(img_size=64, eval_size=72).eval_size == 72
+    config = RunConfig().override({"data": {"img_size": 64}})
+    assert config.explicit() == {"data": {"img_size": 64}}
+    assert config.override({"data": {"img_size": 96}}).data.eval_size == 96
+
+
+def test_reset_it_is_the_image_size_again():
+    config = RunConfig().override({"data": {"img_size": 64, "eval_size": 72}})
+    assert config.override({"data": {"eval_size": None}}).data.eval_size == 64
+    assert config.override({"data": {"img_size": 96}}).data.eval_size == 72
+
+
+@pytest.mark.parametrize("change", [{"eval_size": None}, {}])
+def test_a_pack_of_an_earlier_version_has_no_size_of_its_own(data, cli, change):
+    assert cli("prepare", *SIZES[:-2]) == 0, cli.err
+    manifest = json.loads((PACK / "manifest.json").read_text("utf-8"))
+    assert manifest.pop("eval_size") == 32
+    (PACK / "manifest.json").write_text(json.dumps(manifest | change), "utf-8")
+    assert cli("prepare", *SIZES[:-2]) == 0, cli.err
+    assert "up to date" in cli.out
 
 
 @pytest.mark.parametrize("source", ["folder", "pack", "pack for another size"])

@@ -25,16 +25,16 @@ class Options:
         @app.command()
         @config_options(*sections, **settings)
         def dummy(
-            *, extra: Annotated[bool, typer.Option("--extra")] = False, given: RunConfig
+            *, extra: Annotated[bool, typer.Option("--extra")] = False, config: RunConfig
         ) -> None:
-            """Keep what it was given."""
-            self.given, self.extra = given, extra
+            """Keep its arguments."""
+            self.config, self.extra = config, extra
 
         self._monkeypatch.setattr(entry, "app", app)
 
     def __call__(self, *args):
         assert self._cli(*args) == 0, self._cli.err
-        return self.given
+        return self.config
 
     def refused(self, *args):
         assert self._cli(*args) == 2
@@ -63,11 +63,11 @@ def file(tmp_path):
 
 def test_without_options_the_configuration_is_the_default(options):
     assert options() == RunConfig()
-    assert options.given.given() == {}
+    assert options.config.explicit() == {}
 
 
 def test_only_what_was_typed_counts_as_given(options):
-    assert options("--epochs", 3, "--no-flip").given() == {
+    assert options("--epochs", 3, "--no-flip").explicit() == {
         "schedule": {"epochs": 3},
         "data": {"flip": False},
     }
@@ -101,9 +101,9 @@ def test_flag_wins_over_file_over_recipe_over_default(options, file, flag, with_
     from_recipe = mini.optimizer.weight_decay
     assert config.optimizer.weight_decay == (from_recipe if recipe else 1e-4) != 0
     assert config.runtime.amp is not with_file
-    assert ("optimizer" in config.given()) is (recipe is not None)
-    assert ("runtime" in config.given()) is with_file
-    assert ("schedule" in config.given()) is bool(args)
+    assert ("optimizer" in config.explicit()) is (recipe is not None)
+    assert ("runtime" in config.explicit()) is with_file
+    assert ("schedule" in config.explicit()) is bool(args)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -117,10 +117,10 @@ def test_every_setting_can_be_typed(options, section):
         flag = "--" + name.replace("_", "-")
         if field.annotation is bool:
             for typed, value in ((flag, True), (flag.replace("--", "--no-", 1), False)):
-                assert options(typed).given() == {section: {name: value}}
+                assert options(typed).explicit() == {section: {name: value}}
             continue
         value = samples.get(name, getattr(getattr(RunConfig(), section), name))
-        assert options(flag, value).given() == {section: {name: value}}
+        assert options(flag, value).explicit() == {section: {name: value}}
 
 
 @pytest.mark.parametrize(("typed", "value"), [("0.25", 0.25), ("auto", "auto"), ("1e-3", 1e-3)])
@@ -194,17 +194,17 @@ def test_sections_and_settings_that_a_command_leaves_out_are_no_options(options)
 def test_defaults_are_hidden_where_a_run_has_its_own(options):
     options.use("data", show_defaults=False)
     assert "[default: 64]" not in options.help()
-    assert options("--batch-size", 64).given() == {"data": {"batch_size": 64}}
+    assert options("--batch-size", 64).explicit() == {"data": {"batch_size": 64}}
 
 
 def test_a_command_keeps_its_own_options(options):
     options("--extra", "--epochs", 2)
     assert options.extra
-    assert "extra" not in str(options.given)
+    assert "extra" not in str(options.config)
 
 
 def test_a_clash_of_names_fails_at_import():
     with pytest.raises(ValueError, match="duplicate"):
 
         @config_options("runtime")
-        def command(*, seed: int, given: RunConfig) -> None: ...
+        def command(*, seed: int, config: RunConfig) -> None: ...

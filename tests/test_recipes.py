@@ -39,12 +39,17 @@ def test_a_recipe_says_what_it_is_for_and_how_it_is_used(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_says_nothing_of_places_and_of_the_machine(name):
-    assert RunConfig.from_recipe(name).given().keys() <= {"data", "model", "optimizer", "schedule"}
-    assert not RunConfig.from_recipe(name).given()["data"].keys() & {"workers", "loader"}
+    assert RunConfig.from_recipe(name).explicit().keys() <= {
+        "data",
+        "model",
+        "optimizer",
+        "schedule",
+    }
+    assert not RunConfig.from_recipe(name).explicit()["data"].keys() & {"workers", "loader"}
 
 
 def test_the_reference_is_the_default_but_for_its_length_and_its_peak():
-    given = RunConfig.from_recipe("reference").given()
+    given = RunConfig.from_recipe("reference").explicit()
     assert (given["schedule"].pop("epochs"), given["schedule"].pop("max_lr")) == (100, 0.0046)
     assert sum(map(len, given.values())) > 10
     for section, values in given.items():
@@ -145,7 +150,7 @@ def test_a_recipe_shown_and_given_as_a_file_is_the_same_settings(cli, monkeypatc
     assert cli.out == recipe_text(name)
     file = tmp_path / "my.toml"
     file.write_text(cli.out, "utf-8")
-    assert RunConfig.read(file).given() == RunConfig.from_recipe(name).given()
+    assert RunConfig.read(file).explicit() == RunConfig.from_recipe(name).explicit()
 
 
 def test_images_are_prepared_by_the_recipe(write_recipe, data, cli):

@@ -138,15 +138,15 @@ def test_override_leaves_the_original_and_all_other_settings_alone():
     base = RunConfig().override({"data": {"batch_size": 8}, "schedule": {"epochs": 3}})
     changed = base.override({"data": {"img_size": 64}, "schedule": {"epochs": 5}})
     assert (base.schedule.epochs, base.data.img_size) == (3, 224)
-    assert changed.given() == {
+    assert changed.explicit() == {
         "data": {"batch_size": 8, "img_size": 64},
         "schedule": {"epochs": 5},
     }
 
 
 def test_what_was_set_is_known_even_when_it_equals_the_default():
-    assert RunConfig().given() == {}
-    assert RunConfig().override({"schedule": {"epochs": 20}}).given() == {
+    assert RunConfig().explicit() == {}
+    assert RunConfig().override({"schedule": {"epochs": 20}}).explicit() == {
         "schedule": {"epochs": 20}
     }
 
@@ -176,7 +176,7 @@ def test_written_as_toml_and_read_again_it_is_the_same(tmp_path, changes):
 
 def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
     config = RunConfig.read(write(tmp_path / "run.toml", "[schedule]\nepochs = 5\n"))
-    assert config.given() == {"schedule": {"epochs": 5}}
+    assert config.explicit() == {"schedule": {"epochs": 5}}
     assert config.data == RunConfig().data
 
 

@@ -18,7 +18,7 @@ from imgnet_mini.utils.console import ignore_closed_stdout
     leave_out=(*TRAINING_ONLY, "name", "output_dir", "batch_size", "workers", "loader"),
     recipes=True,
 )
-def prepare(*, given: RunConfig) -> None:
+def prepare(*, config: RunConfig) -> None:
     """Decode and resize all images once, so that training never waits for them.
 
     Checks every image on the way. A pack that is up to date stays; a stopped build goes on.
@@ -26,7 +26,7 @@ def prepare(*, given: RunConfig) -> None:
     from imgnet_mini.commands import prepare
 
     with ignore_closed_stdout():
-        prepare.run(given)
+        prepare.run(config)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -39,14 +39,14 @@ def prepare(*, given: RunConfig) -> None:
     ),
     recipes=True,
 )
-def check(*, given: RunConfig) -> None:
+def check(*, config: RunConfig) -> None:
     """Decode every image, and list all that would stop or spoil a training.
 
     Exits with 4 where something would stop it.
     """
     from imgnet_mini.commands import check
 
-    check.run(given)
+    check.run(config)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -55,13 +55,13 @@ def check(*, given: RunConfig) -> None:
     leave_out=("max_lr",),
     recipes=True,
 )
-def find_lr(*, given: RunConfig) -> None:
+def find_lr(*, config: RunConfig) -> None:
     """Suggest a peak learning rate: by raising the rate step by step, and by short trainings."""
     from imgnet_mini.commands import find_lr
     from imgnet_mini.distributed.process_group import init_distributed
 
-    with init_distributed(given.runtime) as distributed:
-        find_lr.run(given, distributed=distributed)
+    with init_distributed(config.runtime) as distributed:
+        find_lr.run(config, distributed=distributed)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -86,7 +86,7 @@ def train(
     reports: Annotated[
         bool, typer.Option("--reports", help="Make the report when training is done.")
     ] = False,
-    given: RunConfig,
+    config: RunConfig,
 ) -> None:
     """Train a network from scratch."""
     from imgnet_mini.commands import resume as resume_command
@@ -95,20 +95,20 @@ def train(
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
-    with ignore_closed_stdout(), init_distributed(given.runtime) as distributed:
+    with ignore_closed_stdout(), init_distributed(config.runtime) as distributed:
         if resume and distributed.broadcast_from_rank0(
-            lambda: resume_command.has_checkpoint(given)
+            lambda: resume_command.has_checkpoint(config)
         ):
             resume_command.run(
-                given, allow_world_size_change=allow_world_size_change, distributed=distributed
+                config, allow_world_size_change=allow_world_size_change, distributed=distributed
             )
         else:
-            train.run(given, overwrite=overwrite, distributed=distributed)
+            train.run(config, overwrite=overwrite, distributed=distributed)
     if reports and distributed.is_main_process:
         from imgnet_mini.commands import report  # scikit-learn takes seconds to import
 
         with ignore_closed_stdout():
-            report.run(given)
+            report.run(config)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -134,7 +134,7 @@ def resume(
             help="Go on with another number of processes: the same images, not the same bits.",
         ),
     ] = False,
-    given: RunConfig,
+    config: RunConfig,
 ) -> None:
     """Continue an interrupted run, bit by bit as if it had never stopped.
 
@@ -143,9 +143,9 @@ def resume(
     from imgnet_mini.commands import resume
     from imgnet_mini.distributed.process_group import init_distributed
 
-    with ignore_closed_stdout(), init_distributed(given.runtime) as distributed:
+    with ignore_closed_stdout(), init_distributed(config.runtime) as distributed:
         resume.run(
-            given,
+            config,
             checkpoint=checkpoint,
             replan=replan,
             allow_world_size_change=allow_world_size_change,

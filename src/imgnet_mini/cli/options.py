@@ -42,8 +42,8 @@ def config_options(
 ) -> Callable[[Command], Command]:
     """Give a command one option per field of these sections, and `--config FILE`.
 
-    The command's `given` parameter receives a `RunConfig` made of defaults, the recipe, the file
-    and what the user typed, in rising order; `RunConfig.given()` tells what was set.
+    The command's `config` parameter receives a `RunConfig` made of defaults, the recipe, the file
+    and the typed flags, in rising order; `RunConfig.explicit()` tells what was set.
 
     show_defaults: no for commands that start from a run's own settings.
     recipes: give it `--recipe NAME` too; for commands that do not.
@@ -81,7 +81,7 @@ def config_options(
             base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
             if config_file:
                 base = base.override_from(config_file)
-            function(**values, given=base.override(changes))
+            function(**values, config=base.override(changes))
 
         own = inspect.signature(function, eval_str=True).parameters
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ def config_options(
                 inspect.Parameter(
                     "ctx", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context
                 ),
-                *(parameter for name, parameter in own.items() if name != "given"),
+                *(parameter for name, parameter in own.items() if name != "config"),
                 *([_optional("recipe", Recipe)] if recipes else []),
                 _optional("config_file", ConfigFile),
                 *(
@@ -124,15 +124,26 @@ def _parameter(name: str, field: FieldInfo, *, panel: str, show_default: bool) -
         min=bounds[Ge].ge if Ge in bounds else None,
         max=bounds[Le].le if Le in bounds else None,
         metavar=metavar,
-        show_default=show_default,
+        show_default=_default_text(field) if show_default else False,
         rich_help_panel=panel,
     )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=field.get_default(call_default_factory=True, validated_data={}),
+        default=_default(field),
         annotation=Annotated[annotation, option],
     )
+
+
+def _default(field: FieldInfo) -> Any:
+    """Return the default, or None if it is another setting's value."""
+    if field.default_factory_takes_validated_data:
+        return None
+    return field.get_default(call_default_factory=True)
+
+
+def _default_text(field: FieldInfo) -> bool | str:
+    return "that of --img-size" if field.default_factory_takes_validated_data else True
 
 
 def _hidden_alias(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -142,7 +153,7 @@ def _hidden_alias(name: str, field: FieldInfo) -> inspect.Parameter:
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=field.get_default(call_default_factory=True, validated_data={}),
+        default=_default(field),
         annotation=Annotated[annotation, option],
     )
 

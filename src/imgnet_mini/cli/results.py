@@ -34,7 +34,7 @@ def evaluate(
             help="Use the mean over corners, centre and their mirror images.",
         ),
     ] = False,
-    given: RunConfig,
+    config: RunConfig,
 ) -> None:
     """Measure loss, top-1 and top-5 over all validation images, in float32.
 
@@ -52,8 +52,8 @@ def evaluate(
         else TestTimeAugmentation.CENTER_CROP
     )
 
-    with init_distributed(given.runtime) as distributed:
-        evaluate.run(given, checkpoint=checkpoint, views=views, distributed=distributed)
+    with init_distributed(config.runtime) as distributed:
+        evaluate.run(config, checkpoint=checkpoint, views=views, distributed=distributed)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -62,14 +62,14 @@ def evaluate(
     leave_out=(*TRAINING_ONLY, "img_size", "eval_size", "dist_timeout"),
     show_defaults=False,
 )
-def report(*, given: RunConfig) -> None:
+def report(*, config: RunConfig) -> None:
     """Show a run on one page: numbers, curves, classes, images, calibration; pictures and tables.
 
     Evaluates the best checkpoint first where that has not been done.
     """
     from imgnet_mini.commands import report
 
-    report.run(given)
+    report.run(config)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -79,12 +79,12 @@ def compare(
     names: Annotated[
         list[str], typer.Argument(metavar="NAME", help="Two runs or more.", show_default=False)
     ],
-    given: RunConfig,
+    config: RunConfig,
 ) -> None:
     """Put runs side by side: settings that differ, results, curves, as a table and as a page."""
     from imgnet_mini.commands import compare
 
-    compare.run(given, names)
+    compare.run(config, names)
 
 
 @app.command(rich_help_panel="Workflow")
@@ -116,9 +116,9 @@ def readme(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit 1 if the file is out of date.")
     ] = False,
-    given: RunConfig,
+    config: RunConfig,
 ) -> None:
     """Show a run's results in README.md, between two marker comments."""
     from imgnet_mini.commands import readme as readme_command
 
-    readme_command.run(given, name or [], template, readme, check)
+    readme_command.run(config, name or [], template, readme, check)

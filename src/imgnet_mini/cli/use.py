@@ -32,7 +32,7 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    given: RunConfig,
+    config: RunConfig,
 ) -> None:
     """Say what images show: the likeliest classes, with their probabilities.
 
@@ -43,7 +43,7 @@ def predict(
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
     predict.run(
-        given,
+        config,
         places,
         checkpoint=checkpoint,
         top_k=top_k,
@@ -76,7 +76,7 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file.")
     ] = False,
-    given: RunConfig,
+    config: RunConfig,
 ) -> None:
     """Write the network as a file that other programs run, and check that it says the same.
 
@@ -84,7 +84,7 @@ def export(
     """
     from imgnet_mini.commands import export
 
-    export.run(given, checkpoint=checkpoint, form=form, output=output, overwrite=overwrite)
+    export.run(config, checkpoint=checkpoint, form=form, output=output, overwrite=overwrite)
 
 
 @app.command(rich_help_panel="Try it")
@@ -101,12 +101,12 @@ def bench(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON.", rich_help_panel="Bench")
     ] = False,
-    given: RunConfig,
+    config: RunConfig,
 ) -> None:
     """Say in a minute what limits the speed of training here, and try what would lift it."""
     from imgnet_mini.commands import bench
 
-    bench.run(given, seconds=seconds, as_json=as_json)
+    bench.run(config, seconds=seconds, as_json=as_json)
 
 
 @app.command(rich_help_panel="Try it")

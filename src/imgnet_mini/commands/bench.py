@@ -82,7 +82,7 @@ class Findings:
         return images / self.rates.training
 
 
-def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
+def run(config: RunConfig, *, seconds: float, as_json: bool) -> None:
     """Measure, explain, try, and print.
 
     seconds: about how long to take; one round is taken all the same.
@@ -92,15 +92,15 @@ def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
         StoppedError: a signal has come.
     """
     deadline = time.perf_counter() + seconds
-    setup = build_setup(given, growing=False)
+    setup = build_setup(config, growing=False)
     setup.train_loader.close()
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(RunLogger(RunPaths(Path(folder), "bench"), [], step=0)) as logger,
-        translate_torch_errors(given.data.batch_size),
+        translate_torch_errors(config.data.batch_size),
         StopRequest() as stop,
     ):
-        bench = _Bench(given, setup, logger, stop, seconds / _STRETCHES)
+        bench = _Bench(config, setup, logger, stop, seconds / _STRETCHES)
         try:
             rates = bench.measure(deadline)
             limit, sentence = explain(rates, on_cpu=setup.device.type == "cpu")
@@ -110,9 +110,9 @@ def run(given: RunConfig, *, seconds: float, as_json: bool) -> None:
             raise StoppedError(f"bench stopped by {error}", error.signal_number) from error
     findings = Findings(rates, limit, sentence, trials)
     if as_json:
-        print_lines(json.dumps(_content(given, setup, findings), indent=2))
+        print_lines(json.dumps(_content(config, setup, findings), indent=2))
     else:
-        _show(given, setup, findings)
+        _show(config, setup, findings)
 
 
 def explain(rates: Rates, *, on_cpu: bool) -> tuple[str, str]:

@@ -12,17 +12,17 @@ from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
-def run(given: RunConfig) -> None:
+def run(config: RunConfig) -> None:
     """Check both splits, whatever is wrong with one of them.
 
     Raises:
         DataError: something would stop a training; it has been listed.
         StoppedError: a signal ended the check.
     """
-    root = given.run.data_root
+    root = config.run.data_root
     splits = read_splits(root)
     problems = find_tree_problems(
-        *splits, allow_missing_val_classes=given.data.allow_missing_val_classes
+        *splits, allow_missing_val_classes=config.data.allow_missing_val_classes
     )
     print_lines(*problems)
     findings = _scan(splits)

@@ -20,7 +20,7 @@ _SIDE_BY_SIDE = 4
 """Runs that a terminal has room for; more make another table."""
 
 
-def run(given: RunConfig, names: Sequence[str]) -> None:
+def run(config: RunConfig, names: Sequence[str]) -> None:
     """Print what distinguishes runs, and write it as a page and as curves.
 
     names: of two or more runs under the output folder; the same one twice counts once.
@@ -31,8 +31,8 @@ def run(given: RunConfig, names: Sequence[str]) -> None:
         DataError: a file of a run is damaged.
         WriteError: a file cannot be written.
     """
-    output_dir = given.run.output_dir
-    checked = [given.override({"run": {"name": name}}).run.name for name in dict.fromkeys(names)]
+    output_dir = config.run.output_dir
+    checked = [config.override({"run": {"name": name}}).run.name for name in dict.fromkeys(names)]
     if len(checked) < 2:
         raise ConfigError(
             f"a comparison needs two runs or more, and {checked[0]} is one; name another beside it"

@@ -34,23 +34,24 @@ from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
-def saved_settings(given: RunConfig) -> RunConfig:
-    """The settings of the run of this name, if there is one, under those that were given.
+def saved_settings(overrides: RunConfig) -> RunConfig:
+    """Return the settings of the run of this name, if it exists, with `overrides` applied.
 
-    An image size that was given is also that of the evaluation, unless that was given too.
+    An explicit `img_size` is also the size of the evaluation, unless `eval_size` is explicit too.
     """
-    paths = RunPaths(given.run.output_dir, given.run.name)
+    paths = RunPaths(overrides.run.output_dir, overrides.run.name)
     if not paths.config.exists():
-        return given
-    place = {"name": given.run.name, "output_dir": given.run.output_dir}  # not where it says it is
+        return overrides
+    # The run may have been moved since: its saved name and folder do not count.
+    place = {"name": overrides.run.name, "output_dir": overrides.run.output_dir}
     saved = RunConfig.read(paths.config)
-    if "img_size" in given.given().get("data", {}):
+    if "img_size" in overrides.explicit().get("data", {}):
         saved = saved.override({"data": {"eval_size": None}})
-    return saved.override(given.given()).override({"run": place})
+    return saved.override(overrides.explicit()).override({"run": place})
 
 
 def run(
-    given: RunConfig,
+    overrides: RunConfig,
     *,
     checkpoint: str = "best",
     views: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
@@ -67,7 +68,7 @@ def run(
         DataError: the images cannot be used.
     """
     config, path, weights = distributed.broadcast_from_rank0(
-        lambda: _take_up(given, checkpoint, views)
+        lambda: _take_up(overrides, checkpoint, views)
     )
     content = weights.content
     paths = run_paths(config.run)
@@ -92,8 +93,8 @@ def run(
         "checkpoint_sha256": weights.sha256,
         "epoch": epoch_of(content),
         "arch": config.model.arch,
-        "img_size": config.data.eval_img_size,
-        "resize": views.resize(config.data.eval_img_size),
+        "img_size": config.data.eval_size,
+        "resize": views.resize(config.data.eval_size),
         "views": views,
         "precision": "fp32",
         "device": describe_device(device),
@@ -106,11 +107,11 @@ def run(
 
 
 def _take_up(
-    given: RunConfig, checkpoint: str, views: TestTimeAugmentation
+    overrides: RunConfig, checkpoint: str, views: TestTimeAugmentation
 ) -> tuple[RunConfig, Path, Weights]:
     """The settings, and what is to be evaluated."""
-    config = saved_settings(given)
-    typed = given.given().get("data", {}).get("loader")
+    config = saved_settings(overrides)
+    typed = overrides.explicit().get("data", {}).get("loader")
     if views is TestTimeAugmentation.TEN_CROP:
         if typed == "pack":
             raise ConfigError(

@@ -36,7 +36,7 @@ _CHECKED: Final = 16
 
 
 def run(
-    given: RunConfig,
+    overrides: RunConfig,
     *,
     checkpoint: str = "best",
     form: str | None = None,
@@ -58,11 +58,11 @@ def run(
     form = _form(form, output)
     kind = FORMATS[form]
     _check_packages(form, kind)
-    trained = load_inference_model(given, checkpoint, _CPU)
-    path = output or run_paths(given.run).export_dir / f"{trained.path.stem}{kind.suffix}"
+    trained = load_inference_model(overrides, checkpoint, _CPU)
+    path = output or run_paths(overrides.run).export_dir / f"{trained.path.stem}{kind.suffix}"
     beside = path.with_name(f"{path.name}.json")
     _check_no_run([path, beside], trained, overwrite=overwrite)
-    images, whence = _images(given, trained.img_size)
+    images, whence = _images(overrides, trained.img_size)
     description = describe(trained.arch, trained.img_size, trained.classes) | {
         "checkpoint": trained.path.name,
         "checkpoint_sha256": trained.sha256,
@@ -107,9 +107,9 @@ def _check_no_run(files: list[Path], trained: InferenceModel, *, overwrite: bool
             )
 
 
-def _images(given: RunConfig, img_size: int) -> tuple[Tensor, str]:
+def _images(overrides: RunConfig, img_size: int) -> tuple[Tensor, str]:
     """Images ready for the network, and what they are: of validation, or else made up."""
-    val = saved_settings(given).run.data_root / "val"
+    val = saved_settings(overrides).run.data_root / "val"
     files: list[Path] = []
     with suppress(DataError):  # the data need not be here
         files = find_inference_images([val])

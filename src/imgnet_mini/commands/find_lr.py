@@ -31,43 +31,43 @@ _FAR = 3.0
 """A peak that is so many times higher is another one, and not the same found less exactly."""
 
 
-def run(given: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) -> None:
+def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) -> None:
     """Make test and trials, save what they say, and print the line that trains with it.
 
     Raises:
         ConfigError: the curve is too short or never falls, and no trial suggests a rate either.
         DivergedError: the loss was not finite from the start on.
     """
-    paths = RunPaths(given.run.output_dir, given.run.name)
-    check_trial_steps(given)
+    paths = RunPaths(config.run.output_dir, config.run.name)
+    check_trial_steps(config)
     distributed.broadcast_from_rank0(lambda: check_writable(paths.finder_dir))
-    setup = build_setup(given, growing=False, distributed=distributed)
-    _announce(given, setup)
-    curve, trials = _measure(given, setup)
+    setup = build_setup(config, growing=False, distributed=distributed)
+    _announce(config, setup)
+    curve, trials = _measure(config, setup)
     if not distributed.is_main_process:
         return
-    steps = given.schedule.epochs * len(setup.train_loader)
-    suggestions = suggest(curve, trials, steps=steps, default=default_lr(given))
+    steps = config.schedule.epochs * len(setup.train_loader)
+    suggestions = suggest(curve, trials, steps=steps, default=default_lr(config))
     result = FinderResult(
-        name=given.run.name,
-        finder=given.finder,
+        name=config.run.name,
+        finder=config.finder,
         curve=curve,
         suggestions=suggestions,
-        settings=settings_of(given) | _settings(given, setup),
+        settings=settings_of(config) | _settings(config, setup),
         trials=trials,
         command=("imgnet-mini", *sys.argv[1:]),
-        options=config_flags(given, *TRAINING_SECTIONS, leave_out=("max_lr",)),
+        options=config_flags(config, *TRAINING_SECTIONS, leave_out=("max_lr",)),
     )
     saved = save_result(result, paths.finder_dir, datetime.now().astimezone())
     if suggestions.lr is None:
         kind = DivergedError if curve.stopped == "nan" else ConfigError
         raise kind(f"{suggestions.problem}\nThe curve is in {saved.plot}")
-    _show(given, suggestions, trials, saved)
+    _show(config, suggestions, trials, saved)
     print_lines(
         "Train with",
         f"  {result.train_command}",
         explain(suggestions, trials),
-        *_doubt(given.schedule.max_lr, suggestions.lr),
+        *_doubt(config.schedule.max_lr, suggestions.lr),
     )
 
 

@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
 
 
 def run(
-    given: RunConfig,
+    overrides: RunConfig,
     places: Sequence[Path],
     *,
     checkpoint: str = "best",
@@ -54,10 +54,10 @@ def run(
         FailedImagesError: some images cannot be read; the others are printed.
     """
     files = find_inference_images(places)
-    device = choose_device(given.runtime)
-    trained = load_inference_model(given, checkpoint, device)
+    device = choose_device(overrides.runtime)
+    trained = load_inference_model(overrides, checkpoint, device)
     count = _count(top_k, trained)
-    predictions, broken = _predict(trained, files, count, given.data.batch_size, device)
+    predictions, broken = _predict(trained, files, count, overrides.data.batch_size, device)
     if form == "json":
         write_stdout(json.dumps(_document(trained, predictions, broken), indent=2) + "\n")
     elif form == "csv":

@@ -15,7 +15,7 @@ from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
-def run(given: RunConfig) -> None:
+def run(config: RunConfig) -> None:
     """Check every image and write the pack, unless one that fits is there.
 
     Raises:
@@ -24,9 +24,9 @@ def run(given: RunConfig) -> None:
         WriteError: the pack cannot be written.
         StoppedError: a signal ended the work; what is done is kept.
     """
-    pack_dir = given.run.pack
+    pack_dir = config.run.pack
     train, val = find_splits(
-        given.run.data_root, allow_missing_val_classes=given.data.allow_missing_val_classes
+        config.run.data_root, allow_missing_val_classes=config.data.allow_missing_val_classes
     )
     ignored = count_ignored(train, val)
     if ignored:
@@ -34,19 +34,19 @@ def run(given: RunConfig) -> None:
     plan = make_plan(
         train,
         val,
-        pack_size=given.prepare.pack_size,
-        img_size=given.data.img_size,
-        eval_size=given.data.eval_size,
+        pack_size=config.prepare.pack_size,
+        img_size=config.data.img_size,
+        eval_size=config.data.eval_size,
     )
-    manifest = _current(pack_dir, train, val, plan, skip=given.data.skip_bad)
+    manifest = _current(pack_dir, train, val, plan, skip=config.data.skip_bad)
     if manifest is not None:
         print_lines(f"The pack in {pack_dir} is up to date")
         return
     print_lines(
         f"Packing {len(train)} training images at {plan.pack_size} px and {len(val)} validation "
-        f"images at {plan.eval_img_size} px into {pack_dir}, {format_bytes(plan.nbytes)}"
+        f"images at {plan.eval_size} px into {pack_dir}, {format_bytes(plan.nbytes)}"
     )
-    manifest = _write(plan, pack_dir, skip=given.data.skip_bad)
+    manifest = _write(plan, pack_dir, skip=config.data.skip_bad)
     if manifest.skipped:
         print_lines(f"Left out, {len(manifest.skipped)} broken:", listed(manifest.skipped))
     if manifest.suspect:

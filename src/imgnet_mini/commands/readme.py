@@ -15,7 +15,7 @@ from imgnet_mini.utils.console import print_lines
 
 
 def run(
-    given: RunConfig, names: list[str], template: str, readme: Path | None, check: bool
+    config: RunConfig, names: list[str], template: str, readme: Path | None, check: bool
 ) -> None:
     """Render runs into the README's block, or a whole README with the template `experiment`.
 
@@ -30,11 +30,11 @@ def run(
         DataError: a run or one of its files is missing or damaged, or the README's markers are.
         WriteError: the README cannot be written.
     """
-    output_dir = given.run.output_dir
+    output_dir = config.run.output_dir
     path = readme or output_dir / "README.md"
     checked = [
-        given.override({"run": {"name": name}}).run.name
-        for name in dict.fromkeys(names or [given.run.name])
+        config.override({"run": {"name": name}}).run.name
+        for name in dict.fromkeys(names or [config.run.name])
     ]
     runs = [read_run(RunPaths(output_dir, name), path.parent) for name in checked]
     other_file = path.name if path.name != "README.md" else None  # no folders of this machine

@@ -34,14 +34,14 @@ from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import escape_line, print_lines
 
 
-def run(given: RunConfig) -> None:
+def run(overrides: RunConfig) -> None:
     """Write everything below `reports/<name>`, evaluating the best checkpoint first if need be.
 
     Raises:
         DataError: there is no run of this name, or no epoch of it is finished.
         CheckpointError: its checkpoint is missing or damaged.
     """
-    config = evaluate.saved_settings(given)
+    config = evaluate.saved_settings(overrides)
     paths = run_paths(config.run)
     records = read_csv(paths.train_log) if paths.train_log.exists() else []
     if not records:
@@ -52,7 +52,7 @@ def run(given: RunConfig) -> None:
     clean_reports(paths)
     metrics = _current_metrics(paths)
     if metrics is None:
-        evaluate.run(given)
+        evaluate.run(overrides)
         metrics = json.loads(paths.metrics.read_text("utf-8"))
     classes = tuple(metrics["classes"])
     names = display_names(classes)

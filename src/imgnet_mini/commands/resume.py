@@ -40,21 +40,21 @@ OTHER_CROPS = (
 """What to know of a checkpoint from before crops were a hash of seed, epoch and image."""
 
 
-def has_checkpoint(given: RunConfig) -> bool:
+def has_checkpoint(overrides: RunConfig) -> bool:
     """Whether there is a run to continue."""
-    paths = RunPaths(given.run.output_dir, given.run.name)
+    paths = RunPaths(overrides.run.output_dir, overrides.run.name)
     return paths.checkpoint.exists() or bool(paths.earlier_checkpoints())
 
 
 def run(
-    given: RunConfig,
+    overrides: RunConfig,
     *,
     checkpoint: Path | None = None,
     replan: bool = False,
     allow_world_size_change: bool = False,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> None:
-    """Continue a run; `given` holds what was typed.
+    """Continue a run; `overrides` holds the settings of the command line.
 
     checkpoint: the file to go on from; else the newest that is whole.
     replan: let the schedule be another one.
@@ -66,19 +66,19 @@ def run(
         DataError: the images are not those the run was started on.
         InUseError: another process is at it.
     """
-    paths = run_paths(given.run)
-    if distributed.is_main_process and not has_checkpoint(given):
+    paths = run_paths(overrides.run)
+    if distributed.is_main_process and not has_checkpoint(overrides):
         restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
         raise CheckpointError(
             f"there is nothing to resume: {paths.checkpoint} does not exist. Start the run with\n"
-            f"  imgnet-mini train{run_flags(given.run)}{restart}"
+            f"  imgnet-mini train{run_flags(overrides.run)}{restart}"
         )
     with writing(paths, distributed):
-        store = CheckpointStore(paths, keep=given.checkpoint.keep)
+        store = CheckpointStore(paths, keep=overrides.checkpoint.keep)
         taken = distributed.broadcast_from_rank0(lambda: _take_up(paths, store, checkpoint))
         print_lines(*(f"Note: {note}" for note in taken.notes))
         config = merge_resume_config(
-            taken.content, given, replan=replan, allow_world_size_change=allow_world_size_change
+            taken.content, overrides, replan=replan, allow_world_size_change=allow_world_size_change
         )
         check_world_size(taken.content, distributed, allowed=allow_world_size_change)
         if taken.content["state"]["epoch"] < config.schedule.epochs:

@@ -34,7 +34,7 @@ from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
 def run(
-    given: RunConfig, *, overwrite: bool, distributed: DistributedContext = SINGLE_PROCESS
+    config: RunConfig, *, overwrite: bool, distributed: DistributedContext = SINGLE_PROCESS
 ) -> None:
     """Start a run.
 
@@ -42,29 +42,29 @@ def run(
         ConfigError: a run of this name exists and `overwrite` is off; see also `build_setup`.
         InUseError: another process is at it.
     """
-    paths = run_paths(given.run)
+    paths = run_paths(config.run)
 
     def plan() -> RunConfig:
-        _check_no_run(given, paths, overwrite=overwrite)
-        return resolve_max_lr(given, paths)
+        _check_no_run(config, paths, overwrite=overwrite)
+        return resolve_max_lr(config, paths)
 
-    config = distributed.broadcast_from_rank0(plan)
-    setup = build_setup(config, distributed=distributed)
-    config = config.override({"data": {"loader": setup.images.loader}})
-    trainer = build_trainer(config, setup)
+    resolved = distributed.broadcast_from_rank0(plan)
+    setup = build_setup(resolved, distributed=distributed)
+    resolved = resolved.override({"data": {"loader": setup.images.loader}})
+    trainer = build_trainer(resolved, setup)
     if (
         not distributed.is_main_process
     ):  # what layers draw at random is each rank's own; weights are not
-        torch.manual_seed(hash_seed(config.runtime.seed, distributed.rank))
+        torch.manual_seed(hash_seed(resolved.runtime.seed, distributed.rank))
     with writing(paths, distributed):
         logger: RunLogger = NullLogger()
         if distributed.is_main_process:
-            _check_no_run(given, paths, overwrite=overwrite)  # by one that was quicker
+            _check_no_run(config, paths, overwrite=overwrite)  # by one that was quicker
             _remove_run(paths)
-            _announce(config, paths, setup)
+            _announce(resolved, paths, setup)
             logger = RunLogger(paths, [], step=0)
-        store = CheckpointStore(paths, keep=config.checkpoint.keep)
-        train(TrainingRun(config, paths, setup, trainer, logger, store), new_plan=True)
+        store = CheckpointStore(paths, keep=resolved.checkpoint.keep)
+        train(TrainingRun(resolved, paths, setup, trainer, logger, store), new_plan=True)
 
 
 def writing(paths: RunPaths, distributed: DistributedContext) -> AbstractContextManager[None]:
@@ -76,18 +76,18 @@ def writing(paths: RunPaths, distributed: DistributedContext) -> AbstractContext
     return lock_run(paths.name, paths.lock) if distributed.is_main_process else nullcontext()
 
 
-def _check_no_run(given: RunConfig, paths: RunPaths, *, overwrite: bool) -> None:
+def _check_no_run(config: RunConfig, paths: RunPaths, *, overwrite: bool) -> None:
     states = [paths.checkpoint, paths.best, *paths.earlier_checkpoints(), paths.train_log]
     existing = [path for path in states if path.exists()]
     if existing and not overwrite:
-        options = run_flags(given.run)
+        options = run_flags(config.run)
         if not paths.checkpoint.exists() and not paths.earlier_checkpoints():
             raise ConfigError(
-                f"a run named {given.run.name} has left {existing[0]}, and no checkpoint to go on "
+                f"a run named {config.run.name} has left {existing[0]}, and no checkpoint to go on "
                 "from: replace what is left with train --overwrite, or choose another --name"
             )
         raise ConfigError(
-            f"a run named {given.run.name} exists ({existing[0]}). Continue it with\n"
+            f"a run named {config.run.name} exists ({existing[0]}). Continue it with\n"
             f"  imgnet-mini resume{options}\n"
             "or with train --resume, start another one under a new --name, or replace it with "
             "train --overwrite"

@@ -94,7 +94,7 @@ class RunConfig(Section):
             raise ConfigError(_explain(error, prefix=f"{source}: ")) from error
 
     def override(self, changes: Tables) -> Self:
-        """The same configuration with these values replaced.
+        """Return a copy with these values replaced; None resets a setting without a fixed default.
 
         Raises:
             ConfigError: a value is out of bounds, or contradicts another one.
@@ -105,17 +105,18 @@ class RunConfig(Section):
             raise ConfigError(_explain(error)) from error
 
     def _override(self, changes: dict[str, Any]) -> Self:
-        tables: dict[str, Any] = self.given()
+        tables: dict[str, Any] = self.explicit()
         for section, values in changes.items():  # of a file, they may be anything
-            own = tables.get(section, {})
-            is_table = isinstance(values, dict)
-            tables[section] = own | _current_names(section, values) if is_table else values
+            is_table = isinstance(values, dict) and section in RunConfig.model_fields
+            tables[section] = (
+                _replace_values(section, tables.get(section, {}), values) if is_table else values
+            )
         config = type(self).model_validate(tables)
         config._recipe = self._recipe
         return config
 
-    def given(self) -> Tables:
-        """What a recipe, a file or a flag has set, without the defaults."""
+    def explicit(self) -> Tables:
+        """Return the settings that a recipe, a file or a flag has set, without the defaults."""
         return self.model_dump(exclude_unset=True)
 
     def to_toml(self) -> str:
@@ -142,16 +143,27 @@ def former_names(section: str) -> dict[str, str]:
     }
 
 
-def _current_names(section: str, values: dict[str, Any]) -> dict[str, Any]:
-    if section not in RunConfig.model_fields:
-        return values
-    former = former_names(section)
-    return {former.get(name, name): value for name, value in values.items()}
+def _replace_values(section: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    former, fields = former_names(section), fields_of(section)
+    values = old | {former.get(name, name): value for name, value in new.items()}
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None or name not in fields or _has_fixed_default(fields[name])
+    }
+
+
+def _has_fixed_default(field: FieldInfo) -> bool:
+    return field.default is not None and field.default_factory is None
 
 
 def _explain(error: ValidationError, prefix: str = "") -> str:
     """A line per problem, such as `optimizer.momentum: Input should be less than 1 (got 2.0)`."""
-    return "\n".join(f"{prefix}{_explain_one(problem)}" for problem in error.errors())
+    return "\n".join(
+        f"{prefix}{_explain_one(problem)}"
+        for problem in error.errors()
+        if problem["type"] != "default_factory_not_called"  # follows from another one
+    )
 
 
 def _explain_one(problem: ErrorDetails) -> str:

@@ -82,6 +82,10 @@ def default_workers() -> int:
     return max(1, min(8, available_cpus() // local_world_size_from_env()))
 
 
+def _img_size_of(validated: dict[str, Any]) -> int:
+    return int(validated.get("img_size", 0))  # missing where it is invalid itself
+
+
 class Section(BaseModel):
     """Frozen settings; an unknown one is an error."""
 
@@ -150,8 +154,8 @@ class DataConfig(Section):
     progressive: Annotated[str | None, AfterValidator(_growing_sides)] = None
     """Sides of the training images: small at first, such as 160:224, or 0.7:1 of img_size."""
 
-    eval_size: Annotated[int | None, Ge(32)] = None
-    """Side of the centre crop that networks are evaluated and used on; unset: img_size."""
+    eval_size: Annotated[int, Ge(32)] = Field(default_factory=_img_size_of)
+    """Side of the center crop for evaluation and inference, in pixels."""
 
     trivial_augment: bool = False
     """TrivialAugment: shear, shift, turn or recolour each training image, in one way at random."""
@@ -164,11 +168,6 @@ class DataConfig(Section):
 
     cutmix: Annotated[float, Ge(0)] = 0.0
     """Paste a part of one image into another: alpha as of mixup; with both, one a batch."""
-
-    @property
-    def eval_img_size(self) -> int:
-        """Side of the centre crop, in pixels."""
-        return self.eval_size if self.eval_size is not None else self.img_size
 
 
 class PrepareConfig(Section):

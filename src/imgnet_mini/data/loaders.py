@@ -157,18 +157,16 @@ def build_eval_loader(
     views: what is to be taken of them; the pack holds centre crops alone.
     """
     share = RankShard(distributed.rank, distributed.world_size)
-    sizes = ProgressiveResize.always(views.side(data.eval_img_size))
+    sizes = ProgressiveResize.always(views.side(data.eval_size))
     order = ResumableBatchSampler(
         len(images.val), data.batch_size, seed=None, sizes=sizes, share=share
     )
     packed = (
-        images.packed_val(data.eval_img_size)
-        if views is not TestTimeAugmentation.TEN_CROP
-        else None
+        images.packed_val(data.eval_size) if views is not TestTimeAugmentation.TEN_CROP else None
     )
     source: BatchSource
     if packed is None:
-        load = views.crop(data.eval_img_size).load
+        load = views.crop(data.eval_size).load
         source = _from_files(
             order, images.val, load, data, device, neighbours=distributed.local_world_size
         )

@@ -38,9 +38,9 @@ class ImageSplits:
         """What `--loader` would name it: `folder` or `pack`."""
         return "folder" if self.pack is None else "pack"
 
-    def packed_val(self, eval_img_size: int) -> PackedSplit | None:
+    def packed_val(self, eval_size: int) -> PackedSplit | None:
         """The validation images as packed, where they were packed for this centre crop."""
-        fits = self.pack is not None and self.pack.manifest.eval_img_size == eval_img_size
+        fits = self.pack is not None and self.pack.manifest.eval_size == eval_size
         return self.pack.val if self.pack is not None and fits else None
 
 
@@ -72,7 +72,7 @@ def open_splits(
     images = _choose(run, data, ImageSplits(train, val), skipped, checked=checked)
     if skipped and images.pack is None:
         images = _leave_out(images, skipped)
-    read = _read_from_files(images, data.eval_img_size, training=training)
+    read = _read_from_files(images, data.eval_size, training=training)
     if data.skip_bad and skipped is None:
         images = _leave_out(images, find_broken_images(*read, watch=watch))
     elif not checked:
@@ -147,10 +147,8 @@ def _leave_out(images: ImageSplits, skipped: Mapping[str, str]) -> ImageSplits:
     )
 
 
-def _read_from_files(
-    images: ImageSplits, eval_img_size: int, *, training: bool
-) -> list[ImageFolder]:
+def _read_from_files(images: ImageSplits, eval_size: int, *, training: bool) -> list[ImageFolder]:
     """The splits whose files are decoded, and not taken from a pack."""
     if training and images.pack is None:
         return [images.train, images.val]
-    return [] if images.packed_val(eval_img_size) is not None else [images.val]
+    return [] if images.packed_val(eval_size) is not None else [images.val]

@@ -40,7 +40,9 @@ class InferenceModel:
     epoch: int | None
 
 
-def load_inference_model(given: RunConfig, checkpoint: str, device: torch.device) -> InferenceModel:
+def load_inference_model(
+    overrides: RunConfig, checkpoint: str, device: torch.device
+) -> InferenceModel:
     """Load `best`, `last`, or the file of a path; what was typed wins over what it says of itself.
 
     Of a plain state dict the classes are counted: a thousand are taken to be ImageNet's.
@@ -50,15 +52,15 @@ def load_inference_model(given: RunConfig, checkpoint: str, device: torch.device
             claims what cannot be.
         ConfigError: it does not say what network it is of, and nobody else did.
     """
-    path = checkpoint_path(checkpoint, run_paths(given.run), given)
+    path = checkpoint_path(checkpoint, run_paths(overrides.run), overrides)
     content, sha256 = read_weights(path)
-    config = _settings(content, given, path)
+    config = _settings(content, overrides, path)
     named = content.get("classes") if "model" in content else None
     classes = tuple(named) if named else _classes_of(_weights(content), path)
     try:
         model = load_network(config, content, path, classes=len(classes), device=device)
     except ConfigError as error:
-        if "model" in given.given():
+        if "model" in overrides.explicit():
             raise
         raise CheckpointError(f"{path} cannot be used: {error}") from error  # it has said so itself
     return InferenceModel(
@@ -66,7 +68,7 @@ def load_inference_model(given: RunConfig, checkpoint: str, device: torch.device
         path,
         sha256,
         arch=config.model.arch,
-        img_size=config.data.eval_img_size,
+        img_size=config.data.eval_size,
         classes=classes,
         names_known=named is not None,
         epoch=epoch_of(content),
@@ -131,11 +133,11 @@ def _weights(content: Content) -> dict[str, Tensor]:
     return weights
 
 
-def _settings(content: Content, given: RunConfig, path: Path) -> RunConfig:
+def _settings(content: Content, overrides: RunConfig, path: Path) -> RunConfig:
     """The file's own network and crop, under what was typed."""
     own: dict[str, dict[str, Any]] = content.get("config") or {} if "model" in content else {}
     arch, sizes = own.get("model", {}).get("arch"), own.get("data", {})
-    typed = given.given()
+    typed = overrides.explicit()
     typed_sizes = typed.get("data", {}).keys() & {"img_size", "eval_size"}
     asked = typed.get("model", {}).get("arch")
     if arch is None and asked is None:
@@ -153,7 +155,7 @@ def _settings(content: Content, given: RunConfig, path: Path) -> RunConfig:
             config = config.override({"data": {"eval_size": None}})
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
-    side = config.data.eval_img_size
+    side = config.data.eval_size
     if side > _LARGEST_CROP and not typed_sizes:
         raise CheckpointError(
             f"{path} asks for images of {side} pixels a side; if that is meant, say so with "

@@ -67,9 +67,9 @@ def check_img_size(model: ModelConfig, data: DataConfig) -> None:
             f"--progressive {data.progressive}: {model.arch} takes images of one size only; leave "
             "it out, or choose another --arch"
         )
-    if data.eval_img_size != data.img_size:
+    if data.eval_size != data.img_size:
         raise ConfigError(
-            f"--eval-size {data.eval_img_size}: {model.arch} takes images of one size only; leave "
+            f"--eval-size {data.eval_size}: {model.arch} takes images of one size only; leave "
             f"it out to evaluate at --img-size {data.img_size}, or choose another --arch"
         )
 

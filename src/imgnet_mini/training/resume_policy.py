@@ -24,7 +24,7 @@ SINGLE_PROCESS_ENVIRONMENT = {"ranks": 1}
 
 def merge_resume_config(
     content: Content,
-    given: RunConfig,
+    overrides: RunConfig,
     *,
     replan: bool = False,
     allow_world_size_change: bool = False,
@@ -51,14 +51,19 @@ def merge_resume_config(
         )
     changes = {
         section: {name: value for name, value in values.items() if value != "auto"}
-        for section, values in given.given().items()
+        for section, values in overrides.explicit().items()
         if section != "finder"
     }
     _check_same_settings(
-        saved, changes, given.recipe, replan=replan, allow_world_size_change=allow_world_size_change
+        saved,
+        changes,
+        overrides.recipe,
+        replan=replan,
+        allow_world_size_change=allow_world_size_change,
     )
     plan = saved.override(changes)
-    place = {"name": given.run.name, "output_dir": given.run.output_dir}  # not where it says it is
+    # The run may have been moved since: its saved name and folder do not count.
+    place = {"name": overrides.run.name, "output_dir": overrides.run.output_dir}
     plan = plan.override({"run": place})
     if replan:
         _check_new_plan(content, saved, plan)
@@ -79,7 +84,7 @@ def _check_same_settings(
     if allow_world_size_change:
         for section, names in WORLD_SIZE_DEPENDENT.items():
             may_change[section] |= names
-    from_recipe = {} if recipe is None else RunConfig.from_recipe(recipe).given()
+    from_recipe = {} if recipe is None else RunConfig.from_recipe(recipe).explicit()
     for section, values in changes.items():
         for name, value in values.items():
             before = getattr(getattr(saved, section), name)

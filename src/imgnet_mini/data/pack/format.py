@@ -67,9 +67,9 @@ class Manifest(BaseModel):
     pack_size: int
     """Side of the training images."""
     img_size: int
-    """The `--img-size` it is for, and side of the validation images where nothing else is said."""
-    eval_size: int | None = None
-    """Side of the validation images; None for that of the training crops."""
+    """The `--img-size` it is for."""
+    eval_size: int
+    """Side of the validation images."""
     images: dict[str, int]
     """Split to the number of its images."""
     mean: list[float]
@@ -81,11 +81,6 @@ class Manifest(BaseModel):
     """Place and reason of each file that was left out: `train/<class>/<image>: ...`."""
     suspect: list[str]
     """JPEG files with damage inside that could be decoded all the same, and are packed."""
-
-    @property
-    def eval_img_size(self) -> int:
-        """Side of the validation images."""
-        return self.img_size if self.eval_size is None else self.eval_size
 
 
 @dataclass(frozen=True)
@@ -148,7 +143,7 @@ def open_pack(
                 f"the pack in {pack_dir} is out of date: {change}; make it anew with "
                 "imgnet-mini prepare"
             )
-        side = manifest.pack_size if split == "train" else manifest.eval_img_size
+        side = manifest.pack_size if split == "train" else manifest.eval_size
         splits[split] = _packed_split(pack_dir, split, source, index, side)
         places += [f"{split}/{os.fsdecode(file)}" for file in skipped["file"]]
     return Pack(manifest, **splits, skipped=_reasons(pack_dir, places, manifest.skipped))
@@ -160,6 +155,8 @@ def _read_manifest(pack_dir: Path) -> Manifest:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
         number = content["format"]
         if number == FORMAT:
+            if content.get("eval_size") is None:  # as earlier versions wrote it for img_size
+                content["eval_size"] = content["img_size"]
             return Manifest.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]

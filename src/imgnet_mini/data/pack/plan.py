@@ -33,16 +33,11 @@ class Plan:
     stamps: dict[str, NDArray[np.int64]]
     pack_size: int
     img_size: int
-    eval_size: int | None = None
-
-    @property
-    def eval_img_size(self) -> int:
-        """Side of the validation images."""
-        return self.img_size if self.eval_size is None else self.eval_size
+    eval_size: int
 
     def side(self, split: str) -> int:
         """Side of the images of a split."""
-        return self.pack_size if split == "train" else self.eval_img_size
+        return self.pack_size if split == "train" else self.eval_size
 
     @property
     def data_root(self) -> Path:
@@ -63,7 +58,7 @@ class Plan:
     def id(self) -> str:
         """Hash of all that decides what the pack holds, but for the pixels in the files."""
         sizes = [self.pack_size, self.img_size]
-        sizes += [self.eval_size] if self.eval_size is not None else []
+        sizes += [self.eval_size] if self.eval_size != self.img_size else []
         digest = hashlib.sha256(json.dumps([FORMAT, *sizes]).encode())
         for split, images in self.splits.items():
             digest.update("\0".join(images.classes).encode("utf-8", "surrogateescape"))
@@ -101,7 +96,7 @@ def make_plan(
         stamps={"train": file_stamps(train), "val": file_stamps(val)},
         pack_size=pack_size or _longest_side(train, round(DETAIL * img_size)),
         img_size=img_size,
-        eval_size=eval_size if eval_size != img_size else None,
+        eval_size=img_size if eval_size is None else eval_size,
     )
 
 
@@ -134,7 +129,7 @@ class Packer:
 
     def __init__(self, plan: Plan, split: str) -> None:
         self._side = plan.side(split)
-        self._crop = EvalCrop(plan.eval_img_size) if split == "val" else None
+        self._crop = EvalCrop(plan.eval_size) if split == "val" else None
 
     def __call__(self, path: Path) -> PackedImage:
         """Decode an image whole, and make it a square.
