@@ -79,7 +79,11 @@ def _own_folder_and_nothing_left(tmp_path: Path):
     before = surroundings()
     with contextlib.chdir(tmp_path):
         yield
-    assert multiprocessing.active_children() == []
+    left = multiprocessing.active_children()
+    for process in left:  # fail this test, but not all that follow
+        process.kill()
+        process.join()
+    assert left == []
     assert surroundings() == before
 
 

@@ -30,7 +30,7 @@ def read_events(folder: Path | str) -> Shown:
     return Shown(
         {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags["scalars"]},
         {
-            tag: [(e.step, e.encoded_image_string) for e in events.ImageSplits(tag)]
+            tag: [(e.step, e.encoded_image_string) for e in events.Images(tag)]
             for tag in tags["images"]
         },
         {
