@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace, ranks: DistributedContext) -> None:
     )
     with (
         tempfile.TemporaryDirectory() as folder,
-        StopRequest(with_ranks=ranks.world_size > 1) as stop,
+        StopRequest(distributed=ranks.world_size > 1) as stop,
     ):
         paths = RunPaths(Path(folder), "bench")
         logger = RunLogger(paths, [], step=0) if ranks.is_main_process else NullLogger()
@@ -116,7 +116,7 @@ def main() -> None:
         launch = ["--standalone", "--nproc-per-node", str(options.ranks), __file__, *sys.argv[1:]]
         command = [sys.executable, "-m", "torch.distributed.run", *launch]
         raise SystemExit(subprocess.run(command, check=False).returncode)
-    with init_distributed(RuntimeConfig(device=options.device)) as ranks:
+    with init_distributed(options.device) as ranks:
         measure(options, ranks)
 
 

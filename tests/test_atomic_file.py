@@ -15,7 +15,7 @@ from imgnet_mini.utils.atomic_file import (
     translate_write_errors,
     write_text,
 )
-from imgnet_mini.utils.signals import StopNowError
+from imgnet_mini.utils.signals import ImmediateStopError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
 
@@ -126,7 +126,7 @@ def test_a_full_disk_that_torch_reports_is_a_write_error(target):
     assert_as_it_was(target)
 
 
-@pytest.mark.parametrize("error", [StopNowError(2), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("error", [ImmediateStopError(2), KeyboardInterrupt()], ids=repr)
 def test_an_interruption_that_torch_reports_stays_an_interruption(target, error):
     writes = iter(range(100))
 

@@ -15,7 +15,7 @@ from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.checkpoint.store import CheckpointStore, _Digesting, tensor_bytes
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.utils.signals import StopNowError, StopRequest
+from imgnet_mini.utils.signals import ImmediateStopError, StopRequest
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_second_ctrl_c_inside_a_write_ends_it_at_once_and_keeps_what_was_there
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         stop._received_at -= 60
-        with pytest.raises(StopNowError, match="SIGINT"):
+        with pytest.raises(ImmediateStopError, match="SIGINT"):
             store.save(content_at(20))
     assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
 

@@ -240,7 +240,7 @@ def test_a_rank_that_does_not_answer_is_not_waited_for_for_ever(images, tmp_path
     ranks.ranks[1].send(signal.SIGKILL)
     assert ranks.ranks[1].wait() == 137
     text = ranks.log.read_text("utf-8")
-    assert "no answer from another process for 3 s (--dist-timeout)" in text
+    assert "no answer from another rank for 3 s (--dist-timeout)" in text
     assert "Traceback" not in text
 
 

@@ -22,7 +22,7 @@ from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.mixing import MixupCutmix
 from imgnet_mini.data.open import ImageSplits
-from imgnet_mini.data.pack.source import ResidentRows
+from imgnet_mini.data.pack.source import DeviceRows
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey
 from imgnet_mini.data.splits import find_splits
@@ -243,22 +243,22 @@ def test_a_pack_is_on_the_gpu_at_once_or_after_an_epoch_or_never(pack, wanted, f
 
 
 def test_a_pack_waits_for_images_at_their_full_size():
-    resident = ResidentRows(np.zeros(2**10, np.uint8), CUDA, "auto")
+    resident = DeviceRows(np.zeros(2**10, np.uint8), CUDA, "auto")
     for _ in range(3):
-        resident.settle(at_full_size=False)
-    resident.settle()
+        resident.before_epoch(at_full_size=False)
+    resident.before_epoch()
     assert resident.tensor is None
-    resident.settle()
+    resident.before_epoch()
     assert resident.tensor is not None
 
 
 def test_a_pack_that_cannot_fit_is_refused_only_where_it_was_asked_for():
     rows = np.broadcast_to(np.zeros(1, np.uint8), 2**42)  # 4 TiB that take no memory
     with pytest.raises(ConfigError, match=r"--pack-on-device on: .* 4398\.0 GB.* auto or off"):
-        ResidentRows(rows, CUDA, "on").settle()
-    resident = ResidentRows(rows, CUDA, "auto")
+        DeviceRows(rows, CUDA, "on").before_epoch()
+    resident = DeviceRows(rows, CUDA, "auto")
     for _ in range(3):
-        resident.settle()
+        resident.before_epoch()
     assert resident.tensor is None
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from helpers.packs import DATA, PACK, build, damaged_jpeg, plan_of
-from imgnet_mini.data.pack.plan import Packer, squash
+from imgnet_mini.data.pack.plan import ImagePacker, squash
 from imgnet_mini.data.transforms import EvalCrop
 from imgnet_mini.errors import DataError
 
@@ -87,27 +87,27 @@ def test_files_that_are_no_images_have_no_say_in_the_size(sides):
 @pytest.mark.parametrize("name", ["class_00/000.JPEG", "class_00/001.png"])
 def test_a_validation_row_is_what_evaluation_reads_from_the_file(data, name):
     path = DATA / "val" / name
-    packed = Packer(plan_of(img_size=32), "val")(path)
+    packed = ImagePacker(plan_of(img_size=32), "val")(path)
     assert np.array_equal(packed.square, EvalCrop(32).load(path).permute(1, 2, 0).numpy())
 
 
 def test_a_training_row_is_the_squashed_image_with_its_size_and_histogram(data):
     path = DATA / "train" / "class_01" / "001.png"
-    packed = Packer(plan_of(pack_size=40), "train")(path)
+    packed = ImagePacker(plan_of(pack_size=40), "train")(path)
     image = np.array(Image.open(path))
     assert np.array_equal(packed.square, squash(image, 40))
     assert (packed.height, packed.width) == image.shape[:2]
     for channel in range(3):
         counts = np.bincount(packed.square[..., channel].ravel(), minlength=256)
         assert np.array_equal(packed.histogram[channel], counts)
-    assert packed.complaint is None
+    assert packed.warning is None
 
 
 def test_damage_that_pillow_reads_over_is_told(data):
     path = DATA / "train" / "class_01" / "000.JPEG"
     path.write_bytes(damaged_jpeg())
-    packed = Packer(plan_of(), "train")(path)
-    assert packed.complaint
+    packed = ImagePacker(plan_of(), "train")(path)
+    assert packed.warning
     with Image.open(path) as image:
         assert (packed.width, packed.height) == image.size
 
@@ -118,7 +118,7 @@ def test_a_file_that_cannot_be_decoded_is_named(data, split):
     plan = plan_of()
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=str(path)):
-        Packer(plan, split)(path)
+        ImagePacker(plan, split)(path)
 
 
 def test_the_size_on_the_disk_is_known_beforehand_to_a_hundredth(make_folder):

@@ -16,7 +16,7 @@ from filelock import FileLock
 from helpers.packs import DATA, PACK, arrays, build, jpeg, opened, siblings
 from imgnet_mini.data.pack import build as pack_build
 from imgnet_mini.data.pack.growing_array import GrowingArray
-from imgnet_mini.data.pack.plan import Packer
+from imgnet_mini.data.pack.plan import ImagePacker
 from imgnet_mini.errors import DataError, ImgnetMiniError, InUseError, WriteError
 from imgnet_mini.utils.signals import StopRequestedError
 
@@ -43,13 +43,13 @@ def expected(data, tmp_path):
 def decoded(monkeypatch):
     """The files that were decoded so far."""
     paths = []
-    pack = Packer.__call__
+    pack = ImagePacker.__call__
 
     def remember(self, path):
         paths.append(path)
         return pack(self, path)
 
-    monkeypatch.setattr(Packer, "__call__", remember)
+    monkeypatch.setattr(ImagePacker, "__call__", remember)
     return paths
 
 
@@ -215,7 +215,7 @@ def kill_at(number, monkeypatch):
 
     def on_image(split, count):
         if (split, count) == ("train", number):
-            monkeypatch.setattr(pack_build.Build, "_save", give_up)
+            monkeypatch.setattr(pack_build.PackBuilder, "_save", give_up)
             raise KilledError
 
     return on_image

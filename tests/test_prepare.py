@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from conftest import SMALL, squeezed
 from helpers.packs import DATA, PACK, arrays, build, damaged_jpeg, jpeg, opened, siblings
-from imgnet_mini.data.pack.plan import Packer
+from imgnet_mini.data.pack.plan import ImagePacker
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals and links")
 
@@ -129,7 +129,7 @@ def test_leaving_out_goes_on_without_decoding_again_and_lists_them(
     prepare, cli, broken, monkeypatch
 ):
     assert prepare() == 4
-    monkeypatch.setattr(Packer, "__call__", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(ImagePacker, "__call__", lambda *_: pytest.fail("decoded again"))
     assert prepare("--skip-bad") == 0, cli.err
     assert len(manifest()["skipped"]) == 5
     assert "5 broken" in cli.out

@@ -21,14 +21,14 @@ class Clock:
 class Others:
     """One rank of two: what the other one adds to each sum is given in advance."""
 
-    size = 2
+    world_size = 2
 
     def __init__(self, *, first, adds):
         self.is_main_process = first
         self.adds = list(adds)
         self.sent = []
 
-    def sum(self, values):
+    def all_reduce_sum(self, values):
         self.sent.append(list(values))
         return [ours + theirs for ours, theirs in zip(values, self.adds.pop(0), strict=True)]
 
@@ -41,16 +41,16 @@ def clock(monkeypatch):
 
 
 def test_alone_a_look_is_due_after_a_second_or_so_many_steps(clock):
-    steps = RankSync(SINGLE_PROCESS, StopRequest(), most=3)
+    steps = RankSync(SINGLE_PROCESS, StopRequest(), max_steps=3)
     assert [steps.should_sync() for _ in range(3)] == [False, False, True]
-    assert steps.look(wish=True)
+    assert steps.sync(decision=True)
     clock.now += 1.5
     assert steps.should_sync()
 
 
 def test_alone_a_signal_is_seen_between_any_two_steps():
     with StopRequest() as stop:
-        steps = RankSync(SINGLE_PROCESS, stop, most=64)
+        steps = RankSync(SINGLE_PROCESS, stop, max_steps=64)
         steps.check()
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StopRequestedError):
@@ -59,49 +59,49 @@ def test_alone_a_signal_is_seen_between_any_two_steps():
 
 def test_rank_0_plans_for_all_at_most_twice_as_many_steps_as_before(clock):
     ranks = Others(first=True, adds=[[0, 0, 0, 0]] * 9)
-    steps = RankSync(ranks, StopRequest(), most=64)
+    steps = RankSync(ranks, StopRequest(), max_steps=64)
     planned = []
     for _ in range(9):
         while not steps.should_sync():
             clock.now += 0.02
         clock.now += 0.02
-        steps.look()
+        steps.sync()
         planned.append(ranks.sent[-1][0])
     assert planned == [2, 4, 8, 16, 32, 50, 50, 50, 50]  # fifty steps are a second
 
 
 def test_another_rank_follows_the_plan_and_the_wish_of_rank_0(clock):
     ranks = Others(first=False, adds=[[5, 1, 0, 0], [1, 0, 0, 0]])
-    steps = RankSync(ranks, StopRequest(), most=64)
+    steps = RankSync(ranks, StopRequest(), max_steps=64)
     assert steps.should_sync()
-    assert steps.look(wish=False)
+    assert steps.sync(decision=False)
     clock.now += 100  # its own clock does not matter
     assert [steps.should_sync() for _ in range(5)] == [False] * 4 + [True]
-    assert not steps.look(wish=True)
+    assert not steps.sync(decision=True)
 
 
 @pytest.mark.parametrize(("adds", "number"), [([1, 0, 0, 1], 15), ([1, 0, 1, 0], 2)])
 def test_a_signal_to_another_rank_stops_this_one_in_the_same_look(clock, adds, number):
-    steps = RankSync(Others(first=False, adds=[adds]), StopRequest(), most=64)
+    steps = RankSync(Others(first=False, adds=[adds]), StopRequest(), max_steps=64)
     with pytest.raises(StopRequestedError) as error:
-        steps.look()
+        steps.sync()
     assert error.value.signal_number == number
 
 
 def test_a_signal_that_others_do_not_know_of_yet_waits_for_the_next_look(clock):
     with StopRequest() as stop:
         ranks = Others(first=True, adds=[[0, 0, 0, 0]] * 2)
-        steps = RankSync(ranks, stop, most=64)
-        exchange = ranks.sum
+        steps = RankSync(ranks, stop, max_steps=64)
+        exchange = ranks.all_reduce_sum
 
         def late(values):
             sums = exchange(values)
             signal.raise_signal(signal.SIGTERM)
             return sums
 
-        ranks.sum = late
-        steps.look()
+        ranks.all_reduce_sum = late
+        steps.sync()
         steps.check()
-        ranks.sum = exchange
+        ranks.all_reduce_sum = exchange
         with pytest.raises(StopRequestedError):
-            steps.look()
+            steps.sync()

@@ -4,7 +4,7 @@ import pytest
 
 from imgnet_mini.utils import signals
 from imgnet_mini.utils.signals import (
-    StopNowError,
+    ImmediateStopError,
     StopRequest,
     StopRequestedError,
     raise_on_signal,
@@ -37,7 +37,7 @@ def test_a_second_signal_ends_the_command_at_once(number, monkeypatch):
     monkeypatch.setattr(signals, "ECHO_SECONDS", -1)
     with StopRequest():
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(StopNowError, match=number.name) as error:
+        with pytest.raises(ImmediateStopError, match=number.name) as error:
             signal.raise_signal(number)
         assert error.value.signal_number == number
 
@@ -53,7 +53,7 @@ def test_a_signal_that_a_launcher_passes_on_again_is_the_same_one():
 @BOTH
 def test_outside_of_its_work_a_signal_ends_a_command_wherever_it_is(number):
     before = handlers()
-    with pytest.raises(StopNowError, match=number.name), raise_on_signal():
+    with pytest.raises(ImmediateStopError, match=number.name), raise_on_signal():
         signal.raise_signal(number)
     assert handlers() == before
 

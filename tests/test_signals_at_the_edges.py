@@ -83,7 +83,7 @@ def path_before(folder: Path) -> dict[str, str]:
 SWALLOWING = """
 import signal, sys
 from pathlib import Path
-from imgnet_mini.utils.signals import stopping_at_once
+from imgnet_mini.utils.signals import raise_on_signal
 Path("swallows.py").write_text('''
 import os
 try:
@@ -92,7 +92,7 @@ except BaseException:
     pass
 ''')
 sys.path.insert(0, ".")
-with stopping_at_once():
+with raise_on_signal():
     import swallows
 print("went on")
 """

@@ -288,7 +288,7 @@ def test_what_is_not_finite_never_reaches_a_checkpoint(run_small, cli, monkeypat
 
 
 def test_inside_a_long_epoch_it_is_saved_every_so_many_minutes(run_small, monkeypatch):
-    monkeypatch.setattr(rank_sync, "_SECONDS", 0.0)
+    monkeypatch.setattr(rank_sync, "_SYNC_SECONDS", 0.0)
     saved = []
     save = CheckpointStore.save
     monkeypatch.setattr(

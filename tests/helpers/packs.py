@@ -9,8 +9,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from imgnet_mini.data.pack.format import Manifest, Pack, open_pack
-from imgnet_mini.data.pack.plan import Plan, make_plan
+from imgnet_mini.data.pack.format import Pack, PackManifest, open_pack
+from imgnet_mini.data.pack.plan import PackPlan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import find_splits
 
@@ -18,7 +18,7 @@ DATA = Path("data")
 PACK = Path("data/pack")
 
 
-def plan_of(root: Path = DATA, *, pack_size: int | None = None, img_size: int = 32) -> Plan:
+def plan_of(root: Path = DATA, *, pack_size: int | None = None, img_size: int = 32) -> PackPlan:
     return make_plan(*find_splits(root), pack_size=pack_size, img_size=img_size)
 
 
@@ -30,7 +30,7 @@ def build(
     img_size: int = 32,
     skip: bool = False,
     on_image: Callable[[str, int], None] = lambda *_: None,
-) -> Manifest:
+) -> PackManifest:
     plan = plan_of(root, pack_size=pack_size, img_size=img_size)
     return write_pack(plan, pack_dir, skip=skip, on_image=on_image)
 

@@ -196,7 +196,7 @@ def _run(order: _Order) -> None:
         _obey_modes()
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as at home, not as here
-    rank_sync._SECONDS = order.read_seconds
+    rank_sync._SYNC_SECONDS = order.read_seconds
     _count_saves(order)
     _count_checks(order)
     _note_command(order)
@@ -251,7 +251,7 @@ def _count_checks(order: _Order) -> None:
         return counted
 
     if order.environment:
-        RankSync.look = counting(RankSync.look)
+        RankSync.sync = counting(RankSync.sync)
     else:
         StopRequest.check = counting(StopRequest.check)
 

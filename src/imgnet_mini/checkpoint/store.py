@@ -25,8 +25,8 @@ from imgnet_mini.checkpoint.reader import Content, file_sha256
 from imgnet_mini.errors import CheckpointError
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.utils.atomic_file import (
+    flush_and_close,
     fsync_folder,
-    settle,
     temporary_file,
     translate_write_errors,
 )
@@ -151,7 +151,7 @@ class CheckpointStore:
         ):
             digesting = _Digesting(file)
             torch.save({"format": FORMAT, **content}, cast(BinaryIO, digesting))
-            settle(file, temporary)
+            flush_and_close(file, temporary)
             entry = _entry(digesting.sha256.hexdigest(), kind, step, epoch)
             self._manifest = self._manifest.write_with(entry, self._paths.manifest)
             if path == self._paths.checkpoint:

@@ -13,8 +13,12 @@ import typer
 from imgnet_mini import __version__
 from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
 from imgnet_mini.utils.console import print_lines, show_error, show_stop
-from imgnet_mini.utils.signals import StopNowError, raise_on_signal
-from imgnet_mini.utils.torchrun_env import TorchrunEnv, is_distributed, is_main_process
+from imgnet_mini.utils.signals import ImmediateStopError, raise_on_signal
+from imgnet_mini.utils.torchrun_env import (
+    TorchrunEnv,
+    is_distributed_from_env,
+    is_main_process_from_env,
+)
 
 WITH_RANKS = ("find-lr", "train", "resume", "evaluate")
 """Commands that torchrun may start."""
@@ -32,7 +36,7 @@ def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
 
     is_process: whether the process ends with it. One of several does so in here, and at once.
     """
-    with _ending_at_once() if is_process and is_distributed() else nullcontext():
+    with _ending_at_once() if is_process and is_distributed_from_env() else nullcontext():
         _run(args, is_process)
 
 
@@ -41,21 +45,21 @@ def _run(args: list[str] | None, is_process: bool) -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         with (
-            raise_on_signal(for_good=is_process),
+            raise_on_signal(ignore_later=is_process),
             _naming_files(),
-            nullcontext() if is_main_process() else _silence(),
+            nullcontext() if is_main_process_from_env() else _silence(),
         ):
             app(args, prog_name="imgnet-mini")
-    except StopNowError as error:
-        if is_main_process():
+    except ImmediateStopError as error:
+        if is_main_process_from_env():
             show_stop(f"stopped at once by {error}; what had been saved is whole")
         raise SystemExit(128 + error.signal_number) from error
     except StoppedError as error:
-        if is_main_process():
+        if is_main_process_from_env():
             show_stop(str(error))
         raise SystemExit(error.exit_code) from error
     except ImgnetMiniError as error:
-        if is_main_process() or isinstance(error, RankError):
+        if is_main_process_from_env() or isinstance(error, RankError):
             show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
         raise SystemExit(error.exit_code) from error
 

@@ -60,7 +60,9 @@ def find_lr(*, config: RunConfig) -> None:
     from imgnet_mini.commands import find_lr
     from imgnet_mini.distributed.process_group import init_distributed
 
-    with init_distributed(config.runtime) as distributed:
+    with init_distributed(
+        config.runtime.device, timeout=config.runtime.dist_timeout
+    ) as distributed:
         find_lr.run(config, distributed=distributed)
 
 
@@ -95,7 +97,10 @@ def train(
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
-    with ignore_closed_stdout(), init_distributed(config.runtime) as distributed:
+    with (
+        ignore_closed_stdout(),
+        init_distributed(config.runtime.device, timeout=config.runtime.dist_timeout) as distributed,
+    ):
         if resume and distributed.broadcast_from_rank0(
             lambda: resume_command.has_checkpoint(config)
         ):
@@ -143,7 +148,10 @@ def resume(
     from imgnet_mini.commands import resume
     from imgnet_mini.distributed.process_group import init_distributed
 
-    with ignore_closed_stdout(), init_distributed(config.runtime) as distributed:
+    with (
+        ignore_closed_stdout(),
+        init_distributed(config.runtime.device, timeout=config.runtime.dist_timeout) as distributed,
+    ):
         resume.run(
             config,
             checkpoint=checkpoint,

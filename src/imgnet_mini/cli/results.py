@@ -52,7 +52,9 @@ def evaluate(
         else TestTimeAugmentation.CENTER_CROP
     )
 
-    with init_distributed(config.runtime) as distributed:
+    with init_distributed(
+        config.runtime.device, timeout=config.runtime.dist_timeout
+    ) as distributed:
         evaluate.run(config, checkpoint=checkpoint, views=views, distributed=distributed)
 
 

@@ -139,7 +139,7 @@ def _measure(
     distributed: DistributedContext,
 ) -> tuple[Metrics, Predictions]:
     with (
-        StopRequest(with_ranks=distributed.world_size > 1) as stop,
+        StopRequest(distributed=distributed.world_size > 1) as stop,
         translate_torch_errors(config.data.batch_size),
         closing(
             build_eval_loader(

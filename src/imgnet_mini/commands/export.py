@@ -22,8 +22,8 @@ from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.training.model import build_with_weights
 from imgnet_mini.training.setup import run_paths
 from imgnet_mini.utils.atomic_file import (
+    flush_and_close,
     fsync_folder,
-    settle,
     temporary_file,
     translate_write_errors,
     write_text,
@@ -148,7 +148,7 @@ def _write(
     ):
         with torch.no_grad():
             kind.write(model, images[:1].repeat(2, 1, 1, 1), description, file)
-        settle(file, temporary)
+        flush_and_close(file, temporary)
         agreement = compare(model, kind.read(temporary, rebuild), images)
         if not agreement.holds:
             raise ExportError(

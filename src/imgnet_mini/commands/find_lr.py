@@ -101,7 +101,7 @@ def _announce(config: RunConfig, setup: Setup) -> None:
 
 def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, Trials | None]:
     with (
-        StopRequest(with_ranks=setup.distributed.world_size > 1) as stop,
+        StopRequest(distributed=setup.distributed.world_size > 1) as stop,
         translate_torch_errors(config.data.batch_size),
         closing(setup.train_loader),
     ):
@@ -120,11 +120,11 @@ def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
     mixed = precision.dtype is not None
     autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
     with progress_bar("find-lr", steps) as bar:
-        rank_sync = RankSync(setup.distributed, stop, most=1)
+        rank_sync = RankSync(setup.distributed, stop, max_steps=1)
 
         def on_step(done: int, loss: float) -> None:
             bar.show(done, f"loss {loss:.3f}")
-            rank_sync.look()
+            rank_sync.sync()
             rank_sync.check()
 
         return run_range_test(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder, count_ignored, listed
-from imgnet_mini.data.pack.format import Manifest, array_files, open_pack
-from imgnet_mini.data.pack.plan import Plan, make_plan
+from imgnet_mini.data.pack.format import PackManifest, array_files, open_pack
+from imgnet_mini.data.pack.plan import PackPlan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError, StoppedError
@@ -58,8 +58,8 @@ def run(config: RunConfig) -> None:
 
 
 def _current(
-    pack_dir: Path, train: ImageFolder, val: ImageFolder, plan: Plan, *, skip: bool
-) -> Manifest | None:
+    pack_dir: Path, train: ImageFolder, val: ImageFolder, plan: PackPlan, *, skip: bool
+) -> PackManifest | None:
     """The manifest of the pack that is there, if it is what this plan would make."""
     try:
         manifest = open_pack(pack_dir, train, val).manifest
@@ -68,7 +68,7 @@ def _current(
     return manifest if manifest.id == plan.id and (skip or not manifest.skipped) else None
 
 
-def _write(plan: Plan, pack_dir: Path, *, skip: bool) -> Manifest:
+def _write(plan: PackPlan, pack_dir: Path, *, skip: bool) -> PackManifest:
     total = len(plan.splits["train"]) + len(plan.splits["val"])
     done = newly = 0
     began = time.perf_counter()

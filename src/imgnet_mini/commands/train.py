@@ -109,7 +109,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
     )
     with (
         StopRequest(
-            with_ranks=distributed.world_size > 1
+            distributed=distributed.world_size > 1
         ) as stop,  # outermost: workers end under it too
         run.add_resume_hint(),
         translate_torch_errors(data.batch_size),
@@ -161,7 +161,7 @@ def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:
 def _remove_run(paths: RunPaths) -> None:
     """Remove the files that the run of this name has made, if there is one, and no others."""
     written = [*paths.checkpoint_files(), paths.train_log, paths.markdown_log, paths.environment]
-    written += [*paths.pictures_and_tables, *paths.event_dir.glob("events.out.tfevents.*")]
+    written += [*paths.report_files, *paths.event_dir.glob("events.out.tfevents.*")]
     with translate_write_errors(paths.checkpoint_dir):
         for path in written:
             path.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""The processes that train together, one for each GPU; torchrun starts them."""
+"""Training on several processes, one per GPU, started by torchrun."""

@@ -1,4 +1,4 @@
-"""What the ranks of a run do together. Rank 0 alone prints and writes."""
+"""Collective operations of the ranks of a run. Rank 0 alone prints and writes files."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +16,9 @@ from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 T = TypeVar("T")
 
-_FAILED: Final = "failed"
-"""Key of the store."""
-
-_FIRST_SPEAKS_SECONDS: Final = 1.0
-"""What fails on all ranks is said by rank 0: the others wait so long before they speak."""
+_REPORTER_KEY: Final = "failed"
+_RANK0_HEAD_START_SECONDS: Final = 1.0
+"""An error of all ranks is reported by rank 0: the others wait this long before they claim it."""
 
 _POLL_SECONDS: Final = 0.05
 
@@ -29,50 +27,50 @@ _SYNC_BUFFERS: Final = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")  # the new name, and the old one
     if name in signature(DistributedDataParallel).parameters
 )
-"""What DistributedDataParallel calls the copying of buffers from rank 0 in each step."""
+"""Option of DistributedDataParallel that copies the buffers of rank 0 in each step."""
 
 
 class Store(Protocol):
-    """What ranks can read and write by themselves; it outlives each of them."""
+    """Key-value store shared by the ranks; torchrun hosts it, so it outlives each of them."""
 
     def set(self, key: str, value: str) -> None:
-        """Write a value."""
+        """Set a value."""
 
     def get(self, key: str) -> bytes:
-        """A value that is there."""
+        """Return the value of a key that is present."""
 
     def check(self, keys: list[str]) -> bool:
-        """Whether values are there for all keys."""
+        """Return whether all keys are present."""
 
     def compare_set(self, key: str, expected: str, value: str) -> bytes:
-        """Write a value if there is none, or the expected one; return what is then there."""
+        """Set a value if the key is absent or holds `expected`; return the value it then has."""
 
 
 class DistributedContext:
-    """All processes of a run, as one of them sees them. Each call is made by all, in one order.
+    """Ranks of a run, seen from one of them. All ranks make the same calls in the same order.
 
-    With one process each call is what it would be without ranks, and costs nothing.
+    With one process every call is local and costs nothing.
     """
 
-    def __init__(self, launch: TorchrunEnv, store: Store | None = None) -> None:
-        self.rank, self.world_size = launch.rank, launch.world_size
-        self.local_rank, self.local_world_size = launch.local_rank, launch.local_world_size
-        self.is_main_process = launch.is_main_process
+    def __init__(self, env: TorchrunEnv, store: Store | None = None) -> None:
+        self.rank, self.world_size = env.rank, env.world_size
+        self.local_rank, self.local_world_size = env.local_rank, env.local_world_size
+        self.is_main_process = env.is_main_process
         self.nodes = 1
         self._store = store
-        self._node: dist.ProcessGroup | None = None
-        self._turns = 0
+        self._node_group: dist.ProcessGroup | None = None
+        self._local_tasks = 0
         if self.world_size > 1:
-            firsts = self.all_gather(self.rank - self.local_rank)
-            self.nodes = len(set(firsts))
-            for first in sorted(set(firsts)):  # every rank takes part in making every group
-                members = [rank for rank, its in enumerate(firsts) if its == first]
+            first_ranks = self.all_gather(self.rank - self.local_rank)
+            self.nodes = len(set(first_ranks))
+            for first in sorted(set(first_ranks)):  # every rank takes part in every new_group
+                members = [rank for rank, other in enumerate(first_ranks) if other == first]
                 group = dist.new_group(members, backend="gloo")
-                if isinstance(group, dist.ProcessGroup):  # of others it is a number
-                    self._node = group
+                if isinstance(group, dist.ProcessGroup):  # an int on ranks that are no members
+                    self._node_group = group
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all ranks of some numbers, in float64, on the host."""
+        """Return the sums over all ranks, computed in float64 on the CPU."""
         if self.world_size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -80,43 +78,47 @@ class DistributedContext:
         return total.tolist()
 
     def all_gather(self, value: T) -> list[T]:
-        """The values of all ranks, in the order of ranks."""
+        """Return the values of all ranks, ordered by rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def broadcast_from_rank0(self, work: Callable[[], T]) -> T:
-        """What rank 0 makes of it, on all ranks; the others do not work at it."""
-        result: list[Any] = [work() if self.is_main_process else None]
+    def broadcast_from_rank0(self, function: Callable[[], T]) -> T:
+        """Call a function on rank 0 only; return its result on all ranks."""
+        results: list[Any] = [function() if self.is_main_process else None]
         if self.world_size > 1:
-            dist.broadcast_object_list(result)
-        made: T = result[0]
-        return made
+            dist.broadcast_object_list(results)
+        result: T = results[0]
+        return result
 
-    def run_on_local_rank0(self, work: Callable[[], T]) -> T:
-        """What the first rank of each machine makes of it, on all its ranks; it may take long."""
+    def run_on_local_rank0(self, function: Callable[[], T]) -> T:
+        """Call a function on the first rank of each machine; return its result on all its ranks.
+
+        No timeout applies to the function.
+        """
         if self._store is None:
-            return work()
-        self._turns += 1
-        done = f"turn {self._turns} of {self.rank - self.local_rank}"
-        result: list[Any] = [None]
+            return function()
+        self._local_tasks += 1
+        first_rank = self.rank - self.local_rank
+        done = f"local task {self._local_tasks} of {first_rank}"
+        results: list[Any] = [None]
         if self.local_rank == 0:
-            result = [work()]
+            results = [function()]
             self._store.set(done, "")
         else:
-            while not self._store.check([done]):  # signals are seen between two looks
+            while not self._store.check([done]):  # Python handles signals between the checks
                 time.sleep(_POLL_SECONDS)
-        dist.broadcast_object_list(result, src=self.rank - self.local_rank, group=self._node)
-        made: T = result[0]
-        return made
+        dist.broadcast_object_list(results, src=first_rank, group=self._node_group)
+        result: T = results[0]
+        return result
 
     def all_gather_rows(self, rows: Tensor, positions: NDArray[Any], total: int) -> Tensor:
-        """A table of which each rank has some rows, whole: (n, C) to (total, C) float64.
+        """Assemble a table from the rows of all ranks: (n, C) to (total, C) float64.
 
-        positions: (n,) the places of a rank's rows; each place is one rank's. A rank that has none
-            need not know how many columns there are.
+        positions: (n,) row numbers in the table; each belongs to one rank. A rank without rows
+            may pass any C.
         """
         columns = max(self.all_gather(rows.shape[1]))
         table = torch.zeros((total, columns), dtype=torch.float64)
@@ -127,9 +129,9 @@ class DistributedContext:
         return table
 
     def wrap_ddp(self, model: nn.Module) -> nn.Module:
-        """What a training step calls in place of the model: gradients are then means over ranks.
+        """Return the module to call in a training step; it averages gradients over the ranks.
 
-        Statistics of batch norms stay each rank's own: those of rank 0 are the model's.
+        Batch norm statistics stay local to each rank; those of rank 0 are saved.
         """
         if self.world_size == 1:
             return model
@@ -143,34 +145,34 @@ class DistributedContext:
         )
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give the statistics that rank 0 has gathered to the networks of all ranks."""
+        """Copy the buffers of rank 0, such as batch norm statistics, to all ranks."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     def barrier(self) -> None:
-        """Come back once all ranks are here."""
+        """Wait for all ranks."""
         self.all_reduce_sum([0.0])
 
-    def claim_failure(self) -> bool:
-        """Whether this rank is the one that says why all have to end: the first to ask is."""
+    def claim_error_report(self) -> bool:
+        """Return whether this rank reports an error: the first rank to ask does."""
         if self._store is None:
             return True
         if not self.is_main_process:
-            time.sleep(_FIRST_SPEAKS_SECONDS)
+            time.sleep(_RANK0_HEAD_START_SECONDS)
         try:
-            winner = self._store.compare_set(_FAILED, "", str(self.rank))
-        except RuntimeError:  # the store went with torchrun, or with rank 0
+            reporter = self._store.compare_set(_REPORTER_KEY, "", str(self.rank))
+        except RuntimeError:  # the store ended with torchrun, or with rank 0
             return self.is_main_process
-        return bool(winner == str(self.rank).encode())
+        return bool(reporter == str(self.rank).encode())
 
 
 SINGLE_PROCESS: Final = DistributedContext(TorchrunEnv())
-"""One process by itself."""
+"""Context of a run of one process."""
 
 
 def no_sync(parallel: nn.Module) -> AbstractContextManager[None]:
-    """Around the backward pass of a part of a batch that is not its last: gradients stay here."""
+    """Skip the gradient all-reduce: for all micro-batches of a step but the last."""
     if isinstance(parallel, DistributedDataParallel):
         return parallel.no_sync()
     return nullcontext()

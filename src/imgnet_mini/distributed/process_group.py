@@ -1,6 +1,6 @@
-"""How the processes that torchrun starts find one another, and how they end.
+"""Process group of the ranks that torchrun starts: rendezvous, shared failure, shutdown.
 
-What fails on one rank ends all of them, with one message.
+An error on one rank ends all of them, and exactly one rank reports it.
 """
 
 import os
@@ -11,163 +11,205 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import uuid4
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # they are there
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # untyped
 
-from imgnet_mini.config.settings import RuntimeConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext, Store
-from imgnet_mini.errors import ImgnetMiniError, LostRankError, RankError, StoppedError
+from imgnet_mini.errors import (
+    ConfigError,
+    ImgnetMiniError,
+    LostRankError,
+    RankError,
+    StoppedError,
+)
 from imgnet_mini.utils.signals import default_signal_handlers
 from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
-_MEETING: Final = "imgnet-mini"
-"""Key of the store."""
-
-_MEET_SECONDS: Final = 300
+_RENDEZVOUS_KEY: Final = "imgnet-mini"
+_RENDEZVOUS_SECONDS: Final = 300
 _POLL_SECONDS: Final = 0.5
-_GRACE_SECONDS: Final = 30
-"""What torchrun leaves its processes between SIGTERM and SIGKILL."""
+_KILL_SECONDS: Final = 30
+"""Time that torchrun leaves its processes between SIGTERM and SIGKILL."""
 
 
 @contextmanager
-def init_distributed(runtime: RuntimeConfig) -> Iterator[DistributedContext]:
-    """Link this process to the others that torchrun has started, if there are any.
+def init_distributed(device: str = "auto", *, timeout: float = 600) -> Iterator[DistributedContext]:
+    """Join the process group of this run; without one, yield `SINGLE_PROCESS`.
+
+    A process group that is initialized already is used and not destroyed. Else one is created
+    from the variables that torchrun sets, and destroyed at the end of the block.
+
+    device: `--device`; NCCL is used for "auto" and "cuda" if CUDA is available, else gloo alone.
+    timeout: seconds to wait for another rank in one operation; an existing group keeps its own.
 
     Raises:
-        RankError: something that a user can cause and cure has failed, on this rank first.
-        LostRankError: another rank is gone, or does not answer.
-        SystemExit: the same, where another rank says why.
+        RankError: an error that a user can fix, which this rank is the first to report.
+        LostRankError: another rank has exited or does not answer.
+        ConfigError: the existing process group has no backend for CPU tensors.
+        SystemExit: another rank reports the error.
     """
-    launch = TorchrunEnv.from_environment()
-    if launch.world_size == 1:
+    if dist.is_available() and dist.is_initialized():
+        distributed = _use_existing_group()
+        with _fail_together(distributed, timeout=None):
+            yield distributed
+        return
+    env = TorchrunEnv.from_environment()
+    if env.world_size == 1:
         yield SINGLE_PROCESS
         return
-    with _ending_with_parent():
+    with _stop_with_parent():
         try:
-            distributed = _link(runtime, launch)
+            distributed = _create_group(env, device, timeout)
         except RuntimeError as error:
-            raise _lost(error, runtime.dist_timeout) or error from error
-        with _failing_together(distributed, runtime):
+            raise _to_lost_rank_error(error, timeout) or error from error
+        with _fail_together(distributed, timeout):
             yield distributed
         dist.destroy_process_group()
 
 
-def _link(runtime: RuntimeConfig, launch: TorchrunEnv) -> DistributedContext:
-    on_gpu = runtime.device in ("auto", "cuda") and torch.cuda.is_available()
-    store = _reach_store()
-    store = PrefixStore(f"imgnet-mini {_meet(store, launch)}", store)
-    with default_signal_handlers():  # torch waits here for a rank that is killed meanwhile
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            timeout=timedelta(seconds=runtime.dist_timeout),
-            store=store,
-            rank=launch.rank,
-            world_size=launch.world_size,
+def _use_existing_group() -> DistributedContext:
+    if dist.get_world_size() == 1:
+        return SINGLE_PROCESS
+    backends = dist.get_backend_config()
+    if "cpu:" not in backends:
+        raise ConfigError(
+            f"the initialized process group has no backend for CPU tensors ({backends}): "
+            'initialize it with backend="cpu:gloo,cuda:nccl"'
         )
-    return DistributedContext(launch, store)
+    group = cast(dist.ProcessGroup, dist.group.WORLD)
+    prefix = [uuid4().hex]  # the store may hold keys of an earlier run in these processes
+    dist.broadcast_object_list(prefix)
+    store = PrefixStore(f"imgnet-mini {prefix[0]}", group.get_group_store())
+    return DistributedContext(_env_of_existing_group(), store)
 
 
-def _reach_store() -> Any:
-    """The store that torchrun has told of.
+def _env_of_existing_group() -> TorchrunEnv:
+    """Return local ranks as torchrun set them, or count the ranks of each host."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    env = TorchrunEnv.from_environment()
+    hosts: list[Any] = [None] * world_size
+    dist.all_gather_object(hosts, (platform.node(), env.rank == rank, env.world_size))
+    if all(matches and size == world_size for _, matches, size in hosts):
+        return env
+    names = [name for name, _, _ in hosts]
+    host = names[rank]
+    return TorchrunEnv(rank, world_size, names[:rank].count(host), names.count(host))
 
-    Raises:
-        LostRankError: it cannot be reached.
-    """
+
+def _create_group(env: TorchrunEnv, device: str, timeout: float) -> DistributedContext:
+    use_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
+    store = _connect_store()
+    store = PrefixStore(f"imgnet-mini {_agree_on_prefix(store, env)}", store)
+    with default_signal_handlers():  # torch blocks here if a rank is killed meanwhile
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
+            timeout=timedelta(seconds=timeout),
+            store=store,
+            rank=env.rank,
+            world_size=env.world_size,
+        )
+    return DistributedContext(env, store)
+
+
+def _connect_store() -> Any:
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=_MEET_SECONDS)))
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=_RENDEZVOUS_SECONDS)))
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise LostRankError(
-            f"the processes cannot meet at {address}: {str(error).splitlines()[0]}"
+            f"cannot connect to the store of torchrun at {address}: {str(error).splitlines()[0]}. "
+            "Check that the address is reachable from every machine (--rdzv-endpoint)"
         ) from error
     return store
 
 
-def _meet(store: Store, launch: TorchrunEnv) -> str:
-    """Wait for all ranks; return a name for their meeting that no earlier one had.
+def _agree_on_prefix(store: Store, env: TorchrunEnv) -> str:
+    """Wait for all ranks; return a key prefix that no earlier start of them has used.
 
-    torchrun keeps its store when it starts its processes anew, and so the addresses of those that
-    are gone. Rank 0 makes up a name; the meeting is this one where each finds itself on its list.
+    torchrun keeps its store when it restarts its processes, with the addresses of those that are
+    gone. Rank 0 therefore proposes a new prefix; each rank accepts it once rank 0 lists it as
+    present.
 
     Raises:
-        LostRankError: not all have come in time.
+        LostRankError: a rank is missing after the timeout.
     """
-    me, came = uuid4().hex, dict[int, str]()
-    deadline = time.monotonic() + _MEET_SECONDS
+    own_id, present = uuid4().hex, dict[int, str]()
+    deadline = time.monotonic() + _RENDEZVOUS_SECONDS
     while time.monotonic() < deadline:
-        if launch.is_main_process:
-            store.set(_MEETING, me)
-            for rank in range(1, launch.world_size):
-                if store.check([f"{me} {rank}"]):
-                    came[rank] = store.get(f"{me} {rank}").decode()
-            if len(came) == launch.world_size - 1:
-                store.set(f"{me} all", " ".join(came.values()))
-                return me
-        elif store.check([_MEETING]):
-            name = store.get(_MEETING).decode()
-            store.set(f"{name} {launch.rank}", me)
-            if store.check([f"{name} all"]) and me in store.get(f"{name} all").decode():
-                return name
+        if env.is_main_process:
+            store.set(_RENDEZVOUS_KEY, own_id)
+            for rank in range(1, env.world_size):
+                if store.check([f"{own_id} {rank}"]):
+                    present[rank] = store.get(f"{own_id} {rank}").decode()
+            if len(present) == env.world_size - 1:
+                store.set(f"{own_id} all", " ".join(present.values()))
+                return own_id
+        elif store.check([_RENDEZVOUS_KEY]):
+            prefix = store.get(_RENDEZVOUS_KEY).decode()
+            store.set(f"{prefix} {env.rank}", own_id)
+            if store.check([f"{prefix} all"]) and own_id in store.get(f"{prefix} all").decode():
+                return prefix
         time.sleep(_POLL_SECONDS / 10)
     raise LostRankError(
-        f"rank {launch.rank} of {launch.world_size} has waited {_MEET_SECONDS} s for the others: "
-        "start all machines, with the same --nnodes and --rdzv-endpoint"
+        f"rank {env.rank} of {env.world_size} has waited {_RENDEZVOUS_SECONDS} s for the other "
+        "ranks: start torchrun on all machines, with the same --nnodes and --rdzv-endpoint"
     )
 
 
 @contextmanager
-def _failing_together(distributed: DistributedContext, runtime: RuntimeConfig) -> Iterator[None]:
+def _fail_together(distributed: DistributedContext, timeout: float | None) -> Iterator[None]:
+    """Let one rank report an error of the block. A `StoppedError` is raised on all ranks alike."""
     try:
         yield
-    except StoppedError:  # all ranks have agreed on it
+    except StoppedError:
         raise
     except Exception as error:
-        said = _said_once(distributed, _lost(error, runtime.dist_timeout) or error)
-        if said is error:
+        known = _to_lost_rank_error(error, timeout) or error
+        replacement = _error_of_this_rank(distributed, known)
+        if replacement is error:
             raise
-        raise said from error
+        raise replacement from error
 
 
-def _said_once(distributed: DistributedContext, error: Exception) -> BaseException:
-    """What a rank ends with, so that one of them alone says why. A bug keeps its traceback."""
-    reports = distributed.claim_failure()
+def _error_of_this_rank(distributed: DistributedContext, error: Exception) -> BaseException:
+    """Return the error to raise here, so that one rank reports it. A bug keeps its traceback."""
+    reports = distributed.claim_error_report()
     if not isinstance(error, ImgnetMiniError) or (reports and distributed.is_main_process):
         return error
     if not reports:
         return SystemExit(error.exit_code)
-    place = f"rank {distributed.rank} of {distributed.world_size}, on {platform.node()}"
-    return RankError(f"{place}: {error}", error.exit_code)
+    rank = f"rank {distributed.rank} of {distributed.world_size}, on {platform.node()}"
+    return RankError(f"{rank}: {error}", error.exit_code)
 
 
-def _lost(error: Exception, seconds: float) -> LostRankError | None:
-    """What an error of the link between ranks means; None for any other."""
+def _to_lost_rank_error(error: Exception, timeout: float | None) -> LostRankError | None:
+    """Translate an error of torch.distributed; return None for any other error."""
     if not isinstance(error, RuntimeError):
         return None
     text = str(error)
-    safe = "What had been saved is whole: the same command with train --resume goes on from there"
+    cure = "Saved checkpoints are intact: continue with the same command and train --resume"
     if "imed out" in text or "timeout" in text.lower():
-        return LostRankError(
-            f"no answer from another process for {seconds:g} s (--dist-timeout). {safe}"
-        )
+        limit = "" if timeout is None else f" for {timeout:g} s (--dist-timeout)"
+        return LostRankError(f"no answer from another rank{limit}. {cure}")
     if isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text:
-        return LostRankError(f"another process of this run has ended without a word. {safe}")
+        return LostRankError(f"another rank exited unexpectedly. {cure}")
     return None
 
 
 @contextmanager
-def _ending_with_parent() -> Iterator[None]:
-    """Stop as by SIGTERM once torchrun is gone: without it, nobody would end the ranks."""
-    parent, over = os.getppid(), threading.Event()
+def _stop_with_parent() -> Iterator[None]:
+    """Send this process SIGTERM once torchrun is gone: nothing else would end the ranks."""
+    parent, done = os.getppid(), threading.Event()
 
     def watch() -> None:
-        while not over.wait(_POLL_SECONDS):
+        while not done.wait(_POLL_SECONDS):
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
-                if not over.wait(_GRACE_SECONDS):
+                if not done.wait(_KILL_SECONDS):
                     os._exit(128 + signal.SIGTERM)
                 return
 
@@ -175,4 +217,4 @@ def _ending_with_parent() -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        done.set()

@@ -1,4 +1,4 @@
-"""When to look up from the steps: the same step on every rank."""
+"""Agreement of the ranks after a number of steps: signals, and when to save."""
 
 import time
 from typing import Final
@@ -6,56 +6,58 @@ from typing import Final
 from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.utils.signals import SIGNALS, StopRequest, StopRequestedError
 
-_SECONDS: Final = 1.0  # a look waits for the device: about 0.2 ms of its idle time each
+_SYNC_SECONDS: Final = 1.0  # each sync waits for the device: about 0.2 ms of idle time
 
 
 class RankSync:
-    """Asks after each step whether it is time for a look, about once a second.
+    """Synchronizes the ranks about once a second, after the same step on each of them.
 
-    Clocks and signals differ between ranks. So where there are several, they agree in each look on
-    how many steps to take to the next one, and in one look they see a signal that came to any.
+    Clocks and signals differ between ranks. In each sync they therefore agree on the number of
+    steps until the next one, and all of them learn of a signal that any of them received.
 
-    most: steps between two looks.
+    max_steps: steps between two syncs, at most.
     """
 
-    def __init__(self, distributed: DistributedContext, stop: StopRequest, *, most: int) -> None:
+    def __init__(
+        self, distributed: DistributedContext, stop: StopRequest, *, max_steps: int
+    ) -> None:
         self._distributed = distributed
         self._stop = stop
-        self._most = most
-        self._planned = 1
-        self._taken = 0
-        self._looked_at = time.perf_counter()
+        self._max_steps = max_steps
+        self._planned_steps = 1
+        self._steps = 0
+        self._synced_at = time.perf_counter()
 
     def should_sync(self) -> bool:
-        """Call after each step."""
-        self._taken += 1
+        """Return whether to call `sync` now. Call after each step."""
+        self._steps += 1
         if self._distributed.world_size > 1:
-            return self._taken >= self._planned
-        return self._taken == self._most or self._elapsed() > _SECONDS
+            return self._steps >= self._planned_steps
+        return self._steps == self._max_steps or self._elapsed() > _SYNC_SECONDS
 
-    def look(self, wish: bool = False) -> bool:
-        """Start on the steps to the next look; return what rank 0 wishes.
+    def sync(self, decision: bool = False) -> bool:
+        """Plan the steps until the next sync; return the decision of rank 0 on all ranks.
 
         Raises:
             StopRequestedError: a signal has come to any rank.
         """
-        lr = self._taken / max(self._elapsed(), 1e-6)
-        planned = min(self._most, 2 * self._taken, int(_SECONDS * lr))
-        self._taken, self._looked_at = 0, time.perf_counter()
+        steps_per_second = self._steps / max(self._elapsed(), 1e-6)
+        planned = min(self._max_steps, 2 * self._steps, int(_SYNC_SECONDS * steps_per_second))
+        self._steps, self._synced_at = 0, time.perf_counter()
         if self._distributed.world_size == 1:
-            return wish
-        said = [max(1, planned), wish] if self._distributed.is_main_process else [0, 0]
-        heard = [self._stop.received == number for number in SIGNALS]
-        self._planned, wished, *signals = map(
-            round, self._distributed.all_reduce_sum([*said, *heard])
+            return decision
+        plan = [max(1, planned), decision] if self._distributed.is_main_process else [0, 0]
+        received = [self._stop.received == number for number in SIGNALS]
+        self._planned_steps, decided, *signals = map(
+            round, self._distributed.all_reduce_sum([*plan, *received])
         )
-        for number, times in zip(SIGNALS, signals, strict=True):
-            if times:  # one that has come since is for the next look: nobody else knows of it
+        for number, count in zip(SIGNALS, signals, strict=True):
+            if count:  # a later signal waits for the next sync: no other rank knows of it yet
                 raise StopRequestedError(number)
-        return bool(wished)
+        return bool(decided)
 
     def check(self) -> None:
-        """Call between steps: alone, a process need not wait for a look.
+        """Check for a signal between steps; several ranks check in `sync` only.
 
         Raises:
             StopRequestedError: a signal has come.
@@ -64,4 +66,4 @@ class RankSync:
             self._stop.check()
 
     def _elapsed(self) -> float:
-        return time.perf_counter() - self._looked_at
+        return time.perf_counter() - self._synced_at

@@ -61,7 +61,7 @@ class RunPaths:
         """What a checkpoint that was not as it was saved is renamed to."""
         return self.checkpoint_dir / "checkpoint.pth.damaged"
 
-    def written_folders(self) -> tuple[Path, Path, Path]:
+    def training_dirs(self) -> tuple[Path, Path, Path]:
         """Where the process that trains writes, and no other."""
         return self.checkpoint_dir, self.log_dir, self.event_dir
 
@@ -136,7 +136,7 @@ class RunPaths:
         return self.report_dir / "skipped_images.txt"
 
     @property
-    def pictures_and_tables(self) -> list[Path]:
+    def report_files(self) -> list[Path]:
         """What `evaluate` and `report` write."""
         names = (
             *("metrics.json", "predictions.csv", "report.json", "classification_report.txt"),

@@ -76,7 +76,7 @@ def evaluate(
     parts: list[Tensor] = []
     done = 0
     began = time.perf_counter()
-    rank_sync = RankSync(distributed, stop, most=_UNLOOKED_BATCHES)
+    rank_sync = RankSync(distributed, stop, max_steps=_UNLOOKED_BATCHES)
     with torch.no_grad(), progress_bar(label, loader.images) as bar:
         for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
@@ -87,7 +87,7 @@ def evaluate(
             if rank_sync.should_sync() and batch < len(
                 loader
             ):  # the last may be empty on some ranks
-                rank_sync.look()
+                rank_sync.sync()
             rank_sync.check()
         ours = torch.cat(parts).cpu() if parts else torch.empty(0, 0)  # blocking
     table = distributed.all_gather_rows(ours, loader.positions(), loader.images)

@@ -189,7 +189,7 @@ def clean_run(paths: RunPaths) -> int:
 
     Reports are written without the lock, so that only what is old there is left over.
     """
-    return remove_temporary_files(*paths.written_folders()) + clean_reports(paths)
+    return remove_temporary_files(*paths.training_dirs()) + clean_reports(paths)
 
 
 def clean_reports(paths: RunPaths) -> int:

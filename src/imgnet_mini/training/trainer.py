@@ -145,7 +145,7 @@ class Trainer:
         label = label or f"Epoch {state.epoch:03d} train"
         began = saved_at = time.perf_counter()
         seconds_before = state.seconds
-        rank_sync = RankSync(self._distributed, stop, most=_UNREAD_STEPS)
+        rank_sync = RankSync(self._distributed, stop, max_steps=_UNREAD_STEPS)
         with (
             closing(loader.epoch(state.epoch, start=state.batch)) as batches,
             progress_bar(label, len(loader), done=state.batch) as bar,
@@ -159,7 +159,7 @@ class Trainer:
                         state.seconds = seconds_before + read_at - began
                         now = self._epoch_metrics(images_per_step)
                         bar.show(state.batch, now.to_text(state.lr))
-                        if rank_sync.look(read_at - saved_at > save_seconds):
+                        if rank_sync.sync(read_at - saved_at > save_seconds):
                             save()
                             saved_at = time.perf_counter()
                     rank_sync.check()

@@ -31,7 +31,7 @@ def atomic_write(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO]:
     """
     with translate_write_errors(path, needs), temporary_file(path) as (file, temporary):
         yield file
-        settle(file, temporary)
+        flush_and_close(file, temporary)
         temporary.replace(path)
         fsync_folder(path.parent)
 
@@ -65,7 +65,7 @@ def open_nofollow(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-def settle(file: BinaryIO, temporary: Path) -> None:
+def flush_and_close(file: BinaryIO, temporary: Path) -> None:
     """Bring all of a temporary file to the disk, ready to take its name."""
     file.flush()
     temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private to its owner

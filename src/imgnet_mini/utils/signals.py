@@ -27,7 +27,7 @@ class StopRequestedError(Exception):
         self.signal_number = signal_number
 
 
-class StopNowError(BaseException):
+class ImmediateStopError(BaseException):
     """A signal ends the command wherever it is: before its work, after it, or the second time."""
 
     def __init__(self, signal_number: int) -> None:
@@ -38,11 +38,11 @@ class StopNowError(BaseException):
 class StopRequest:
     """Remembers the first signal while its block runs; a second one ends the command at once.
 
-    with_ranks: whether this process is one of several.
+    distributed: whether this process is one of several.
     """
 
-    def __init__(self, *, with_ranks: bool = False) -> None:
-        self._with_ranks = with_ranks
+    def __init__(self, *, distributed: bool = False) -> None:
+        self._distributed = distributed
         self.received: int | None = None
         """The first signal that has come."""
         self._received_at = 0.0
@@ -75,12 +75,12 @@ class StopRequest:
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = number, now
-        elif now - self._received_at > (RANK_ECHO_SECONDS if self._with_ranks else ECHO_SECONDS):
+        elif now - self._received_at > (RANK_ECHO_SECONDS if self._distributed else ECHO_SECONDS):
             _stop_now(number, frame)
 
 
 @contextmanager
-def raise_on_signal(*, for_good: bool = False) -> Iterator[None]:
+def raise_on_signal(*, ignore_later: bool = False) -> Iterator[None]:
     """Outside the block of a `StopRequest`, let a signal end the command wherever it is.
 
     for_good: whether the process ends with the block; signals that come later are then ignored.
@@ -93,7 +93,7 @@ def raise_on_signal(*, for_good: bool = False) -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, signal.SIG_IGN if for_good else handler)
+            signal.signal(number, signal.SIG_IGN if ignore_later else handler)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def default_signal_handlers() -> Iterator[None]:
 def _stop_now(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
         exit_on_signal(number)
-    raise StopNowError(number)
+    raise ImmediateStopError(number)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -1,4 +1,4 @@
-"""What torchrun says of this process; but for `at_once`, the only reader of RANK and its like."""
+"""Environment variables set by torchrun; `early_exit` alone reads RANK without this module."""
 
 import os
 from collections.abc import Mapping
@@ -10,10 +10,7 @@ from imgnet_mini.errors import ConfigError
 
 @dataclass(frozen=True)
 class TorchrunEnv:
-    """The place of this process among those that were started together.
-
-    local_rank, local_size: the same among those of its own machine.
-    """
+    """Rank of this process among all processes of the run, and among those of its machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -22,45 +19,46 @@ class TorchrunEnv:
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] = os.environ) -> Self:
-        """The place that torchrun has given; that of a process alone, where it gave none.
+        """Read the variables; a process that torchrun has not started is rank 0 of 1.
 
         Raises:
-            ConfigError: the variables contradict one another.
+            ConfigError: a variable is not a number, or a rank exceeds its world size.
         """
         if "RANK" not in variables or "WORLD_SIZE" not in variables:
             return cls()
-        launch = cls(
+        env = cls(
             rank=_number(variables, "RANK", 0),
             world_size=_number(variables, "WORLD_SIZE", 1),
             local_rank=_number(variables, "LOCAL_RANK", 0),
             local_world_size=_number(variables, "LOCAL_WORLD_SIZE", 1),
         )
-        if not (launch.rank < launch.world_size and launch.local_rank < launch.local_world_size):
+        if not (env.rank < env.world_size and env.local_rank < env.local_world_size):
             raise ConfigError(
-                f"the environment says RANK={launch.rank} of WORLD_SIZE={launch.world_size}, and "
-                f"LOCAL_RANK={launch.local_rank} of LOCAL_WORLD_SIZE={launch.local_world_size}: "
-                "unset them, or start with torchrun, which sets them"
+                f"environment variables contradict each other: RANK={env.rank} of "
+                f"WORLD_SIZE={env.world_size}, LOCAL_RANK={env.local_rank} of "
+                f"LOCAL_WORLD_SIZE={env.local_world_size}: unset them, or start with torchrun, "
+                "which sets them"
             )
-        return launch
+        return env
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that prints and writes."""
+        """Whether this process prints and writes files: rank 0 does."""
         return self.rank == 0
 
 
-def is_main_process() -> bool:
-    """Whether this process prints: alone, or as the first of several."""
+def is_main_process_from_env() -> bool:
+    """Return whether this process is rank 0, without a check of the variables."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def is_distributed() -> bool:
-    """Whether other processes were started together with this one."""
+def is_distributed_from_env() -> bool:
+    """Return whether torchrun has started more than one process."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def local_world_size_from_env() -> int:
-    """How many ranks share its processors; a number that makes no sense counts as one."""
+    """Return the number of ranks on this machine; an invalid value counts as 1."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, int(text)) if text.isdecimal() else 1
 
@@ -69,7 +67,7 @@ def _number(variables: Mapping[str, str], name: str, default: int) -> int:
     text = variables.get(name, str(default))
     if not text.isdecimal():
         raise ConfigError(
-            f"the environment says {name}={text!r}, which is no number: unset it, or start with "
+            f"environment variable {name}={text!r} is not a number: unset it, or start with "
             "torchrun, which sets it"
         )
     return int(text)

@@ -24,13 +24,13 @@ from imgnet_mini.data.pack.format import (
     FORMAT,
     MANIFEST,
     SPLITS,
-    Manifest,
+    PackManifest,
     index_dtype,
     split_file,
 )
 from imgnet_mini.data.pack.growing_array import GrowingArray, holds_rows
 from imgnet_mini.data.pack.place import PROBLEMS, PROGRESS
-from imgnet_mini.data.pack.plan import PackedImage, Packer, Plan
+from imgnet_mini.data.pack.plan import ImagePacker, PackedImage, PackPlan
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.atomic_file import atomic_write, write_text
 from imgnet_mini.utils.console import escape_line
@@ -66,10 +66,10 @@ class Whole(NamedTuple):
     histogram: NDArray[np.int64]
 
 
-class Build:
+class PackBuilder:
     """Rows behind rows, and now and then a note of how many are safely there."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: PackPlan, folder: Path) -> None:
         self._plan = plan
         self._folder = folder
         self._row_dtype = index_dtype(max(plan.splits[split].files.itemsize for split in SPLITS))
@@ -119,7 +119,7 @@ class Build:
             kept = np.load(split_file(self._folder, split, "index"))["target"]
             images.check_unchanged(kept)
 
-    def finish(self) -> Manifest:
+    def finish(self) -> PackManifest:
         """Complete the files, the manifest last."""
         for array in self._arrays.values():
             array.finish()
@@ -161,7 +161,7 @@ class Build:
 
     def _run_split(self, split: str, pool: ThreadPoolExecutor, on_image: OnImage) -> None:
         images = self._plan.splits[split]
-        pack = Packer(self._plan, split)
+        pack = ImagePacker(self._plan, split)
 
         def attempt(index: int) -> PackedImage | ImageError:
             try:
@@ -193,8 +193,8 @@ class Build:
         else:
             self._arrays[split, "images"].append(result.square[None])
             self._arrays[split, "index"].append(row)
-            if result.complaint:
-                suspect = escape_line(f"{place}: {result.complaint}")
+            if result.warning:
+                suspect = escape_line(f"{place}: {result.warning}")
                 whole = whole._replace(suspect=[*whole.suspect, suspect])
             if split == "train":
                 whole = whole._replace(histogram=whole.histogram + result.histogram)
@@ -220,12 +220,12 @@ class Build:
         write_text(self._folder / PROGRESS, progress.model_dump_json())
         self._saved_at = time.monotonic()
 
-    def _manifest(self) -> Manifest:
+    def _manifest(self) -> PackManifest:
         values = np.arange(256)
         histogram = self._whole.histogram
         mean = histogram @ values / histogram.sum(1)
         variance = histogram @ values**2 / histogram.sum(1) - mean**2
-        return Manifest(
+        return PackManifest(
             format=FORMAT,
             imgnet_mini=__version__,
             pillow=PIL.__version__,

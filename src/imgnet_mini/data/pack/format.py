@@ -54,7 +54,7 @@ class NoPackError(DataError):
     """There is no pack where one was looked for."""
 
 
-class Manifest(BaseModel):
+class PackManifest(BaseModel):
     """How a pack was made."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -96,7 +96,7 @@ class PackedSplit:
 class Pack:
     """A pack that fits its source; `skipped` is what it leaves out, place to reason."""
 
-    manifest: Manifest
+    manifest: PackManifest
     train: PackedSplit
     val: PackedSplit
     skipped: Mapping[str, str]
@@ -149,7 +149,7 @@ def open_pack(
     return Pack(manifest, **splits, skipped=_reasons(pack_dir, places, manifest.skipped))
 
 
-def _read_manifest(pack_dir: Path) -> Manifest:
+def _read_manifest(pack_dir: Path) -> PackManifest:
     path = pack_dir / MANIFEST
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -157,7 +157,7 @@ def _read_manifest(pack_dir: Path) -> Manifest:
         if number == FORMAT:
             if content.get("eval_size") is None:  # as earlier versions wrote it for img_size
                 content["eval_size"] = content["img_size"]
-            return Manifest.model_validate(content)
+            return PackManifest.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         raise _damaged(path, f"{problem['loc'][0]}: {problem['msg']}") from error

@@ -16,7 +16,7 @@ PROGRESS: Final = "progress.json"
 PROBLEMS: Final = "problems.txt"
 
 
-class PackPlace:
+class PackFolder:
     """A pack's folder, and two beside it: one while a pack is made, one while it is replaced.
 
     Nothing in any of the three is removed that a pack has not made.

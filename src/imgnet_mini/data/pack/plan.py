@@ -26,7 +26,7 @@ DETAIL: Final = 1.5
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackPlan:
     """The files, and the sides of the squares they become."""
 
     splits: dict[str, ImageFolder]
@@ -83,7 +83,7 @@ def make_plan(
     pack_size: int | None,
     img_size: int,
     eval_size: int | None = None,
-) -> Plan:
+) -> PackPlan:
     """The plan for these images.
 
     eval_size: side of the validation images; None for img_size.
@@ -91,7 +91,7 @@ def make_plan(
     pack_size: None for 3/2 of img_size, or for the longest side of all the images where that is
     less, since a larger square would hold no more; squares of that side stay as they are.
     """
-    return Plan(
+    return PackPlan(
         splits={"train": train, "val": val},
         stamps={"train": file_stamps(train), "val": file_stamps(val)},
         pack_size=pack_size or _longest_side(train, round(DETAIL * img_size)),
@@ -121,13 +121,13 @@ class PackedImage(NamedTuple):
     width: int
     height: int
     histogram: NDArray[np.int64]
-    complaint: str | None
+    warning: str | None
 
 
-class Packer:
+class ImagePacker:
     """Makes the rows of a split."""
 
-    def __init__(self, plan: Plan, split: str) -> None:
+    def __init__(self, plan: PackPlan, split: str) -> None:
         self._side = plan.side(split)
         self._crop = EvalCrop(plan.eval_size) if split == "val" else None
 
@@ -137,11 +137,11 @@ class Packer:
         Raises:
             DataError: it cannot be decoded.
         """
-        pixels, complaint = decode(path)
+        pixels, warning = decode(path)
         height, width = pixels.shape[:2]
         square = squash(pixels, self._side) if self._crop is None else np.array(self._crop(pixels))
         histogram = np.array(Image.fromarray(square).histogram()).reshape(3, 256)
-        return PackedImage(square, width, height, histogram, complaint)
+        return PackedImage(square, width, height, histogram, warning)
 
 
 def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -46,11 +46,11 @@ class PackSource:
         self._crop_here = crop is not None and device.type == "cpu"
         self._pool = thread_pool(self._threads)
         wanted = data.pack_on_device if crop is not None else "off"
-        self._resident = ResidentRows(split.pixels, device, wanted)
+        self._resident = DeviceRows(split.pixels, device, wanted)
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the order's epoch."""
-        self._resident.settle(at_full_size=self._order.at_full_size)
+        self._resident.before_epoch(at_full_size=self._order.at_full_size)
         if self._crop_here or not self._threads:
             # A CPU that trains has no core to spare: its threads share each batch instead.
             yield from map(self._load, self._order)
@@ -118,7 +118,7 @@ class PackSource:
         return batch.apply(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
 
 
-class ResidentRows:
+class DeviceRows:
     """The rows of a pack in the device's own memory: when asked for, or once there is room.
 
     Whether there is room is seen, not guessed: after an epoch of images at their full size, with
@@ -137,7 +137,7 @@ class ResidentRows:
         self._wanted = wanted if device.type == "cuda" else "off"
         self._epochs = 0
 
-    def settle(self, *, at_full_size: bool = True) -> None:
+    def before_epoch(self, *, at_full_size: bool = True) -> None:
         """Call before each epoch.
 
         at_full_size: whether no later epoch has larger images.

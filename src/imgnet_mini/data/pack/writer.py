@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from imgnet_mini.data.pack.build import Build, OnImage
-from imgnet_mini.data.pack.format import Manifest, array_files
-from imgnet_mini.data.pack.place import PackPlace
-from imgnet_mini.data.pack.plan import Plan
+from imgnet_mini.data.pack.build import OnImage, PackBuilder
+from imgnet_mini.data.pack.format import PackManifest, array_files
+from imgnet_mini.data.pack.place import PackFolder
+from imgnet_mini.data.pack.plan import PackPlan
 from imgnet_mini.errors import WriteError
 from imgnet_mini.utils.console import format_bytes
 
 
-def write_pack(plan: Plan, pack_dir: Path, *, skip: bool, on_image: OnImage) -> Manifest:
+def write_pack(plan: PackPlan, pack_dir: Path, *, skip: bool, on_image: OnImage) -> PackManifest:
     """Build a pack, going on where an interrupted build of the same plan stopped.
 
     A pack that is there already is replaced once the new one is complete.
@@ -27,12 +27,12 @@ def write_pack(plan: Plan, pack_dir: Path, *, skip: bool, on_image: OnImage) -> 
         InUseError: another process builds this pack.
     """
     with _explaining_writes(pack_dir):
-        place = PackPlace(pack_dir, [images.root for images in plan.splits.values()])
+        place = PackFolder(pack_dir, [images.root for images in plan.splits.values()])
         _check_free_space(plan, place.partial)
         place.partial.mkdir(parents=True, exist_ok=True)
         with place.locked():
             place.remove_temporary_files()
-            with closing(Build(plan, place.partial)) as build:
+            with closing(PackBuilder(plan, place.partial)) as build:
                 build.run(on_image)
                 build.check_images(skip=skip)
                 manifest = build.finish()
@@ -40,7 +40,7 @@ def write_pack(plan: Plan, pack_dir: Path, *, skip: bool, on_image: OnImage) -> 
     return manifest
 
 
-def _check_free_space(plan: Plan, partial: Path) -> None:
+def _check_free_space(plan: PackPlan, partial: Path) -> None:
     there = sum(path.stat().st_size for path in array_files(partial) if path.exists())
     parent = next(folder for folder in partial.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
