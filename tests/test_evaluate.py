@@ -79,7 +79,7 @@ def test_a_plain_state_dict_is_taken(data, cli, tmp_path):
 
 def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, cli):
     assert cli("evaluate", "--name", "a", "--tta") == 0
-    assert metrics()["views"] == "mirror"
+    assert metrics()["views"] == "hflip"
     before = Path("reports/a/predictions.csv").read_text()
     for path in Path("data/val").rglob("*.png"):
         with Image.open(path) as image:

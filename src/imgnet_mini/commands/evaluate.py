@@ -1,6 +1,5 @@
 """Measure a checkpoint on the validation images."""
 
-import json
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from imgnet_mini.data.tta import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
 from imgnet_mini.inference.model import checkpoint_path, epoch_of, load_network, other_arch
+from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.training.device import choose_device, describe_device
@@ -29,7 +29,7 @@ from imgnet_mini.training.setup import (
     run_paths,
     translate_torch_errors,
 )
-from imgnet_mini.utils.atomic_file import check_writable, write_text
+from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
@@ -87,22 +87,22 @@ def run(
     if not distributed.is_main_process:
         return
     predictions.save(paths.predictions)
-    summary: dict[str, Any] = {
+    result = EvaluationResult(
         **asdict(metrics),
-        "checkpoint": path.name,
-        "checkpoint_sha256": weights.sha256,
-        "epoch": epoch_of(content),
-        "arch": config.model.arch,
-        "img_size": config.data.eval_size,
-        "resize": views.resize(config.data.eval_size),
-        "views": views,
-        "precision": "fp32",
-        "device": describe_device(device),
-        "torch": str(torch.__version__),
-        "classes": list(images.val.classes),
-    }
-    write_text(paths.metrics, json.dumps(summary, indent=2) + "\n")
-    _show(path, summary["epoch"], metrics)
+        checkpoint=path.name,
+        checkpoint_sha256=weights.sha256,
+        epoch=epoch_of(content),
+        arch=config.model.arch,
+        img_size=config.data.eval_size,
+        resize=views.resize(config.data.eval_size),
+        views=views.value,
+        precision="fp32",
+        device=describe_device(device),
+        torch=str(torch.__version__),
+        classes=images.val.classes,
+    )
+    result.write(paths.metrics)
+    _show(path, result.epoch, metrics)
     print_lines(f"Wrote {paths.metrics} and {paths.predictions}")
 
 

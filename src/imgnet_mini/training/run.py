@@ -1,6 +1,5 @@
 """A run in motion: its parts, and what it writes of itself."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
 from imgnet_mini.reporting.summary import summarise_model
+from imgnet_mini.runs.environment import RunEnvironment
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
@@ -61,7 +61,7 @@ class TrainingRun:
         write_text(self.paths.config, self.config.to_toml())
         if not self.paths.environment.exists():
             environment = describe_environment(self.setup) | {"recipe": self.config.recipe}
-            write_text(self.paths.environment, json.dumps(environment, indent=2) + "\n")
+            RunEnvironment.model_validate(environment).write(self.paths.environment)
             summary = summarise_model(self.setup.model, self.config.data.img_size)
             write_text(self.paths.model_summary, summary)
         precision = {"precision": self.setup.precision.name}

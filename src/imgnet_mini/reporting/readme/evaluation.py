@@ -93,6 +93,7 @@ def _class_scores(report: JsonFile, key: str) -> list[ClassScore]:
 
 def _metrics(file: JsonFile) -> Metrics:
     checkpoint = file.text("checkpoint")
+    views = file.text("views") or ("hflip" if file.flag("tta") else "center")
     return Metrics(
         top1=file.number("top1"),
         top5=file.number("top5"),
@@ -102,7 +103,7 @@ def _metrics(file: JsonFile) -> Metrics:
         checkpoint=last_component(checkpoint) if checkpoint else None,
         epoch=file.count("epoch"),
         img_size=file.count("img_size"),
-        views=file.text("views") or ("mirror" if file.flag("tta") else "centre"),
+        views={"centre": "center", "mirror": "hflip"}.get(views, views),
     )
 
 
