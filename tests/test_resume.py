@@ -458,7 +458,11 @@ def test_what_decides_the_bits_and_has_changed_is_named(run_small, stop_after, c
         (("optimizer", "param_groups", 0, "momentum"), 0.1, "param_groups.0.momentum: 0.1"),
         (("optimizer", "param_groups", 0, "params"), [0], "they are those of other parameters"),
         (("optimizer", "state"), {}, "optimizer.state: it is that of other parameters"),
-        (("config", "schedule", "max_lr"), "auto", "config.schedule.max_lr: 'auto' is no number"),
+        (
+            ("config", "schedule", "max_lr"),
+            "auto",
+            "schedule.max_lr: Input should be a valid number",
+        ),
         (("config", "schedule", "max_lr"), 0.3, "param_groups.0.lr: "),
         (("state", "batch"), 77, "state.batch: 77, and an epoch has 4 steps"),
         (("state", "epoch"), 0, "records: they are not those of 0 epochs"),

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from imgnet_mini.config.run_config import RunConfig, fields_of
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, fields_of
 from imgnet_mini.errors import ConfigError
 
 SECTIONS = list(RunConfig.model_fields)
@@ -215,3 +215,23 @@ def test_a_file_that_cannot_be_read_names_itself(tmp_path):
 def test_only_sections_have_fields():
     with pytest.raises(KeyError):
         fields_of("nothing")
+
+
+def test_a_resolved_configuration_has_its_peak_rate_as_a_number():
+    config = RunConfig.from_recipe("mini").override({"schedule": {"max_lr": "auto"}})
+    resolved = config.resolve(0.25)
+    assert isinstance(resolved, ResolvedConfig)
+    assert (resolved.schedule.max_lr, resolved.recipe) == (0.25, "mini")
+    assert resolved.override({"schedule": {"epochs": 3}}).schedule.max_lr == 0.25
+    assert ResolvedConfig.from_tables(resolved.model_dump(mode="json")) == resolved
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("auto", "valid number"), (None, "Field required"), (0, "greater than 0"), ("inf", "finite")],
+)
+def test_a_saved_run_needs_a_peak_rate(value, message):
+    tables = RunConfig().model_dump(mode="json")
+    tables["schedule"]["max_lr"] = value
+    with pytest.raises(ConfigError, match=rf"schedule\.max_lr: .*{message}"):
+        ResolvedConfig.from_tables(tables)

@@ -6,7 +6,7 @@ from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.schema import check_place
 from imgnet_mini.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from imgnet_mini.commands.train import train, writing
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, DataError
@@ -95,7 +95,7 @@ def _take_up(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -
 
 
 def _go_on(
-    config: RunConfig,
+    config: ResolvedConfig,
     paths: RunPaths,
     store: CheckpointStore,
     taken: LoadedCheckpoint,
@@ -127,7 +127,7 @@ def _go_on(
 
 
 def _announce(
-    config: RunConfig,
+    config: ResolvedConfig,
     paths: RunPaths,
     taken: LoadedCheckpoint,
     trainer: Trainer,
@@ -147,7 +147,7 @@ def _announce(
         print_lines(*describe_new_schedule(content, config, trainer.lr))
 
 
-def _finish(config: RunConfig, paths: RunPaths, taken: LoadedCheckpoint) -> None:
+def _finish(config: ResolvedConfig, paths: RunPaths, taken: LoadedCheckpoint) -> None:
     """All epochs are done; a process that was killed may have left the log behind them.
 
     Raises:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 import torch
 
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.progressive_resize import build_progressive_resize, pixel_fraction
 from imgnet_mini.data.rng import hash_seed
@@ -44,7 +44,7 @@ def run(
     """
     paths = run_paths(config.run)
 
-    def plan() -> RunConfig:
+    def plan() -> ResolvedConfig:
         _check_no_run(config, paths, overwrite=overwrite)
         return resolve_max_lr(config, paths)
 
@@ -168,7 +168,7 @@ def _remove_run(paths: RunPaths) -> None:
         clean_run(paths)
 
 
-def _announce(config: RunConfig, paths: RunPaths, setup: Setup) -> None:
+def _announce(config: ResolvedConfig, paths: RunPaths, setup: Setup) -> None:
     environment = describe_environment(setup)
     steps, batch = len(setup.train_loader), _describe_batch(config, setup.distributed)
     print_lines(

@@ -19,6 +19,7 @@ from imgnet_mini.config.settings import (
     ModelConfig,
     OptimizerConfig,
     PrepareConfig,
+    ResolvedSchedule,
     RunSection,
     RuntimeConfig,
     ScheduleConfig,
@@ -104,14 +105,19 @@ class RunConfig(Section):
         except ValidationError as error:
             raise ConfigError(_explain(error)) from error
 
+    def resolve(self, max_lr: float) -> "ResolvedConfig":
+        """Return a copy with this peak learning rate, as training takes it.
+
+        Raises:
+            ConfigError: `max_lr` is out of bounds.
+        """
+        tables = self.override({"schedule": {"max_lr": max_lr}}).explicit()
+        resolved = ResolvedConfig.model_validate(tables)
+        resolved._recipe = self._recipe
+        return resolved
+
     def _override(self, changes: dict[str, Any]) -> Self:
-        tables: dict[str, Any] = self.explicit()
-        for section, values in changes.items():  # of a file, they may be anything
-            is_table = isinstance(values, dict) and section in RunConfig.model_fields
-            tables[section] = (
-                _replace_values(section, tables.get(section, {}), values) if is_table else values
-            )
-        config = type(self).model_validate(tables)
+        config = type(self).model_validate(_merge(self.explicit(), changes))
         config._recipe = self._recipe
         return config
 
@@ -131,6 +137,35 @@ class RunConfig(Section):
             )
             for section, values in tables.items()
         )
+
+
+class ResolvedConfig(RunConfig):
+    """Settings of a run after its peak learning rate is resolved; saved with every checkpoint."""
+
+    schedule: ResolvedSchedule
+
+    @classmethod
+    def from_tables(cls, tables: Tables) -> Self:
+        """Read the settings of a saved run; those left out keep their defaults.
+
+        Raises:
+            ConfigError: a value is out of bounds, or there is no peak learning rate.
+        """
+        try:
+            return cls.model_validate(_merge({}, tables))
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from error
+
+
+def _merge(tables: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Replace values section by section; `changes` may come from a file and hold anything."""
+    merged = dict(tables)
+    for section, values in changes.items():
+        is_table = isinstance(values, dict) and section in RunConfig.model_fields
+        merged[section] = (
+            _replace_values(section, tables.get(section, {}), values) if is_table else values
+        )
+    return merged
 
 
 def former_names(section: str) -> dict[str, str]:
@@ -171,7 +206,8 @@ def _explain_one(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{place}: unknown setting{_nearest(problem['loc'])}"
     reason = problem["msg"].removeprefix("Value error, ")
-    is_field = len(problem["loc"]) > 1  # else a whole section, too long to repeat
+    # A whole section is too long to repeat.
+    is_field = len(problem["loc"]) > 1 and problem["type"] != "missing"
     return f"{place}: {reason}" + (f" (got {problem['input']!r})" if is_field else "")
 
 

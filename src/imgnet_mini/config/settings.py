@@ -240,6 +240,13 @@ class ScheduleConfig(Section):
     """The last rate is the first divided by this."""
 
 
+class ResolvedSchedule(ScheduleConfig):
+    """The schedule with its peak learning rate as a number."""
+
+    max_lr: Annotated[float, Gt(0)]
+    """Peak learning rate."""
+
+
 class CheckpointConfig(Section):
     """How often a run is saved, and how much of it is kept."""
 

@@ -1,26 +1,27 @@
 """From a setup to a trainer."""
 
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig
 from imgnet_mini.training.optim import build_optimizer, build_scheduler
 from imgnet_mini.training.setup import Setup, translate_torch_errors
 from imgnet_mini.training.trainer import Trainer
 
 
-def build_trainer(config: RunConfig, setup: Setup, *, total_steps: int | None = None) -> Trainer:
-    """The engine before its first step; `config` has its peak rate resolved.
+def build_trainer(
+    config: ResolvedConfig, setup: Setup, *, total_steps: int | None = None
+) -> Trainer:
+    """Build the optimizer, the schedule and the trainer.
 
     total_steps: of the schedule; None: those of all epochs.
 
     Raises:
         ConfigError: the run is too short for its schedule.
     """
-    max_lr = float(config.schedule.max_lr or 0.0)
     with translate_torch_errors(config.data.batch_size):
-        optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
+        optimizer = build_optimizer(config.optimizer, setup.model, lr=config.schedule.max_lr)
         scheduler = build_scheduler(
             config.schedule,
             optimizer,
-            max_lr=max_lr,
+            max_lr=config.schedule.max_lr,
             total_steps=total_steps or config.schedule.epochs * len(setup.train_loader),
         )
         return Trainer(

@@ -63,7 +63,7 @@ def _try_for(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> 
 
     def train(lr: float) -> Sequence[float]:
         own = replace(setup, model=copy.deepcopy(setup.model))
-        at_rate = config.override({"schedule": {"max_lr": lr}, "optimizer": {"ema_decay": 0.0}})
+        at_rate = config.override({"optimizer": {"ema_decay": 0.0}}).resolve(lr)
         trainer = build_trainer(at_rate, own, total_steps=steps)
         torch.manual_seed(hash_seed(config.runtime.seed, _RNG, setup.distributed.rank))
         losses = _Losses()

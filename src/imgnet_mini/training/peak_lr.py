@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
@@ -15,30 +15,35 @@ _DECISIVE: Final = ("arch", "batch_size", "img_size")
 """Where one of these is another, the rate is not this run's."""
 
 
-def resolve_max_lr(config: RunConfig, paths: RunPaths) -> RunConfig:
-    """The configuration with its peak learning rate as a number.
+def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:
+    """Return the configuration with its peak learning rate as a number.
 
     Raises:
-        ConfigError: `auto` was asked for, and find-lr has suggested nothing for this name, or
-            has for another network, batch or size of image.
+        ConfigError: `max_lr` is `auto`, and find-lr has saved no suggestion for this run, or only
+            for another architecture, batch size or image size.
     """
-    lr = default_lr(config)
     if config.schedule.max_lr == "auto":
-        found = latest_suggestion(paths.finder_dir, paths.name)
-        if found is None:
-            raise ConfigError(
-                f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
-                f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_flags(config.run)}"
-            )
-        _compare_settings(found, config)
-        lr = found.lr
-    return config.override({"schedule": {"max_lr": lr}})
+        return config.resolve(_suggested_lr(config, paths))
+    return config.resolve(default_lr(config))
 
 
 def default_lr(config: RunConfig) -> float:
-    """What train takes without --max-lr: the peak of these settings, or that of the linear rule."""
-    own = config.schedule.max_lr
-    return own if isinstance(own, float) else linear_scaling_lr(config.data.batch_size)
+    """Return the peak learning rate of training without --max-lr: that set, or linear scaling."""
+    max_lr = config.schedule.max_lr
+    if max_lr is None or max_lr == "auto":
+        return linear_scaling_lr(config.data.batch_size)
+    return max_lr
+
+
+def _suggested_lr(config: RunConfig, paths: RunPaths) -> float:
+    found = latest_suggestion(paths.finder_dir, paths.name)
+    if found is None:
+        raise ConfigError(
+            f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
+            f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_flags(config.run)}"
+        )
+    _compare_settings(found, config)
+    return found.lr
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from imgnet_mini.checkpoint.reader import Content
-from imgnet_mini.config.run_config import RunConfig, Tables, fields_of
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, Tables, fields_of
 from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError
 
@@ -28,7 +28,7 @@ def merge_resume_config(
     *,
     replan: bool = False,
     allow_world_size_change: bool = False,
-) -> RunConfig:
+) -> ResolvedConfig:
     """The run's own configuration, with what may change taken from the command line.
 
     replan: let the schedule be another one.
@@ -39,16 +39,11 @@ def merge_resume_config(
         ConfigError: a setting was typed that would make it another run.
     """
     try:
-        saved = RunConfig().override({"data": {"loader": "folder"}}).override(content["config"])
+        saved = ResolvedConfig.from_tables(content["config"])
     except ConfigError as error:
         raise CheckpointError(
             f"the checkpoint's settings are not of this version: {error}"
         ) from error
-    if not isinstance(saved.schedule.max_lr, float):  # a run saves it resolved
-        raise CheckpointError(
-            f"the checkpoint cannot be used: config.schedule.max_lr: {saved.schedule.max_lr!r} is "
-            "no number"
-        )
     changes = {
         section: {name: value for name, value in values.items() if value != "auto"}
         for section, values in overrides.explicit().items()
@@ -93,7 +88,7 @@ def _check_same_settings(
                 raise ConfigError(_refusal(section, name, before, value, source))
 
 
-def _check_new_plan(content: Content, saved: RunConfig, plan: RunConfig) -> None:
+def _check_new_plan(content: Content, saved: ResolvedConfig, plan: ResolvedConfig) -> None:
     if plan.schedule == saved.schedule:
         raise ConfigError(
             "--replan: the schedule would stay as it is; name what is to be another, such as "
@@ -137,16 +132,15 @@ def _refusal(section: str, name: str, before: Any, after: Any, recipe: str | Non
     )
 
 
-def describe_new_schedule(content: Content, config: RunConfig, lr: float) -> list[str]:
+def describe_new_schedule(content: Content, config: ResolvedConfig, lr: float) -> list[str]:
     """What a new schedule does to the rate."""
     schedule = config.schedule
-    peak = float(schedule.max_lr or 0.0)
-    last = peak / schedule.div_factor / schedule.final_div_factor
+    last = schedule.max_lr / schedule.div_factor / schedule.final_div_factor
     before = content["optimizer"]["param_groups"][0]["lr"]
     return [
         f"New plan: one cycle over {schedule.epochs} epochs, entered at the place where the run "
         f"is. The learning rate goes from {before:.3g} to {lr:.3g} at once, then along that "
-        f"curve (peak {peak:.3g}) down to {last:.3g}",
+        f"curve (peak {schedule.max_lr:.3g}) down to {last:.3g}",
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
 from imgnet_mini.reporting.summary import summarise_model
@@ -41,7 +41,7 @@ _WITHOUT_EFFECT = {
 class TrainingRun:
     """What `train` and `resume` have put together. Rank 0 has the run's lock, and alone writes."""
 
-    config: RunConfig
+    config: ResolvedConfig
     paths: RunPaths
     setup: Setup
     trainer: Trainer
