@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import ResumableBatchSampler
 from imgnet_mini.runs.logger import RunLogger
@@ -72,11 +72,11 @@ def main() -> None:
                 "model": {"arch": options.arch},
             }
         )
-        config = resolve_max_lr(config, RunPaths(folder, "safety"))
-        print(json.dumps(_measure(config, options.rounds), indent=2))
+        resolved = resolve_max_lr(config, RunPaths(folder, "safety"))
+        print(json.dumps(_measure(resolved, options.rounds), indent=2))
 
 
-def _measure(config: RunConfig, rounds: int) -> dict[str, object]:
+def _measure(config: ResolvedConfig, rounds: int) -> dict[str, object]:
     setup = build_setup(config)
     trainer = build_trainer(config, setup)
     paths = RunPaths(config.run.output_dir, "safety")

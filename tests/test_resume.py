@@ -461,7 +461,7 @@ def test_what_decides_the_bits_and_has_changed_is_named(run_small, stop_after, c
         (
             ("config", "schedule", "max_lr"),
             "auto",
-            "schedule.max_lr: Input should be a valid number",
+            "max_lr: Input should be a valid number",
         ),
         (("config", "schedule", "max_lr"), 0.3, "param_groups.0.lr: "),
         (("state", "batch"), 77, "state.batch: 77, and an epoch has 4 steps"),
