@@ -129,7 +129,7 @@ def test_a_trial_too_short_for_its_schedule_is_refused_before_work(data, cli):
 
 
 def test_trials_that_all_diverge_suggest_nothing_and_are_kept(data, cli, monkeypatch):
-    monkeypatch.setattr(lr_trials, "linear_rule", lambda _: 1e30)
+    monkeypatch.setattr(lr_trials, "linear_scaling_lr", lambda _: 1e30)
     assert cli("find-lr", *SMALL, *TRIALS) == 2
     saved = result()
     assert [run["loss"] for run in saved["trials"]["runs"]] == [None] * 3

@@ -1,7 +1,8 @@
 import csv
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,15 @@ from imgnet_mini.lr_finder.trials import Trial, Trials
 
 NOW = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 STEP = np.arange(40)
+WRONG_RATES = ('"0.1"', "NaN", "1" + "0" * 400, "-1", "0", "true")
+WRONG_VALUES = (
+    '"suggestions": []',
+    '"suggestions": {"valley": true}',
+    '"regions": {"flat": [1, "x"]}',
+    '"regions": {"flat": [1]}',
+    '"num_iter": 1.5',
+    '"trials": {"steps": 2, "runs": [{"peak_lr": 0.1, "loss": "low"}]}',
+)
 
 
 def result_of(losses, stopped="end", **changes):
@@ -139,7 +149,7 @@ def test_the_newest_suggestion_of_the_run_is_found(good, bad, tmp_path):
     assert found is not None
     assert found.path == newest.json
     assert found.lr == good.suggestions.turn
-    assert found.method == "turn"
+    assert found.recommended == "turn"
     assert found.settings == good.settings
 
 
@@ -162,14 +172,39 @@ def test_other_programs_files_are_not_looked_at(good, tmp_path):
     assert latest_suggestion(tmp_path, "a").path == saved.json
 
 
+def test_newest_compares_instants_and_not_the_text_of_the_clock(good, tmp_path):
+    """Clocks go back in autumn, and laptops travel."""
+    west, east = timezone(timedelta(hours=-7)), timezone(timedelta(hours=9))
+    save_result(good, tmp_path, NOW.astimezone(east))
+    newer = save_result(good, tmp_path, (NOW + timedelta(minutes=1)).astimezone(west))
+    assert latest_suggestion(tmp_path, "a").path == newer.json
+    assert json.loads(newer.json.read_text("utf-8"))["time"].endswith("-07:00")
+
+
+def test_a_time_without_an_offset_is_local_time(tmp_path):
+    write_json(tmp_path / "lr_finder_old.json", time="2025-01-02T03:04:05")
+    time = latest_suggestion(tmp_path, "a").time
+    assert time.tzinfo is not None
+    assert time == datetime(2025, 1, 2, 3, 4, 5).astimezone()
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[1]", '{"lr": "0.1"}', '{"lr": NaN}', '{"lr": -1}', '{"lr": 0}', '{"lr": true}'],
+    [
+        *("", "{", "[1]", "{}", "\xff", "[" * 100_000),
+        *(f'{{"name": "a", "time": "2025-01-02T03:04:05Z", "lr": {lr}}}' for lr in WRONG_RATES),
+        '{"name": "a", "lr": 0.1, "time": "yesterday"}',
+        '{"time": "2025-01-02T03:04:05Z", "lr": 0.1}',
+        *(
+            f'{{"name": "a", "time": "2025-01-02T03:04:05Z", "lr": 0.1, {more}}}'
+            for more in WRONG_VALUES
+        ),
+    ],
 )
-def test_a_damaged_result_is_named(good, tmp_path, text):
+def test_a_damaged_result_is_named_with_the_cure(good, tmp_path, text):
     save_result(good, tmp_path, NOW)
-    (tmp_path / "lr_finder_2.json").write_text(text)
-    with pytest.raises(DataError, match=r"lr_finder_2\.json"):
+    (tmp_path / "lr_finder_2.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"lr_finder_2\.json.*remove it, or run find-lr again"):
         latest_suggestion(tmp_path, "a")
 
 
@@ -187,10 +222,32 @@ def test_trials_are_kept_with_the_loss_of_each_step(good, tmp_path):
         *("peak_lr,step,loss", "0.1,0,6.9", "0.1,1,6.5", "0.2,0,6.9", "0.2,1,inf")
     ]
     assert content["lr"] == latest_suggestion(tmp_path, "a").lr == 0.1
-    assert content["recommended"] == latest_suggestion(tmp_path, "a").method == "trials"
+    assert content["recommended"] == latest_suggestion(tmp_path, "a").recommended == "trials"
 
 
 def test_results_of_earlier_releases_are_read(tmp_path):
-    old = {"name": "a", "time": "2025", "lr": 0.01, "recommended": "steepest", "settings": {}}
-    (tmp_path / "lr_finder_old.json").write_text(json.dumps(old))
-    assert latest_suggestion(tmp_path, "a").lr == 0.01
+    example = Path(__file__).parents[1] / "docs/example/lr_finder_plots"
+    result = latest_suggestion(example, "tiny-imagenet-mini")
+    assert result is not None
+    assert result.recommended == "steepest"
+    assert result.lr == result.suggestions["steepest"]
+    assert (result.path.parent / result.curve).is_file()
+
+
+def test_keys_that_a_result_lacks_are_none_or_empty(tmp_path):
+    write_json(tmp_path / "lr_finder_old.json")
+    result = latest_suggestion(tmp_path, "a")
+    assert result.lr == 0.01
+    assert result.suggestions == result.settings == {}
+    assert result.plot is result.regions.flat is result.trials is None
+
+
+def test_settings_are_read_by_their_former_names(tmp_path):
+    write_json(tmp_path / "lr_finder_old.json", settings={"clip_norm": 1.0, "zero_init": True})
+    settings = latest_suggestion(tmp_path, "a").settings
+    assert settings == {"clip_grad": 1.0, "zero_init_residual": True}
+
+
+def write_json(path, **changes):
+    least = {"name": "a", "time": "2025-01-02T03:04:05+00:00", "lr": 0.01}
+    path.write_text(json.dumps(least | changes))

@@ -82,8 +82,8 @@ def run_range_test(
             watched.look_at_loss()
         except _StopEarly as stop:
             stopped = stop.reason
-        logger = lr_finder.logger
-    return build_curve(logger["lr"], logger["loss"], stopped, num_iter=finder.num_iter)
+        history = lr_finder.history
+    return build_curve(history["lr"], history["loss"], stopped, num_iter=finder.num_iter)
 
 
 class _StopEarly(Exception):  # noqa: N818  # no error: the way out of LRFinder's loop
@@ -120,7 +120,7 @@ class _WatchedBatches(library.TrainDataLoaderIter):  # type: ignore[misc]  # it 
         Raises:
             _StopEarly: it is not finite, or the loss diverges.
         """
-        losses: list[float] = self._lr_finder.logger["loss"]
+        losses: list[float] = self._lr_finder.history["loss"]
         if len(losses) == self._seen:
             return
         self._seen = len(losses)

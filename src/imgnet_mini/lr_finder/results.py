@@ -6,20 +6,31 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PositiveFloat,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 
 from imgnet_mini.config.settings import FinderConfig
 from imgnet_mini.errors import DataError
-from imgnet_mini.lr_finder.curve import Curve
+from imgnet_mini.lr_finder.curve import Curve, Stopped
 from imgnet_mini.lr_finder.plot import draw_range_test
-from imgnet_mini.lr_finder.suggestions import Suggestions, explain
+from imgnet_mini.lr_finder.suggestions import Method, Regions, Suggestions, explain
 from imgnet_mini.lr_finder.trials import Trials
 from imgnet_mini.utils.atomic_file import write_text
 
 _PREFIX = "lr_finder_"
+_FILE_MODEL = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -59,19 +70,122 @@ class SavedPaths:
     json: Path
 
 
-@dataclass(frozen=True)
-class SavedSuggestion:
-    """The recommended rate of an earlier range test.
+_FORMER_SETTINGS = {"clip_norm": "clip_grad", "zero_init": "zero_init_residual"}
 
-    lr: above 0.
-    settings: what it was made with; empty where the file does not tell.
+
+class SavedTrial(BaseModel):
+    """One short training; its loss is None where it diverged."""
+
+    model_config = _FILE_MODEL
+
+    peak_lr: PositiveFloat
+    loss: float | None
+
+
+class SavedTrials(BaseModel):
+    """The short trainings of a result, sorted by learning rate.
+
+    losses: name of the CSV file with the loss of each step.
     """
 
-    lr: float
-    method: str
-    time: str
-    settings: dict[str, Any]
-    path: Path
+    model_config = _FILE_MODEL
+
+    steps: int
+    runs: tuple[SavedTrial, ...]
+    losses: str | None = None
+
+
+class SavedResult(BaseModel):
+    """Content of the JSON file of a result; earlier versions wrote fewer keys.
+
+    time: with a UTC offset; one without is local time.
+    steps: training steps taken, at most `num_iter`.
+    suggestions: peak learning rate of each method; None where a method has none.
+    lr: the suggestion of the method `recommended`.
+    training_steps: of the training that the suggestion is for.
+    settings: of the run, by their present names; empty where the file has none.
+    plot, curve: names of the PNG and CSV files beside the JSON file.
+    """
+
+    model_config = _FILE_MODEL
+
+    name: str
+    time: datetime
+    start_lr: PositiveFloat | None = None
+    end_lr: PositiveFloat | None = None
+    num_iter: int | None = None
+    steps: int | None = None
+    stopped: Stopped | None = None
+    suggestions: dict[Method, PositiveFloat | None] = {}
+    recommended: Method | None = None
+    lr: PositiveFloat | None
+    training_steps: int = 0
+    reason: str = ""
+    trials: SavedTrials | None = None
+    problem: str | None = None
+    regions: Regions = Regions()
+    settings: dict[str, Any] = {}
+    command: tuple[str, ...] = ()
+    train_command: str | None = None
+    plot: str | None = None
+    curve: str | None = None
+    _path: Path = PrivateAttr(Path())
+
+    @property
+    def path(self) -> Path:
+        """The file that the result was read from."""
+        return self._path
+
+    @field_validator("time")
+    @classmethod
+    def _add_offset(cls, time: datetime) -> datetime:
+        return time if time.tzinfo else time.astimezone()
+
+    @field_validator("settings")
+    @classmethod
+    def _rename_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        return {_FORMER_SETTINGS.get(name, name): value for name, value in settings.items()}
+
+    @field_serializer("time")
+    def _write_time(self, time: datetime) -> str:
+        return time.isoformat(timespec="microseconds")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the JSON file of a result.
+
+        Raises:
+            DataError: the file cannot be read, is damaged, or is not a result of find-lr.
+        """
+        try:
+            result = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            key = ".".join(map(str, problem["loc"]))
+            raise DataError(
+                f"{path} is not a result of find-lr ({key and key + ': '}{problem['msg']}); "
+                "remove it, or run find-lr again"
+            ) from error
+        result._path = path
+        return result
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file.
+
+        Raises:
+            WriteError: see `write_text`.
+        """
+        content = self.model_dump(mode="json")
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(path, text + "\n")
+
+
+class SavedSuggestion(SavedResult):
+    """A result that recommends a learning rate."""
+
+    lr: PositiveFloat
 
 
 def save_result(result: FinderResult, finder_dir: Path, stamp: datetime) -> SavedPaths:
@@ -85,35 +199,26 @@ def save_result(result: FinderResult, finder_dir: Path, stamp: datetime) -> Save
         result.curve, result.suggestions, result.settings, paths.plot, trials=result.trials
     )
     write_text(paths.curve, _curve_csv(result.curve))
-    content = _to_json(result, stamp) | {"plot": paths.plot.name, "curve": paths.curve.name}
     if result.trials:
         write_text(paths.trials, _trials_csv(result.trials))
-        content["trials"]["losses"] = paths.trials.name
-    write_text(
-        paths.json, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    _to_saved(result, stamp, paths).write(paths.json)
     return paths
 
 
 def latest_suggestion(finder_dir: Path, name: str) -> SavedSuggestion | None:
-    """The newest recommended rate for the run `name`; other programs' files are not looked at.
+    """Return the newest result for the run `name` that recommends a rate; None without one.
+
+    Only files named like a result are read.
 
     Raises:
-        DataError: a result cannot be read or is damaged, so that a newer rate may be missed.
+        DataError: a result is damaged, so that a newer suggestion may be missed.
     """
-    results = [(path, _read(path)) for path in sorted(finder_dir.glob(f"{_PREFIX}*.json"))]
-    found = [
-        SavedSuggestion(
-            lr=float(content["lr"]),
-            method=str(content.get("recommended")),
-            time=str(content.get("time")),
-            settings=dict(content.get("settings") or {}),
-            path=path,
-        )
-        for path, content in results
-        if content.get("name") == name and content.get("lr") is not None
-    ]
-    return max(found, key=lambda one: (one.time, one.path.name), default=None)
+    results = [SavedResult.read(path) for path in sorted(finder_dir.glob(f"{_PREFIX}*.json"))]
+    usable = [result for result in results if result.name == name and result.lr is not None]
+    if not usable:
+        return None
+    newest = max(usable, key=lambda result: (result.time, result.path.name))
+    return SavedSuggestion.read(newest.path)
 
 
 def _free_paths(finder: FinderConfig, finder_dir: Path, stamp: datetime) -> SavedPaths:
@@ -152,49 +257,35 @@ def _to_csv(headings: Sequence[str], rows: Iterable[Sequence[float]]) -> str:
     return text.getvalue()
 
 
-def _to_json(result: FinderResult, stamp: datetime) -> dict[str, Any]:
-    suggestions = result.suggestions
-    return {
-        "name": result.name,
-        "time": stamp.isoformat(timespec="microseconds"),
-        "start_lr": result.finder.start_lr,
-        "end_lr": result.finder.end_lr,
-        "num_iter": result.finder.num_iter,
-        "steps": len(result.curve.lrs),
-        "stopped": result.curve.stopped,
-        "suggestions": suggestions.rates,
-        "recommended": suggestions.recommended,
-        "lr": suggestions.lr,
-        "training_steps": suggestions.steps,
-        "reason": explain(suggestions, result.trials),
-        "trials": result.trials and _trials_json(result.trials),
-        "problem": suggestions.problem,
-        "regions": asdict(suggestions.regions),
-        "settings": result.settings,
-        "command": list(result.command),
-        "train_command": result.train_command,
-    }
+def _to_saved(result: FinderResult, time: datetime, paths: SavedPaths) -> SavedResult:
+    suggestions, trials = result.suggestions, result.trials
+    return SavedResult(
+        name=result.name,
+        time=time,
+        start_lr=result.finder.start_lr,
+        end_lr=result.finder.end_lr,
+        num_iter=result.finder.num_iter,
+        steps=len(result.curve.lrs),
+        stopped=result.curve.stopped,
+        suggestions=suggestions.rates,
+        recommended=suggestions.recommended,
+        lr=suggestions.lr,
+        training_steps=suggestions.steps,
+        reason=explain(suggestions, trials),
+        trials=None if trials is None else _to_saved_trials(trials, paths.trials.name),
+        problem=suggestions.problem,
+        regions=suggestions.regions,
+        settings=result.settings,
+        command=result.command,
+        train_command=result.train_command,
+        plot=paths.plot.name,
+        curve=paths.curve.name,
+    )
 
 
-def _trials_json(trials: Trials) -> dict[str, Any]:
-    """A loss that was not finite is null."""
-    runs = [
-        {"peak_lr": run.lr, "loss": run.loss if math.isfinite(run.loss) else None}
+def _to_saved_trials(trials: Trials, csv_name: str) -> SavedTrials:
+    runs = tuple(
+        SavedTrial(peak_lr=run.lr, loss=run.loss if math.isfinite(run.loss) else None)
         for run in trials.runs
-    ]
-    return {"steps": trials.steps, "runs": runs}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A result whose `lr` is null or a rate."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not a JSON file ({error}); remove it") from error
-    lr = content.get("lr") if isinstance(content, dict) else ""
-    is_rate = isinstance(lr, float | int) and not isinstance(lr, bool) and 0 < lr < float("inf")
-    if not (lr is None or is_rate):
-        raise DataError(f"{path} is not a result of find-lr; remove it, or run find-lr again")
-    return dict(content)
+    )
+    return SavedTrials(steps=trials.steps, runs=runs, losses=csv_name)
