@@ -1,4 +1,4 @@
-"""Sessions: `nox` runs lint, typecheck, tests and build; bench and gpu are asked for by name."""
+"""Sessions: `nox` runs lint, typecheck, tests, docs and build; others are asked for by name."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "typecheck", "tests", "build"]
+nox.options.sessions = ["lint", "typecheck", "tests", "docs", "build"]
 nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -41,6 +41,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/; a broken link or anchor is an error."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
+    session.run("zensical", "build", "--strict", "--clean")
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel, and run the demo from it: what a user installs is what is tried."""
     folder = Path(session.create_tmp()).resolve()
@@ -49,7 +56,7 @@ def build(session: nox.Session) -> None:
     wheel = max((folder / "dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
     session.install(str(wheel))
     example = ["--name", "tiny-imagenet-mini", "--output-dir", "docs/example"]
-    session.run("imgnet-mini", "readme", *example, "--readme", "README.md", "--check")
+    session.run("imgnet-mini", "readme", *example, "--readme", "docs/example.md", "--check")
     demo = folder / "demo"
     if demo.exists():
         session.run("python", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1])", str(demo))

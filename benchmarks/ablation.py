@@ -1,7 +1,7 @@
 """What each ingredient is worth, from the recipe `reference` to the recipe `mini`.
 
     python benchmarks/ablation.py --data-root data/tiny-imagenet-mini --work-dir out/ablation
-    python benchmarks/ablation.py --show --readme README.md
+    python benchmarks/ablation.py --show --page docs/recipes.md
 
 Each row adds one ingredient to the rows above it. It is trained by `imgnet-mini train` with the
 arithmetic of `--epochs` epochs at the full image size, and measured by `imgnet-mini evaluate` with
@@ -10,7 +10,7 @@ whole of it, each by itself, and measured with `--tta`. Settings were chosen on 
 here are others.
 
 A run is a line of a CSV file and is not made again; one that was stopped goes on. `--show` makes a
-table and a picture of the file, and puts them into a README.
+table and a picture of the file, and puts them into a page.
 """
 
 import argparse
@@ -242,14 +242,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--show", action="store_true", help="make nothing but table and picture")
-    parser.add_argument("--readme", type=Path, help="where they go; else the table is printed")
+    parser.add_argument("--page", type=Path, help="where they go; else the table is printed")
     parser.add_argument("more", nargs="*", help="after --: more options of train")
     options = parser.parse_args()
     if not options.show:
         if options.data_root is None or options.work_dir is None:
             parser.error("training needs --data-root and --work-dir")
         Ablation(options).make_all(options.rows, options.seeds, jobs=options.jobs)
-    show(read_results(options.results, Result), ROWS, options.readme)
+    show(read_results(options.results, Result), ROWS, options.page)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from imgnet_mini.reporting.style import RIGHT, TRAIN, VALIDATION, WRONG, new_fig
 from imgnet_mini.utils.atomic_file import atomic_write
 
 BLOCK: Final = "recipes"
-PICTURE: Final = Path("docs/recipes.png")
+PICTURE: Final = Path("recipes.png")
 COLORS: Final = (TRAIN, VALIDATION, RIGHT, WRONG)
 
 
@@ -43,17 +43,17 @@ Setting = tuple[str, int, int]
 """Network, image size, and epochs at that size whose arithmetic each run took."""
 
 
-def show(results: Sequence[Result], rows: Sequence[str], readme: Path | None) -> None:
-    """Draw the picture beside the README and put it and the table there; or print the table."""
+def show(results: Sequence[Result], rows: Sequence[str], page: Path | None) -> None:
+    """Draw the picture beside the page and put both into it; without a page, print the table."""
     settings = _settings(results)
     text = _table(results, rows, settings)
-    if readme is None:
+    if page is None:
         print(text)
         return
-    _draw(results, rows, settings, readme.parent / PICTURE)
+    _draw(results, rows, settings, page.parent / PICTURE)
     picture = f"![Top-1 accuracy of every row of the table, seed by seed]({PICTURE.as_posix()})"
-    content = with_block(readme.read_bytes(), f"{text}\n\n{picture}", readme, block=BLOCK)
-    with atomic_write(readme) as file:
+    content = with_block(page.read_bytes(), f"{text}\n\n{picture}", page, block=BLOCK)
+    with atomic_write(page) as file:
         file.write(content)
 
 
