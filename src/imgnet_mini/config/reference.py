@@ -108,6 +108,8 @@ def _bounds(entry: Any) -> Iterator[str]:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.default_factory_takes_validated_data:
+        return "the value of `img_size`"
     if field.default_factory is not None:  # depends on the machine
         return _escape((field.default_factory.__doc__ or "").strip())
     value = field.default
