@@ -247,7 +247,7 @@ def test_settings_pictures_and_the_end_are_there_for_tensorboard(paths):
 def test_a_picture_has_its_size(paths):
     with closing(RunLogger(paths, [], step=0)) as history:
         history.log_image("val/samples", png(1), 0)
-    (image,) = EventAccumulator(str(paths.event_dir)).Reload().ImageSplits("val/samples")
+    (image,) = EventAccumulator(str(paths.event_dir)).Reload().Images("val/samples")
     assert (image.width, image.height) == (30, 20)
 
 
