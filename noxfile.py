@@ -1,4 +1,4 @@
-"""Sessions: `nox` runs lint, typecheck, tests, docs and build; others are asked for by name."""
+"""Sessions: `nox` runs lint, typecheck, tests, docs and build; the others run when named."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,8 @@ nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEMO_TOP1 = 95.0
+PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+"""One test process per core, at most four: each takes 2 GB with the processes it starts."""
 OTHER_LOADERS = ["albumentations", "opencv-python-headless", "timm"]
 """What loading is compared with, besides torchvision; DALI too, where it is installed."""
 
@@ -33,11 +35,22 @@ def typecheck(session: nox.Session) -> None:
     session.run("mypy")
 
 
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    """Run pytest with byte code kept: else each process that a test starts compiles torch anew."""
+    install_group(session, "tests")
+    session.run(*("pytest", "-m", "not gpu", *arguments), env={"PYTHONDONTWRITEBYTECODE": None})
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    install_group(session, "tests")
-    arguments = session.posargs or ["--cov", "--cov-report=term", "--durations=10"]
-    session.run("pytest", "-m", "not gpu", *arguments)
+    """Run all tests, or with `nox -s tests -- ARGUMENTS` what pytest's arguments choose."""
+    run_tests(session, *(session.posargs or [*PARALLEL, "--durations=10"]))
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run all tests and list the lines that none reaches; slower than `tests`."""
+    run_tests(session, *PARALLEL, "--cov", "--cov-report=term", *session.posargs)
 
 
 @nox.session
