@@ -27,9 +27,10 @@ from conftest import squeezed, write_folder
 from helpers.checkpoints import damage, store_at
 from helpers.faults import ERRORS, fault_at, faults_from, traced
 from helpers.mutations import mutate_images
+from helpers.outcomes import differences, outcome
 from helpers.payloads import mutate_checkpoint
 from helpers.rank_runs import kill_ranks_until_done, run_ranks
-from helpers.real_runs import RealRun, Tally, differences, kill_until_done, outcome, run
+from helpers.real_runs import RealRun, Tally, kill_until_done, run
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.runs.paths import RunPaths

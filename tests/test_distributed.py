@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 
 from conftest import write_folder
+from helpers.outcomes import differences, outcome
 from helpers.rank_runs import RankProcesses, kill_ranks_until_done, run_ranks
-from helpers.real_runs import differences, outcome, run
+from helpers.real_runs import run
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv
 

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.checkpoints import content_at, store_at
 from helpers.faults import DiedError, calls_of_a_save, failing_at, full_disk, traced
-from helpers.real_runs import differences
+from helpers.outcomes import differences
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.errors import WriteError
 from imgnet_mini.runs.paths import RunPaths

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from conftest import write_folder
-from helpers.real_runs import RealRun, differences, kill_until_done, outcome, run
+from helpers.outcomes import differences, outcome
+from helpers.real_runs import RealRun, kill_until_done, run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 

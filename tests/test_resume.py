@@ -12,7 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from helpers.checkpoints import damage
 from helpers.events import read_events
-from helpers.real_runs import FORKED, differences, outcome, run
+from helpers.outcomes import differences, outcome
+from helpers.real_runs import FORKED, run
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.records import read_csv

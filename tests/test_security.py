@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import pickle
 import re
-import resource
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import imgnet_mini
 from conftest import SMALL, write_folder
 from helpers.checkpoints import store_at
+from helpers.mutations import peak_bytes
 from helpers.payloads import BOMBS, PAYLOADS, mutate_checkpoint
 from helpers.real_runs import FORKED, run
 from imgnet_mini.checkpoint.reader import load_tensors
@@ -95,17 +95,13 @@ def test_a_bomb_is_refused_before_it_takes_memory_or_time(tmp_path, bomb):
 
 
 def _read(path, answers):
-    began, before = time.process_time(), _peak_bytes()
+    began, before = time.process_time(), peak_bytes()
     try:
         load_tensors(path)
         refused = False
     except CheckpointError as error:
         refused = str(path) in str(error)
-    answers.put((refused, time.process_time() - began, _peak_bytes() - before))
-
-
-def _peak_bytes():
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    answers.put((refused, time.process_time() - began, peak_bytes() - before))
 
 
 def test_every_mutation_of_a_checkpoint_is_refused_or_changes_nothing(tmp_path):

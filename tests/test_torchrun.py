@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from conftest import write_folder
-from helpers.rank_runs import Torchrun, are_gone, free_port, run_ranks
-from helpers.real_runs import differences, outcome
+from helpers.outcomes import differences, outcome
+from helpers.processes import are_gone
+from helpers.rank_runs import Torchrun, free_port, run_ranks
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals"),

@@ -153,20 +153,3 @@ class Torchrun:
         for pid in [*self.rank_pids(), self.process.pid] if self.process.poll() is None else []:
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
-
-
-def are_gone(pids: Sequence[int], *, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while any(_is_alive(pid) for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
