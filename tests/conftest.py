@@ -3,6 +3,7 @@
 import atexit
 import colorsys
 import contextlib
+import io
 import multiprocessing
 import os
 import re
@@ -146,3 +147,35 @@ def data(tmp_path: Path) -> Path:
 def run_small(cli: Cli, data: Path) -> Callable[..., int]:
     """`run_small("train", "--name", "a")` runs a command on `data` with small settings."""
     return lambda command, *args: cli(command, *SMALL, *args)
+
+
+def run_quietly(folder: Path, *args: object) -> None:
+    """Run the command line in a folder and in this process; it has to succeed."""
+    said = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+        pytest.raises(SystemExit) as end,
+    ):
+        command_line.main([str(arg) for arg in args])
+    assert not end.value.code, said.getvalue()
+
+
+@pytest.fixture(scope="session")
+def copy_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """`copy_run(folder, "--epochs", 1)` copies the run `a` on `data` into a folder.
+
+    A run is trained once for all tests that ask for the same options.
+    """
+    runs: dict[tuple[object, ...], Path] = {}
+
+    def copy(folder: Path, *options: object) -> None:
+        if options not in runs:
+            made = tmp_path_factory.mktemp("run")
+            write_folder(made / "data", train=8, val=3, classes=3)
+            run_quietly(made, "train", *SMALL, "--name", "a", *options)
+            runs[options] = made
+        shutil.copytree(runs[options], folder, dirs_exist_ok=True)
+
+    return copy

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 import torchvision
 from torchvision import transforms
 
+from conftest import SMALL, run_quietly, write_folder
 from imgnet_mini.export import formats
 from imgnet_mini.runs.predictions import load_predictions
 
@@ -22,14 +24,19 @@ SUFFIXES = {
 }
 
 
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A folder with a run named `a` on classes with odd names, evaluated, and its `data`."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    write_folder(folder / "data", train=8, val=3, classes=NAMES)
+    run_quietly(folder, "train", *SMALL, "--epochs", 1, "--max-lr", 0.05, "--name", "a")
+    run_quietly(folder, "evaluate", "--name", "a")
+    return folder
+
+
 @pytest.fixture
-def trained(cli, make_folder, monkeypatch):
-    """A run named `a` on classes with odd names, evaluated; the images are in `data`."""
-    make_folder(Path("data"), train=8, val=3, classes=NAMES)
-    arguments = ("--data-root", "data", "--arch", "shufflenet_v2_x0_5", "--img-size", 32)
-    arguments += ("--batch-size", 6, "--workers", 0, "--epochs", 1, "--max-lr", 0.05, "--name", "a")
-    assert cli("train", *arguments) == 0, cli.err
-    assert cli("evaluate", "--name", "a") == 0, cli.err
+def trained(evaluated, tmp_path):
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.fixture
