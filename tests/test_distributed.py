@@ -186,7 +186,7 @@ def test_another_number_of_ranks_has_to_be_asked_for(images, tmp_path, before, a
     assert set(run_ranks(tmp_path, after, *resume)) == {2}
     log = tmp_path / "terminal.log"
     text = " ".join(log.read_text("utf-8").replace("│", " ").split())
-    assert f"made by {before} process(es), and now there are {after}" in text
+    assert f"this run has {before} process(es), and resumes with {after}" in text
     assert set(run_ranks(tmp_path, after, *resume, "--allow-world-size-change")) == {0}
     assert f"ranks {before} -> {after}" in log.read_text("utf-8")
     records = read_csv(tmp_path / "out/a/train_log.csv")
