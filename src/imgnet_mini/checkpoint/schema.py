@@ -113,11 +113,9 @@ class _Run(_Weights):
     config: dict[str, dict[str, Any]]
     classes: Annotated[list[ClassName], Len(1, 100_000)]
     environment: dict[str, str | int]
-    images: Digest | None = None
-    train_fingerprint: Digest | None = None
-    """In place of `images`, of version 0.1.0."""
+    images: Digest
     skipped: dict[Text, Text] = {}
-    pack: Digest | None = None
+    pack: Digest | None
     best: Digest | None = None
     """Of best.pth."""
 
@@ -131,9 +129,12 @@ def check_run(content: Content, path: Path) -> Content:
     Raises:
         CheckpointError: a field is missing, wrong, or contradicts another one; names it.
     """
+    if "train_fingerprint" in content:
+        raise CheckpointError(
+            f"{path} was saved by version 0.1.0, whose runs cannot be resumed: finish the run with "
+            "that version, or start it again with train --overwrite"
+        )
     run = _check(_Run, content, path)
-    if run.images is None and run.train_fingerprint is None:
-        raise CheckpointError(f"{path}: images: Field required")
     for contradiction in _contradictions(run):
         raise CheckpointError(f"{path} cannot be used: {contradiction}")
     _check_finite(list((run.ema or {}).values()), path, "averaged weights")

@@ -22,13 +22,10 @@ from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.errors import StoppedError
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.setup import (
-    Setup,
-    build_setup,
-    describe_environment,
-    translate_torch_errors,
-)
+from imgnet_mini.training.environment import describe_environment
+from imgnet_mini.training.setup import Setup, build_setup
 from imgnet_mini.training.throughput import TrainingBenchmark
+from imgnet_mini.training.torch_errors import translate_torch_errors
 from imgnet_mini.utils.console import format_bytes, print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 

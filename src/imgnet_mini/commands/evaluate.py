@@ -17,18 +17,15 @@ from imgnet_mini.data.tta import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
 from imgnet_mini.inference.model import checkpoint_path, epoch_of, load_network, other_arch
+from imgnet_mini.runs.cleanup import clean_reports
 from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.training.precision import Precision
-from imgnet_mini.training.setup import (
-    clean_reports,
-    open_splits_once,
-    run_paths,
-    translate_torch_errors,
-)
+from imgnet_mini.training.setup import open_splits_once
+from imgnet_mini.training.torch_errors import translate_torch_errors
 from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
@@ -71,7 +68,7 @@ def run(
         lambda: _take_up(overrides, checkpoint, views)
     )
     content = weights.content
-    paths = run_paths(config.run)
+    paths = config.run.paths()
     device = choose_device(config.runtime, distributed)
     images = open_splits_once(config, distributed, training=False)
     print_lines(*images.notes)
@@ -122,7 +119,7 @@ def _take_up(
     elif typed is None:
         # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
         config = config.override({"data": {"loader": "auto"}})
-    paths = run_paths(config.run)
+    paths = config.run.paths()
     path = checkpoint_path(checkpoint, paths, config)
     check_writable(paths.report_dir)
     clean_reports(paths)

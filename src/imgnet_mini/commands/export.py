@@ -20,7 +20,6 @@ from imgnet_mini.export.formats import FORMATS, Format
 from imgnet_mini.export.parity import ParityResult, compare
 from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.training.model import build_with_weights
-from imgnet_mini.training.setup import run_paths
 from imgnet_mini.utils.atomic_file import (
     flush_and_close,
     fsync_folder,
@@ -59,7 +58,7 @@ def run(
     kind = FORMATS[form]
     _check_packages(form, kind)
     trained = load_inference_model(overrides, checkpoint, _CPU)
-    path = output or run_paths(overrides.run).export_dir / f"{trained.path.stem}{kind.suffix}"
+    path = output or overrides.run.paths().export_dir / f"{trained.path.stem}{kind.suffix}"
     beside = path.with_name(f"{path.name}.json")
     _check_no_run([path, beside], trained, overwrite=overwrite)
     images, whence = _images(overrides, trained.img_size)

@@ -5,6 +5,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
+from imgnet_mini.config.flags import config_flags
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.distributed.rank_sync import RankSync
@@ -19,7 +20,8 @@ from imgnet_mini.training.device import describe_device
 from imgnet_mini.training.lr_trials import check_trial_steps, run_lr_trials
 from imgnet_mini.training.optim import build_optimizer
 from imgnet_mini.training.peak_lr import default_lr, settings_of
-from imgnet_mini.training.setup import Setup, build_setup, config_flags, translate_torch_errors
+from imgnet_mini.training.setup import Setup, build_setup
+from imgnet_mini.training.torch_errors import translate_torch_errors
 from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.progress import progress_bar

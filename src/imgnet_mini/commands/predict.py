@@ -16,7 +16,7 @@ from imgnet_mini.data.transforms import EvalCrop, Normalize, eval_resize
 from imgnet_mini.errors import ConfigError, FailedImagesError, StoppedError
 from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.training.device import choose_device
-from imgnet_mini.training.setup import translate_torch_errors
+from imgnet_mini.training.torch_errors import translate_torch_errors
 from imgnet_mini.utils.console import escape_line, print_lines, print_warning, write_stdout
 from imgnet_mini.utils.csv_file import table_text
 from imgnet_mini.utils.progress import progress_bar

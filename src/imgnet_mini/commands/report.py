@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands import evaluate
+from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
@@ -25,11 +26,11 @@ from imgnet_mini.reporting.readme.json_file import read_json_if_there
 from imgnet_mini.reporting.readme.run_view import read_run
 from imgnet_mini.reporting.samples import draw_samples
 from imgnet_mini.reporting.summary import summarise_model
+from imgnet_mini.runs.cleanup import clean_reports
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions, load_predictions
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training.model import build_model
-from imgnet_mini.training.setup import clean_reports, run_flags, run_paths
 from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import escape_line, print_lines
 
@@ -42,7 +43,7 @@ def run(overrides: RunConfig) -> None:
         CheckpointError: its checkpoint is missing or damaged.
     """
     config = evaluate.saved_settings(overrides)
-    paths = run_paths(config.run)
+    paths = config.run.paths()
     records = read_csv(paths.train_log) if paths.train_log.exists() else []
     if not records:
         raise DataError(

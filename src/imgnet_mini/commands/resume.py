@@ -6,14 +6,17 @@ from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.schema import check_place
 from imgnet_mini.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from imgnet_mini.commands.train import train, writing
+from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, DataError
+from imgnet_mini.runs.cleanup import clean_run
 from imgnet_mini.runs.logger import NullLogger, RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord
 from imgnet_mini.training.build import build_trainer
+from imgnet_mini.training.environment import describe_environment
 from imgnet_mini.training.resume_policy import (
     check_world_size,
     describe_changes,
@@ -21,23 +24,9 @@ from imgnet_mini.training.resume_policy import (
     merge_resume_config,
 )
 from imgnet_mini.training.run import TrainingRun
-from imgnet_mini.training.setup import (
-    Setup,
-    build_setup,
-    clean_run,
-    describe_environment,
-    names_fingerprint,
-    run_flags,
-    run_paths,
-)
+from imgnet_mini.training.setup import Setup, build_setup
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.console import print_lines
-
-OTHER_CROPS = (
-    "Note: this run was started by an older version: its images will follow in the same order, but "
-    "their random crops will be others than it would have drawn"
-)
-"""What to know of a checkpoint from before crops were a hash of seed, epoch and image."""
 
 
 def has_checkpoint(overrides: RunConfig) -> bool:
@@ -66,7 +55,7 @@ def run(
         DataError: the images are not those the run was started on.
         InUseError: another process is at it.
     """
-    paths = run_paths(overrides.run)
+    paths = overrides.run.paths()
     if distributed.is_main_process and not has_checkpoint(overrides):
         restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
         raise CheckpointError(
@@ -141,7 +130,6 @@ def _announce(
         f"Resuming {paths.name} at step {state.step} of {config.schedule.epochs * steps} "
         f"(epoch {state.epoch} of {config.schedule.epochs}, batch {state.batch} of {steps})",
         *describe_changes(content, describe_environment(setup)),
-        *(() if "pack" in content else (OTHER_CROPS,)),
     )
     if replan:
         print_lines(*describe_new_schedule(content, config, trainer.lr))
@@ -175,19 +163,14 @@ def _check_same_images(content: Content, setup: Setup, pack_dir: Path) -> None:
             f"{len(content['classes'])}, or on others: name its images with --data-root"
         )
     pack = setup.images.pack
-    if (pack.manifest.id if pack is not None else None) != content.get("pack"):
+    if (pack.manifest.id if pack is not None else None) != content["pack"]:
         raise DataError(
             f"the pack in {pack_dir} is not the one the run was started on: prepare it with the "
             "--pack-size, --img-size and --eval-size of that one, or start a new run under another "
             "--name"
         )
     train, val = setup.images.train, setup.images.val
-    same = (
-        fingerprint(train, val) == content["images"]
-        if "images" in content
-        else names_fingerprint(train) == content["train_fingerprint"]
-    )
-    if not same:
+    if fingerprint(train, val) != content["images"]:
         raise DataError(
             f"the images in {train.root.parent} are not those the run was started on: some were "
             "added, removed, renamed or changed. Restore them, or start a new run under another "

@@ -6,28 +6,24 @@ from contextlib import AbstractContextManager, closing, nullcontext
 import torch
 
 from imgnet_mini.checkpoint.store import CheckpointStore
+from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.progressive_resize import build_progressive_resize, pixel_fraction
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError, StoppedError
+from imgnet_mini.runs.cleanup import clean_run
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.logger import NullLogger, RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.build import build_trainer
+from imgnet_mini.training.environment import describe_environment
 from imgnet_mini.training.model import weights_sha256
 from imgnet_mini.training.peak_lr import resolve_max_lr
 from imgnet_mini.training.run import TrainingRun
-from imgnet_mini.training.setup import (
-    Setup,
-    build_setup,
-    clean_run,
-    describe_environment,
-    run_flags,
-    run_paths,
-    translate_torch_errors,
-)
+from imgnet_mini.training.setup import Setup, build_setup
+from imgnet_mini.training.torch_errors import translate_torch_errors
 from imgnet_mini.utils.atomic_file import translate_write_errors
 from imgnet_mini.utils.console import print_lines
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
@@ -42,7 +38,7 @@ def run(
         ConfigError: a run of this name exists and `overwrite` is off; see also `build_setup`.
         InUseError: another process is at it.
     """
-    paths = run_paths(config.run)
+    paths = config.run.paths()
 
     def plan() -> ResolvedConfig:
         _check_no_run(config, paths, overwrite=overwrite)

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.utils.torchrun_env import local_world_size_from_env
 
 Count = Annotated[int, Ge(1)]
@@ -108,6 +109,16 @@ class RunSection(Section):
 
     output_dir: Path = Path()
     """Folder in which checkpoints/, out/, runs/ and reports/ are made."""
+
+    def paths(self) -> RunPaths:
+        """Return the paths of the files of this run.
+
+        Raises:
+            ConfigError: a folder of the run is a link out of the output folder.
+        """
+        paths = RunPaths(self.output_dir, self.name)
+        paths.check_links()
+        return paths
 
     @property
     def pack(self) -> Path:

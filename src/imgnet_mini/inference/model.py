@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.classes import imagenet_classes
 from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.model import build_with_weights, check_img_size
-from imgnet_mini.training.setup import run_flags, run_paths
 
 _LARGEST_CROP: Final = 2048
 """Pixels; a file that asks for more could be after the memory."""
@@ -52,7 +52,7 @@ def load_inference_model(
             claims what cannot be.
         ConfigError: it does not say what network it is of, and nobody else did.
     """
-    path = checkpoint_path(checkpoint, run_paths(overrides.run), overrides)
+    path = checkpoint_path(checkpoint, overrides.run.paths(), overrides)
     content, sha256 = read_weights(path)
     config = _settings(content, overrides, path)
     named = content.get("classes") if "model" in content else None

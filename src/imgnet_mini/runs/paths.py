@@ -146,6 +146,16 @@ class RunPaths:
         )
         return [self.report_dir / name for name in names]
 
+    def check_links(self) -> None:
+        """Refuse folders that are links to elsewhere.
+
+        Raises:
+            ConfigError: a folder of the run leads out of the output folder.
+        """
+        dirs = (*self.training_dirs(), self.report_dir, self.export_dir)
+        for path in dirs:
+            check_inside(path)
+
     @property
     def finder_dir(self) -> Path:
         """`lr_finder_plots`, shared by all runs; each result carries its run's name."""

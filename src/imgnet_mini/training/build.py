@@ -2,7 +2,8 @@
 
 from imgnet_mini.config.run_config import ResolvedConfig
 from imgnet_mini.training.optim import build_optimizer, build_scheduler
-from imgnet_mini.training.setup import Setup, translate_torch_errors
+from imgnet_mini.training.setup import Setup
+from imgnet_mini.training.torch_errors import translate_torch_errors
 from imgnet_mini.training.trainer import Trainer
 
 

@@ -2,13 +2,13 @@
 
 from typing import Any, Final
 
+from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.optim import linear_scaling_lr
-from imgnet_mini.training.setup import run_flags
 from imgnet_mini.utils.console import print_lines
 
 _DECISIVE: Final = ("arch", "batch_size", "img_size")

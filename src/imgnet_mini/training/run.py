@@ -8,6 +8,7 @@ from typing import Any
 
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
+from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
@@ -16,9 +17,10 @@ from imgnet_mini.runs.environment import RunEnvironment
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
+from imgnet_mini.training.environment import describe_environment
 from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
-from imgnet_mini.training.setup import Setup, describe_environment, run_flags
+from imgnet_mini.training.setup import Setup
 from imgnet_mini.training.train_state import TrainState
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
