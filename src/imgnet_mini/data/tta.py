@@ -20,8 +20,8 @@ class TestTimeAugmentation(StrEnum):
     it: about what training's crops hold, 0.65 where the smallest is 0.3 of the image.
     """
 
-    CENTER_CROP = "centre"
-    HFLIP = "mirror"
+    CENTER_CROP = "center"
+    HFLIP = "hflip"
     TEN_CROP = "ten-crop"
 
     def side(self, size: int) -> int:
