@@ -6,7 +6,7 @@ import typer
 
 from imgnet_mini.cli import entry
 from imgnet_mini.cli.options import config_options
-from imgnet_mini.config.run_config import RunConfig, fields_of
+from imgnet_mini.config.run_config import RunConfig, fields_of, former_names
 
 SECTIONS = tuple(RunConfig.model_fields)
 
@@ -208,3 +208,67 @@ def test_a_clash_of_names_fails_at_import():
 
         @config_options("runtime")
         def command(*, seed: int, config: RunConfig) -> None: ...
+
+
+FORMER = [
+    ("data", "accumulate", "grad_accum_steps", 2),
+    ("data", "min_crop", "crop_scale_min", 0.25),
+    ("model", "zero_init", "zero_init_residual", True),
+    ("optimizer", "clip_norm", "clip_grad", 1.5),
+    ("optimizer", "ema", "ema_decay", 0.99),
+]
+"""Section, earlier name and present name of each renamed setting, and a value."""
+
+
+def flags(name, value):
+    flag = "--" + name.replace("_", "-")
+    return [flag] if value is True else [flag, value]
+
+
+def as_toml(value):
+    return str(value).lower()
+
+
+def test_every_renamed_setting_is_known_by_its_earlier_name():
+    found = {(section, *names) for section in SECTIONS for names in former_names(section).items()}
+    assert found == {(section, old, new) for section, old, new, _ in FORMER}
+
+
+@pytest.mark.parametrize(("section", "old", "new", "value"), FORMER)
+def test_the_earlier_spelling_of_a_setting_still_works(options, tmp_path, section, old, new, value):
+    expected = {section: {new: value}}
+    assert options(*flags(old, value)).explicit() == expected
+    assert options(*flags(old, value), *flags(new, value)).explicit() == expected
+    path = tmp_path / "old.toml"
+    path.write_text(f"[{section}]\n{old} = {as_toml(value)}\n", "utf-8")
+    assert options("--config", path).explicit() == expected
+    assert RunConfig().override({section: {old: value}}).explicit() == expected
+
+
+@pytest.mark.parametrize(("section", "old", "new", "value"), FORMER)
+def test_a_flag_wins_over_a_file_in_whatever_spelling(options, tmp_path, section, old, new, value):
+    path = tmp_path / "old.toml"
+    for in_file, typed in ((old, new), (new, old)):
+        path.write_text(f"[{section}]\n{in_file} = {as_toml(type(value)(0.5))}\n", "utf-8")
+        if value == 2:  # 0 is no number of steps
+            path.write_text(f"[{section}]\n{in_file} = 3\n", "utf-8")
+        assert options("--config", path, *flags(typed, value)).explicit() == {section: {new: value}}
+
+
+def test_the_negative_flag_has_its_earlier_spelling_too(options):
+    assert options("--no-zero-init").explicit() == {"model": {"zero_init_residual": False}}
+
+
+def test_help_does_not_show_earlier_spellings(options):
+    words = options.help().split()
+    for _, old, _, _ in FORMER:
+        flag = old.replace("_", "-")
+        assert not {f"--{flag}", f"--no-{flag}"} & set(words)
+
+
+def test_both_spellings_with_different_values_are_refused(options, tmp_path):
+    message = "data.grad_accum_steps: 4, but its earlier name accumulate is set to 2: leave"
+    assert options.refused("--accumulate", 2, "--grad-accum-steps", 4).says(message)
+    path = tmp_path / "both.toml"
+    path.write_text("[data]\naccumulate = 2\ngrad_accum_steps = 4\n", "utf-8")
+    assert options.refused("--config", path).says(f"{path}: {message}")

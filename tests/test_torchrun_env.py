@@ -1,6 +1,6 @@
 import pytest
 
-from imgnet_mini.config import settings
+from imgnet_mini.config import fields, settings
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
@@ -39,6 +39,6 @@ def test_what_contradicts_itself_is_refused_with_its_values(wrong):
 
 @pytest.mark.parametrize(("ranks", "workers"), [("1", 8), ("4", 4), ("16", 1), ("64", 1), ("x", 8)])
 def test_by_default_the_ranks_of_a_machine_share_its_processors(monkeypatch, ranks, workers):
-    monkeypatch.setattr(settings, "available_cpus", lambda: 16)
+    monkeypatch.setattr(fields, "available_cpus", lambda: 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert settings.DataConfig().workers == workers

@@ -55,7 +55,7 @@ def config_options(
         if name not in leave_out
     }
     former = {
-        old: new
+        old: fields[new]
         for section in sections
         for old, new in former_names(section).items()
         if new in fields
@@ -70,14 +70,10 @@ def config_options(
             **values: Any,
         ) -> None:
             changes: Tables = {}
-            for name, (section, _) in fields.items():
+            for name, (section, _) in (fields | former).items():
                 value = values.pop(name)
                 if _was_typed(ctx, name):
                     changes.setdefault(section, {})[name] = value
-            for old, name in former.items():
-                value = values.pop(old)
-                if _was_typed(ctx, old):
-                    changes.setdefault(fields[name][0], {}).setdefault(name, value)
             base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
             if config_file:
                 base = base.override_from(config_file)
@@ -96,7 +92,7 @@ def config_options(
                     _parameter(name, field, panel=section.capitalize(), show_default=show_defaults)
                     for name, (section, field) in fields.items()
                 ),
-                *(_hidden_alias(old, fields[name][1]) for old, name in former.items()),
+                *(_hidden_alias(old, field) for old, (_, field) in former.items()),
             ]
         )
         return command

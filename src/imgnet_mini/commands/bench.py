@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import torch
 
+from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.config.run_config import RunConfig, Tables
-from imgnet_mini.config.settings import available_cpus
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.format import open_pack

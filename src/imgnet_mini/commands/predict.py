@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.config.settings import available_cpus
 from imgnet_mini.data.classes import display_names, human_names, imagenet_classes
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.inference_images import find_inference_images, load_batches

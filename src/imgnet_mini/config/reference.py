@@ -14,8 +14,8 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from imgnet_mini.config.fields import Formerly
 from imgnet_mini.config.run_config import RunConfig, fields_of
-from imgnet_mini.config.settings import Formerly
 
 COMMAND: Final = "python -m imgnet_mini.config.reference > docs/settings.md"
 """The command that makes the page."""

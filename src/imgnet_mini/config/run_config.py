@@ -1,21 +1,21 @@
-"""The run configuration: all sections, from defaults, a recipe, a TOML file and what was typed."""
+"""The run configuration: all sections, from defaults, a recipe, a TOML file and flags."""
 
 import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from imgnet_mini.config.fields import Formerly
 from imgnet_mini.config.recipes import recipe_text
 from imgnet_mini.config.settings import (
     CheckpointConfig,
     DataConfig,
     FinderConfig,
-    Formerly,
     ModelConfig,
     OptimizerConfig,
     PrepareConfig,
@@ -32,7 +32,7 @@ Tables = dict[str, dict[str, Any]]
 
 
 class RunConfig(Section):
-    """Everything that defines a run."""
+    """All settings of a run."""
 
     run: RunSection = Field(default_factory=RunSection)
     data: DataConfig = Field(default_factory=DataConfig)
@@ -48,12 +48,12 @@ class RunConfig(Section):
 
     @property
     def recipe(self) -> str | None:
-        """Name of the recipe that it starts from, if from one."""
+        """Name of the recipe that these settings start from, if any."""
         return self._recipe
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a TOML file; what it leaves out keeps its default.
+        """Read a TOML file; settings left out keep their defaults.
 
         Raises:
             ConfigError: the file cannot be read, is not TOML, or holds a wrong setting.
@@ -62,7 +62,7 @@ class RunConfig(Section):
 
     @classmethod
     def from_recipe(cls, name: str) -> Self:
-        """Read a recipe; what it leaves out keeps its default.
+        """Read a recipe; settings left out keep their defaults.
 
         Raises:
             ConfigError: there is no such recipe, or it holds a wrong setting.
@@ -72,7 +72,7 @@ class RunConfig(Section):
         return config
 
     def override_from(self, path: Path) -> Self:
-        """The same configuration with the values of a TOML file in place of its own.
+        """Return a copy with the values of a TOML file.
 
         Raises:
             ConfigError: the file cannot be read, is not TOML, or holds a wrong setting, or one that
@@ -86,38 +86,32 @@ class RunConfig(Section):
             raise ConfigError(f"{path}: not a TOML file: {error}") from error
 
     def _override_from_text(self, text: str, source: str) -> Self:
-        """source: what an error names."""
         try:
-            return self._override(tomllib.loads(text))
+            return self.override(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{source}: not a TOML file: {error}") from error
-        except ValidationError as error:
-            raise ConfigError(_explain(error, prefix=f"{source}: ")) from error
+        except ConfigError as error:
+            lines = str(error).splitlines()
+            raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from error
 
     def override(self, changes: Tables) -> Self:
         """Return a copy with these values replaced; None resets a setting without a fixed default.
 
         Raises:
-            ConfigError: a value is out of bounds, or contradicts another one.
+            ConfigError: a setting is unknown, out of bounds, or contradicts another one.
         """
-        try:
-            return self._override(changes)
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from error
+        config = _validate(type(self), _merge(self.explicit(), changes))
+        config._recipe = self._recipe
+        return config
 
     def resolve(self, max_lr: float) -> "ResolvedConfig":
-        """Return a copy with this peak learning rate, as training takes it.
+        """Return a copy with this peak learning rate, ready for training.
 
         Raises:
             ConfigError: `max_lr` is out of bounds.
         """
-        tables = self.override({"schedule": {"max_lr": max_lr}}).explicit()
-        resolved = ResolvedConfig.model_validate(tables)
-        resolved._recipe = self._recipe
-        return resolved
-
-    def _override(self, changes: dict[str, Any]) -> Self:
-        config = type(self).model_validate(_merge(self.explicit(), changes))
+        tables = _merge(self.explicit(), {"schedule": {"max_lr": max_lr}})
+        config = _validate(ResolvedConfig, tables)
         config._recipe = self._recipe
         return config
 
@@ -126,11 +120,11 @@ class RunConfig(Section):
         return self.model_dump(exclude_unset=True)
 
     def to_toml(self) -> str:
-        """The text that `read` takes back; unset values are left out."""
+        """Return the text that `read` parses; unset values are left out."""
         tables: Tables = self.model_dump(mode="json", exclude_none=True)
         return "\n".join(
             f"[{section}]\n"
-            # A scalar reads the same in JSON and in TOML, but for the delete character.
+            # JSON scalars are TOML scalars, but for the delete character.
             + "".join(
                 f"{name} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", r"\u007f")
                 for name, value in values.items()
@@ -149,27 +143,24 @@ class ResolvedConfig(RunConfig):
         """Read the settings of a saved run; those left out keep their defaults.
 
         Raises:
-            ConfigError: a value is out of bounds, or there is no peak learning rate.
+            ConfigError: a value is out of bounds, or the peak learning rate is missing.
         """
-        try:
-            return cls.model_validate(_merge({}, tables))
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from error
+        return _validate(cls, _merge({}, tables))
 
 
-def _merge(tables: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Replace values section by section; `changes` may come from a file and hold anything."""
-    merged = dict(tables)
-    for section, values in changes.items():
-        is_table = isinstance(values, dict) and section in RunConfig.model_fields
-        merged[section] = (
-            _replace_values(section, tables.get(section, {}), values) if is_table else values
-        )
-    return merged
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+
+
+def fields_of(section: str) -> dict[str, FieldInfo]:
+    """Return the settings of a section by name."""
+    kind = RunConfig.model_fields[section].annotation
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        raise TypeError(f"{section} is not a section")
+    return kind.model_fields
 
 
 def former_names(section: str) -> dict[str, str]:
-    """Earlier names of a section's settings, and their names of today."""
+    """Return the earlier names of settings of a section, each with its present name."""
     return {
         former.name: name
         for name, field in fields_of(section).items()
@@ -178,9 +169,20 @@ def former_names(section: str) -> dict[str, str]:
     }
 
 
-def _replace_values(section: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    former, fields = former_names(section), fields_of(section)
-    values = old | {former.get(name, name): value for name, value in new.items()}
+def _merge(tables: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Replace values section by section; `changes` may come from a file and hold anything."""
+    merged = dict(tables)
+    for section, values in changes.items():
+        if section in RunConfig.model_fields and isinstance(values, dict):
+            merged[section] = _merge_section(section, tables.get(section, {}), values)
+        else:
+            merged[section] = values
+    return merged
+
+
+def _merge_section(section: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    fields = fields_of(section)
+    values = old | _rename_former(section, new)
     return {
         name: value
         for name, value in values.items()
@@ -188,43 +190,55 @@ def _replace_values(section: str, old: dict[str, Any], new: dict[str, Any]) -> d
     }
 
 
+def _rename_former(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    former = former_names(section)
+    for name, value in values.items():
+        current = former.get(name, name)
+        if renamed.setdefault(current, value) != value:
+            old = next(old for old, new in former.items() if new == current)
+            raise ConfigError(
+                f"{section}.{current}: {values[current]}, but its earlier name {old} is set to "
+                f"{values[old]}: leave {old} out"
+            )
+    return renamed
+
+
 def _has_fixed_default(field: FieldInfo) -> bool:
     return field.default is not None and field.default_factory is None
 
 
-def _explain(error: ValidationError, prefix: str = "") -> str:
-    """A line per problem, such as `optimizer.momentum: Input should be less than 1 (got 2.0)`."""
+def _validate(kind: type[ConfigT], tables: dict[str, Any]) -> ConfigT:
+    try:
+        return kind.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    """Write a line per problem: `optimizer.momentum: Input should be less than 1 (got 2.0)`."""
     return "\n".join(
-        f"{prefix}{_explain_one(problem)}"
+        _explain_problem(problem)
         for problem in error.errors()
-        if problem["type"] != "default_factory_not_called"  # follows from another one
+        if problem["type"] != "default_factory_not_called"  # follows from another problem
     )
 
 
-def _explain_one(problem: ErrorDetails) -> str:
+def _explain_problem(problem: ErrorDetails) -> str:
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown setting{_nearest(problem['loc'])}"
+        return f"{place}: unknown setting{_suggest(problem['loc'])}"
     reason = problem["msg"].removeprefix("Value error, ")
     # A whole section is too long to repeat.
     is_field = len(problem["loc"]) > 1 and problem["type"] != "missing"
     return f"{place}: {reason}" + (f" (got {problem['input']!r})" if is_field else "")
 
 
-def _nearest(place: tuple[int | str, ...]) -> str:
-    """The settings that an unknown one may have been meant for."""
+def _suggest(place: tuple[int | str, ...]) -> str:
     known = [
         f"{section}.{name}" for section in RunConfig.model_fields for name in fields_of(section)
     ]
-    asked = ".".join(map(str, place))
+    unknown = ".".join(map(str, place))
     same_name = [setting for setting in known if setting.endswith(f".{place[-1]}")]
-    similar = same_name or difflib.get_close_matches(asked, known, n=1)
+    similar = same_name or difflib.get_close_matches(unknown, known, n=1)
     return f"; did you mean {similar[0]}?" if similar else ""
-
-
-def fields_of(section: str) -> dict[str, FieldInfo]:
-    """The settings of a section, by name."""
-    kind = RunConfig.model_fields[section].annotation
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        raise TypeError(f"{section} is not a section")
-    return kind.model_fields

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Final, NamedTuple, Protocol
 
-from imgnet_mini.config.settings import available_cpus
+from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.data.batches import prefetch_map, thread_pool
 from imgnet_mini.data.folder import ImageFolder, listed
 from imgnet_mini.data.images import ImageError, decode, find_problem

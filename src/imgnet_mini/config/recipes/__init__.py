@@ -1,4 +1,4 @@
-"""Recipes: settings that belong together, each a TOML file here whose head says what it is for."""
+"""Recipes: TOML files of settings; the comment at the top of each states its purpose."""
 
 import difflib
 import re
@@ -12,13 +12,13 @@ _SUFFIX: Final = ".toml"
 
 
 def recipe_names() -> list[str]:
-    """All recipes, in the order of the alphabet."""
+    """Return the names of all recipes, sorted."""
     names = [file.name for file in files(__name__).iterdir()]
     return sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
 
 
 def recipe_text(name: str) -> str:
-    """The file of a recipe as it is.
+    """Return the text of a recipe file.
 
     Raises:
         ConfigError: there is no such recipe.
@@ -28,14 +28,14 @@ def recipe_text(name: str) -> str:
         similar = difflib.get_close_matches(name, known, n=1)
         meant = f"; did you mean {similar[0]}?" if similar else ""
         raise ConfigError(
-            f"there is no recipe {name!r}{meant}\nThere are: {', '.join(known)}. A settings file "
-            "of your own is given with --config FILE"
+            f"there is no recipe {name!r}{meant}\nThere are: {', '.join(known)}. Pass your own "
+            "settings file with --config FILE"
         )
     return files(__name__).joinpath(name + _SUFFIX).read_text("utf-8")
 
 
 def recipe_purpose(name: str) -> str:
-    """What a recipe is for: the first sentence of the comment at its head.
+    """Return the purpose of a recipe: the first sentence of the comment at its top.
 
     Raises:
         ConfigError: there is no such recipe.

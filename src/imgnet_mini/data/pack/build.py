@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from imgnet_mini import __version__
-from imgnet_mini.config.settings import available_cpus
+from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.data.batches import prefetch_map, thread_pool
 from imgnet_mini.data.folder import listed
 from imgnet_mini.data.images import ImageError

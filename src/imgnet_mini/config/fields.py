@@ -1,0 +1,80 @@
+"""Types, checks and defaults of single settings."""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+from pydantic import AfterValidator, BeforeValidator
+
+from imgnet_mini.utils.torchrun_env import local_world_size_from_env
+
+_MAX_DEFAULT_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Formerly:
+    """Metadata of a renamed setting: its earlier name, still read from files, flags and runs."""
+
+    name: str
+
+
+def _check_run_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) or name.endswith("."):
+        raise ValueError(
+            "a run name has 1 to 64 letters, digits, '.', '_' or '-'; it does not start with "
+            "'.' or '-', and does not end with '.'"
+        )
+    if re.fullmatch(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?", name, re.IGNORECASE):
+        raise ValueError("Windows reserves this name for a device")
+    return name
+
+
+def _parse_max_lr(value: Any) -> Any:
+    if value is None or value == "auto":
+        return value
+    try:
+        lr = float(value)
+    except (TypeError, ValueError):
+        lr = 0.0
+    if not 0 < lr < float("inf"):
+        raise ValueError("must be a learning rate above 0, or 'auto'")
+    return lr
+
+
+def _check_progressive(sizes: str | None) -> str | None:
+    if sizes is None or re.fullmatch(r"0?\.\d{1,6}:1", sizes, re.ASCII):
+        return sizes
+    match = re.fullmatch(r"(\d{1,5}):(\d{1,5})", sizes, re.ASCII)
+    if not match or not 32 <= int(match[1]) < int(match[2]):
+        raise ValueError(
+            "must be two sizes in pixels, the first at least 32 and below the second, such as "
+            "160:224; or the first as a fraction of the second, such as 0.7:1"
+        )
+    return sizes
+
+
+Count = Annotated[int, Ge(1)]
+RunName = Annotated[str, AfterValidator(_check_run_name)]
+"""A plain folder name on every operating system."""
+MaxLr = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_max_lr)]
+Progressive = Annotated[str | None, AfterValidator(_check_progressive)]
+"""First and last image size: in pixels (`160:224`), or relative to img_size (`0.7:1`)."""
+
+
+def available_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """One per CPU available to this process, divided among local ranks; at most 8."""
+    return max(1, min(_MAX_DEFAULT_WORKERS, available_cpus() // local_world_size_from_env()))
+
+
+def default_eval_size(validated: dict[str, Any]) -> int:
+    """The value of img_size."""
+    return int(validated.get("img_size", 0))  # missing where it is invalid itself
