@@ -47,6 +47,11 @@ Every run saves its settings as `out/<name>/config.toml`, which `--config` reads
 the settings that it needs: `imgnet-mini COMMAND --help` lists them. A few options belong to one
 command only, such as `resume --replan`, and are listed there too."""
 
+_COMPUTED_DEFAULTS: Final = {
+    "workers": "the CPUs of the machine divided by its processes, at most 8",
+    "eval_size": "that of `img_size`",
+}
+
 _TYPE_NAMES: Final = {int: "integer", float: "number", str: "text", Path: "path"}
 
 
@@ -64,26 +69,20 @@ def _render_section(name: str) -> str:
 
 
 def _render_field(name: str, field: FieldInfo) -> str:
-    facts = [f"- Flag: {_flags(name, field)}", *_type_lines(field), f"- Default: {_default(field)}"]
-    former = [f"`{entry.name}`" for entry in field.metadata if isinstance(entry, Formerly)]
-    facts += [f"- Earlier name: {', '.join(former)}"] if former else []
-    return "\n\n".join([f"### `{name}`", _escape(field.description or ""), "\n".join(facts)])
-
-
-def _flags(name: str, field: FieldInfo) -> str:
     flag = name.replace("_", "-")
-    return f"`--{flag}`, `--no-{flag}`" if field.annotation is bool else f"`--{flag}`"
+    flags = f"`--{flag}`, `--no-{flag}`" if field.annotation is bool else f"`--{flag}`"
+    former = [f"earlier `{entry.name}`" for entry in field.metadata if isinstance(entry, Formerly)]
+    facts = "; ".join([*_value(field), f"default {_default(name, field)}", *former])
+    return "\n\n".join([f"### `{name}`", f"{flags} ({facts})", _escape(field.description or "")])
 
 
-def _type_lines(field: FieldInfo) -> list[str]:
+def _value(field: FieldInfo) -> list[str]:
+    """The type and the bounds; nothing for a switch, whose flags say it."""
     if field.annotation is bool:
         return []
-    bounds = [text for entry in field.metadata for text in _bounds(entry)]
-    return [f"- Value: {' or '.join(_type_names(field.annotation))}{_joined(bounds)}"]
-
-
-def _joined(bounds: list[str]) -> str:
-    return f", {' and '.join(bounds)}" if bounds else ""
+    bounds = " and ".join(text for entry in field.metadata for text in _bounds(entry))
+    names = " or ".join(_type_names(field.annotation))
+    return [f"{names}, {bounds}" if bounds else names]
 
 
 def _type_names(annotation: Any) -> Iterator[str]:
@@ -107,11 +106,9 @@ def _bounds(entry: Any) -> Iterator[str]:
         yield f"below {entry.lt}"
 
 
-def _default(field: FieldInfo) -> str:
-    if field.default_factory_takes_validated_data:
-        return "the value of `img_size`"
-    if field.default_factory is not None:  # depends on the machine
-        return _escape((field.default_factory.__doc__ or "").strip())
+def _default(name: str, field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return _COMPUTED_DEFAULTS[name]
     value = field.default
     if value is None:
         return "unset"
