@@ -376,7 +376,7 @@ def test_more_epochs_are_a_new_plan_that_has_to_be_asked_for(run_small, stop_aft
     assert cli.says("add --replan")
     assert cli("resume", "--name", "a", "--epochs", 5, "--replan") == 0, cli.err
     assert_rates_are_those_of(5, max_lr=0.02, since=5)
-    assert re.search(r"New plan: one cycle over 5 epochs.* from \S+ to \S+ at once", cli.out)
+    assert re.search(r"New schedule: one cycle over 5 epochs.* from \S+ to \S+ at once", cli.out)
     assert RunConfig.read(Path("out/a/config.toml")).schedule.epochs == 5
     assert [r.epoch for r in read_csv(Path("out/a/train_log.csv"))][::2] == [0, 1, 2, 3, 4]
 
@@ -421,7 +421,7 @@ def test_fewer_epochs_than_are_done_are_no_plan(run_small, stop_after, cli):
     assert cli("resume", "--name", "a", "--epochs", 1, "--replan") == 2
     assert cli.says("--epochs 1: 1 epochs and 3 steps of the next are done")
     assert cli("resume", "--name", "a", "--replan") == 2
-    assert cli.says("--replan: the schedule would stay as it is")
+    assert cli.says("--replan: the schedule is unchanged")
 
 
 def test_a_log_that_a_kill_has_cut_short_is_completed_though_the_run_is_finished(run_small, cli):
@@ -447,7 +447,7 @@ def test_what_decides_the_bits_and_has_changed_is_named(run_small, stop_after, c
     stop_after(10**9)
     assert cli("resume", "--name", "a") == 0, cli.err
     assert f"Note: {key} {value} -> " in cli.out
-    assert "the same images will follow, but not the same bits" in cli.out
+    assert "same data order, results not bit-identical" in cli.out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The process of the command line: `imgnet-mini`, or `python -m imgnet_mini`."""
+"""Entry point of `imgnet-mini` and `python -m imgnet_mini`."""
 
 import signal
 
@@ -6,13 +6,13 @@ from imgnet_mini.utils.early_exit import exit_on_signal
 
 
 def main() -> None:
-    """Run the command line; from here on a signal ends it with a line and an exit code."""
+    """Run the command line; signals end it with a message and an exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, exit_on_signal)
-    from imgnet_mini.cli import main as run  # takes a second, in which signals come too
+    from imgnet_mini.cli import main as run  # takes a second; signals may arrive meanwhile
 
     run(is_process=True)
 
 
-if __name__ == "__main__":  # a spawned data worker imports this file again
+if __name__ == "__main__":  # spawned worker processes import this file too
     main()

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and cure; anything else is a bug and keeps its traceback."""
+"""Errors that a user can cause and fix; any other exception is a bug and keeps its traceback."""
 
 
 class ImgnetMiniError(Exception):
@@ -8,13 +8,13 @@ class ImgnetMiniError(Exception):
 
 
 class ConfigError(ImgnetMiniError):
-    """The settings are malformed, contradict one another or do not fit this machine."""
+    """Settings are malformed, contradict each other, or do not fit this machine."""
 
     exit_code = 2
 
 
 class InUseError(ImgnetMiniError):
-    """Another process is writing what this one wants to write."""
+    """Another process is writing the same run."""
 
     exit_code = 3
 
@@ -32,19 +32,19 @@ class WriteError(ImgnetMiniError):
 
 
 class CheckpointError(ImgnetMiniError):
-    """A checkpoint is missing, damaged, or belongs to something else."""
+    """A checkpoint is missing, damaged, or does not fit."""
 
     exit_code = 6
 
 
 class DivergedError(ImgnetMiniError):
-    """A loss or a weight is no longer a finite number."""
+    """A loss or a weight is not finite."""
 
     exit_code = 7
 
 
 class RankError(ImgnetMiniError):
-    """What one of several processes has failed in; its message names the process."""
+    """A failure of one rank of several; the message names the rank."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -52,11 +52,11 @@ class RankError(ImgnetMiniError):
 
 
 class LostRankError(ImgnetMiniError):
-    """Another process of the run is gone, or does not answer."""
+    """Another rank exited or does not respond."""
 
 
 class StoppedError(ImgnetMiniError):
-    """Ctrl-C or SIGTERM ended the command after it had saved what it could."""
+    """Ctrl-C or SIGTERM stopped the command after it saved its state."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -64,18 +64,18 @@ class StoppedError(ImgnetMiniError):
 
 
 class StaleError(ImgnetMiniError):
-    """A written file no longer shows what the runs hold (`--check`)."""
+    """A generated file is out of date (`--check`)."""
 
     exit_code = 1
 
 
 class ExportError(ImgnetMiniError):
-    """An exported file does not say what the network says."""
+    """The outputs of an exported file differ from those of the model."""
 
     exit_code = 1
 
 
 class FailedImagesError(ImgnetMiniError):
-    """Some of the images that were named could not be read; all others are done."""
+    """Some of the given images could not be read; all others are done."""
 
     exit_code = 1

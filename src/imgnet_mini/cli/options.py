@@ -1,4 +1,4 @@
-"""Command-line options made from the sections of the run configuration."""
+"""Command-line options made from the sections of the run configuration, and shared options."""
 
 import inspect
 import types
@@ -16,11 +16,24 @@ from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_n
 
 Command = Callable[..., None]
 
+TRAINING_ONLY = (
+    *("crop_scale_min", "flip", "use_class_style_aug", "pack_on_device", "grad_accum_steps"),
+    *("progressive", "trivial_augment", "random_erasing", "mixup", "cutmix"),
+    *("amp", "precision", "compile", "sync_bn", "deterministic", "seed", "zero_init_residual"),
+)
+"""Settings of the data, model and runtime sections without effect on evaluation."""
+
+IMAGES = ("data_root", "pack_dir", "workers", "loader", "skip_bad", "allow_missing_val_classes")
+"""Settings of the images of a run and of their loading."""
+
+Checkpoint = Annotated[
+    str,
+    typer.Option(metavar="best|last|PATH", help="Checkpoint to load, or a plain state dict."),
+]
+
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="TOML file of settings; typed flags win over it."
-    ),
+    typer.Option("--config", metavar="FILE", help="TOML file of settings; flags override it."),
 ]
 
 Recipe = Annotated[
@@ -28,7 +41,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         metavar="|".join(recipe_names()),
-        help="Settings that belong together; a file and typed flags win over them.",
+        help="Recipe to start from; --config and flags override it.",
         autocompletion=recipe_names,
     ),
 ]
@@ -40,13 +53,13 @@ def config_options(
     show_defaults: bool = True,
     recipes: bool = False,
 ) -> Callable[[Command], Command]:
-    """Give a command one option per field of these sections, and `--config FILE`.
+    """Add one option per field of these sections, and `--config FILE`, to a command.
 
-    The command's `config` parameter receives a `RunConfig` made of defaults, the recipe, the file
-    and the typed flags, in rising order; `RunConfig.explicit()` tells what was set.
+    The command's `config` parameter receives a `RunConfig`: the defaults, overridden by the recipe,
+    the file and the typed flags, in this order.
 
-    show_defaults: no for commands that start from a run's own settings.
-    recipes: give it `--recipe NAME` too; for commands that do not.
+    show_defaults: False for commands that start from the settings of a saved run.
+    recipes: add `--recipe NAME` too.
     """
     fields = {
         name: (section, field)
@@ -79,13 +92,13 @@ def config_options(
                 base = base.override_from(config_file)
             function(**values, config=base.override(changes))
 
-        own = inspect.signature(function, eval_str=True).parameters
+        parameters = inspect.signature(function, eval_str=True).parameters
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter(
                     "ctx", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context
                 ),
-                *(parameter for name, parameter in own.items() if name != "config"),
+                *(parameter for name, parameter in parameters.items() if name != "config"),
                 *([_optional("recipe", Recipe)] if recipes else []),
                 _optional("config_file", ConfigFile),
                 *(
@@ -112,7 +125,7 @@ def _was_typed(ctx: typer.Context, name: str) -> bool:
 
 
 def _parameter(name: str, field: FieldInfo, *, panel: str, show_default: bool) -> inspect.Parameter:
-    """The parameter that Typer reads as this field's option."""
+    """Return the parameter that Typer turns into the option of a field."""
     bounds = {type(bound): bound for bound in field.metadata}
     annotation, metavar = _command_line_type(field.annotation)
     option = typer.Option(
@@ -143,7 +156,7 @@ def _default_text(field: FieldInfo) -> bool | str:
 
 
 def _hidden_alias(name: str, field: FieldInfo) -> inspect.Parameter:
-    """Parameter of an earlier spelling of an option, which help does not show."""
+    """Return the parameter of the earlier spelling of an option, which help does not show."""
     annotation, _ = _command_line_type(field.annotation)
     option = typer.Option(hidden=True)
     return inspect.Parameter(
@@ -155,14 +168,14 @@ def _hidden_alias(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _open_bounds(bounds: dict[type, Any]) -> str:
-    """Bounds that the configuration checks and Typer does not know, as text of the help."""
+    """Return open bounds as help text: the configuration checks them, since Typer has none."""
     words = [f"above {bounds[Gt].gt}"] if Gt in bounds else []
     words += [f"below {bounds[Lt].lt}"] if Lt in bounds else []
     return f" ({' and '.join(words)})" if words else ""
 
 
 def _command_line_type(annotation: Any) -> tuple[Any, str | None]:
-    """What Typer parses, and how it is shown; a mixed type stays text for the configuration."""
+    """Return the type that Typer parses, and its metavar; unions are left to the configuration."""
     if get_origin(annotation) not in (Union, types.UnionType):
         return annotation, None
     members = [member for member in get_args(annotation) if member is not types.NoneType]

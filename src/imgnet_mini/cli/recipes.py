@@ -1,4 +1,4 @@
-"""The commands that show the recipes."""
+"""Commands that show recipes."""
 
 from typing import Annotated
 
@@ -10,17 +10,17 @@ from imgnet_mini.utils.console import show_table, write_stdout
 
 recipe = typer.Typer(
     no_args_is_help=True,
-    help="Show the recipes: settings that belong together, for train --recipe NAME.",
+    help="Show the recipes: sets of settings, for train --recipe NAME.",
 )
 app.add_typer(recipe, name="recipe", rich_help_panel="Workflow")
 
 
 @recipe.command("list")
 def list_recipes() -> None:
-    """Say which recipes there are, and what each is for."""
+    """List the recipes and their purposes."""
     show_table(
         "Recipes, for --recipe NAME",
-        ["recipe", "what it is for"],
+        ["recipe", "purpose"],
         [[name, recipe_purpose(name)] for name in recipe_names()],
     )
 
@@ -31,11 +31,11 @@ def show(
         str,
         typer.Argument(
             metavar="|".join(recipe_names()),
-            help="The recipe to print.",
+            help="Recipe to print.",
             show_default=False,
             autocompletion=recipe_names,
         ),
     ],
 ) -> None:
-    """Print a recipe's file: the start of one of your own, for --config FILE."""
+    """Print a recipe as TOML, to save and edit for --config FILE."""
     write_stdout(recipe_text(name))

@@ -1,4 +1,4 @@
-"""The commands that measure a run and show it."""
+"""Commands that evaluate a run and report its results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
-from imgnet_mini.cli.options import config_options
-from imgnet_mini.cli.shared import TRAINING_ONLY, Checkpoint
+from imgnet_mini.cli.options import TRAINING_ONLY, Checkpoint, config_options
 from imgnet_mini.config.run_config import RunConfig
 
 
@@ -25,20 +24,22 @@ def evaluate(
     checkpoint: Checkpoint = "best",
     tta: Annotated[
         bool,
-        typer.Option("--tta/--no-tta", help="Use the mean over the image and its mirror image."),
+        typer.Option(
+            "--tta/--no-tta", help="Average the outputs over the image and its horizontal flip."
+        ),
     ] = False,
     ten_crop: Annotated[
         bool,
         typer.Option(
             "--ten-crop/--no-ten-crop",
-            help="Use the mean over corners, centre and their mirror images.",
+            help="Average over ten crops: four corners and the center, each also flipped.",
         ),
     ] = False,
     config: RunConfig,
 ) -> None:
-    """Measure loss, top-1 and top-5 over all validation images, in float32.
+    """Measure loss, top-1 and top-5 accuracy on the validation images, in float32.
 
-    Options left out keep the values the run of this name was trained with.
+    Options default to the settings of the run.
     """
     from imgnet_mini.commands import evaluate
     from imgnet_mini.data.tta import TestTimeAugmentation
@@ -65,9 +66,9 @@ def evaluate(
     show_defaults=False,
 )
 def report(*, config: RunConfig) -> None:
-    """Show a run on one page: numbers, curves, classes, images, calibration; pictures and tables.
+    """Write an HTML report of a run: metrics, curves, classes, sample images, calibration.
 
-    Evaluates the best checkpoint first where that has not been done.
+    Evaluates the best checkpoint first if needed. Plots and tables are saved as files too.
     """
     from imgnet_mini.commands import report
 
@@ -79,11 +80,12 @@ def report(*, config: RunConfig) -> None:
 def compare(
     *,
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME", help="Two runs or more.", show_default=False)
+        list[str],
+        typer.Argument(metavar="NAME", help="Names of two or more runs.", show_default=False),
     ],
     config: RunConfig,
 ) -> None:
-    """Put runs side by side: settings that differ, results, curves, as a table and as a page."""
+    """Compare runs: results, curves and differing settings, as a table and an HTML page."""
     from imgnet_mini.commands import compare
 
     compare.run(config, names)
@@ -96,14 +98,14 @@ def readme(
     name: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name of a run; several make a comparison.", show_default="r50_onecycle_amp"
+            help="Name of a run; repeat to compare several.", show_default="r50_onecycle_amp"
         ),
     ] = None,
     template: Annotated[
         str,
         typer.Option(
             metavar="results|experiment|FILE",
-            help="What to write: a block, a whole README, or your own Jinja template.",
+            help="Results section, whole README, or your own Jinja template.",
         ),
     ] = "results",
     readme: Annotated[
@@ -116,11 +118,14 @@ def readme(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit 1 if the file is out of date.")
+        bool,
+        typer.Option(
+            "--check", help="Check instead of writing: exit with 1 if the file is out of date."
+        ),
     ] = False,
     config: RunConfig,
 ) -> None:
-    """Show a run's results in README.md, between two marker comments."""
+    """Write the results of a run into README.md, between two marker comments."""
     from imgnet_mini.commands import readme as readme_command
 
     readme_command.run(config, name or [], template, readme, check)

@@ -1,4 +1,4 @@
-"""The commands that use a network, and those to try things."""
+"""Commands that use a trained model, and commands to try things out."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
-from imgnet_mini.cli.options import config_options
-from imgnet_mini.cli.shared import IMAGES, TRAINING_ONLY, Checkpoint
+from imgnet_mini.cli.options import IMAGES, TRAINING_ONLY, Checkpoint, config_options
 from imgnet_mini.config.run_config import RunConfig
 
 
@@ -20,7 +19,7 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="IMAGE_OR_FOLDER",
-            help="Image files, and folders that are searched for images.",
+            help="Image files, or folders to search for images.",
             show_default=False,
         ),
     ],
@@ -28,15 +27,15 @@ def predict(
     checkpoint: Checkpoint = "best",
     top_k: Annotated[
         int | None,
-        typer.Option(min=1, help="Classes to name of each image.", show_default="5, or all"),
+        typer.Option(min=1, help="Number of classes to print per image.", show_default="5, or all"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     config: RunConfig,
 ) -> None:
-    """Say what images show: the likeliest classes, with their probabilities.
+    """Predict the most likely classes of images, with probabilities.
 
-    Needs the checkpoint and nothing else. Exits with 1 where an image could not be read.
+    Requires only the checkpoint. Exits with 1 if an image cannot be read.
     """
     from imgnet_mini.commands import predict
 
@@ -65,7 +64,7 @@ def export(
         typer.Option(
             "--format",
             metavar="pt2|torchscript|onnx|safetensors|state-dict",
-            help="Kind of file.",
+            help="File format.",
             show_default="by the ending of --output, or pt2",
         ),
     ] = None,
@@ -78,9 +77,9 @@ def export(
     ] = False,
     config: RunConfig,
 ) -> None:
-    """Write the network as a file that other programs run, and check that it says the same.
+    """Export the model for other programs, and check that the file gives the same outputs.
 
-    Classes and normalisation go inside, where the format has a place, and beside as FILE.json.
+    Classes and normalization are stored in the file, if the format allows it, and in FILE.json.
     """
     from imgnet_mini.commands import export
 
@@ -96,14 +95,19 @@ def export(
 def bench(
     *,
     seconds: Annotated[
-        float, typer.Option(min=1, help="About how long to measure.", rich_help_panel="Bench")
+        float,
+        typer.Option(
+            min=1,
+            help="Approximate duration of the measurement in seconds.",
+            rich_help_panel="Bench",
+        ),
     ] = 60,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON.", rich_help_panel="Bench")
     ] = False,
     config: RunConfig,
 ) -> None:
-    """Say in a minute what limits the speed of training here, and try what would lift it."""
+    """Find the bottleneck of training on this machine, and try settings that remove it."""
     from imgnet_mini.commands import bench
 
     bench.run(config, seconds=seconds, as_json=as_json)
@@ -112,13 +116,13 @@ def bench(
 @app.command(rich_help_panel="Try it")
 def demo(
     directory: Annotated[
-        Path, typer.Option("--dir", help="Folder to make; it must not exist or be empty.")
+        Path, typer.Option("--dir", help="Folder to create; must be empty if it exists.")
     ] = Path("imgnet-mini-demo"),
     device: Annotated[
-        str, typer.Option(metavar="auto|cuda|mps|cpu", help="Where the network runs.")
+        str, typer.Option(metavar="auto|cuda|mps|cpu", help="Device to run on.")
     ] = "auto",
 ) -> None:
-    """Run the whole workflow on handwritten digits: two to three minutes on two slow cores."""
+    """Run the whole workflow on handwritten digits: 2 to 3 minutes on two slow CPU cores."""
     from imgnet_mini.commands import demo
 
     demo.run(directory, device=device)

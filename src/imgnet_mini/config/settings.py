@@ -171,7 +171,7 @@ class ScheduleConfig(Section):
     """Length of the training and one-cycle learning rate schedule."""
 
     epochs: Count = 20
-    """Epochs: passes over the training images."""
+    """Number of passes over the training images."""
 
     max_lr: MaxLr = None
     """Peak learning rate; unset: 0.1 x batch size / 256; auto: the latest from find-lr."""

@@ -1,4 +1,4 @@
-"""From a setup to a trainer."""
+"""Build the trainer."""
 
 from imgnet_mini.config.run_config import ResolvedConfig
 from imgnet_mini.training.optim import build_optimizer, build_scheduler
@@ -12,7 +12,7 @@ def build_trainer(
 ) -> Trainer:
     """Build the optimizer, the schedule and the trainer.
 
-    total_steps: of the schedule; None: those of all epochs.
+    total_steps: length of the schedule; None: all epochs.
 
     Raises:
         ConfigError: the run is too short for its schedule.

@@ -1,4 +1,4 @@
-"""The peak learning rate of a run: a number, the linear rule's, or find-lr's."""
+"""The peak learning rate of a run: set, from linear scaling, or from find-lr."""
 
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from imgnet_mini.training.optim import linear_scaling_lr
 from imgnet_mini.utils.console import print_lines
 
 _DECISIVE: Final = ("arch", "batch_size", "img_size")
-"""Where one of these is another, the rate is not this run's."""
+"""Settings whose change makes a suggested learning rate invalid."""
 
 
 def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:
@@ -47,7 +47,7 @@ def _suggested_lr(config: RunConfig, paths: RunPaths) -> float:
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """What a suggested rate depends on, as JSON has it."""
+    """Return the settings that a suggested learning rate depends on, as JSON values."""
     data, optimizer = config.data, config.optimizer
     return {
         "arch": config.model.arch,
@@ -67,7 +67,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def _describe_augmentation(data: DataConfig) -> str:
-    """What is done to images beyond crop and flip, such as `class-style, mixup 0.2`."""
+    """Return the augmentations besides crop and flip, such as `class-style, mixup 0.2`."""
     switches = {"class-style": data.use_class_style_aug, "trivial-augment": data.trivial_augment}
     found = [name for name, is_on in switches.items() if is_on]
     for name in ("random_erasing", "mixup", "cutmix"):
@@ -77,25 +77,26 @@ def _describe_augmentation(data: DataConfig) -> str:
 
 
 def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
-    """Refuse a rate that is another network's; warn of what else was other. Old files say less.
+    """Refuse a suggestion for another network or batch; note other differences.
+
+    Settings that the file does not name are not compared.
 
     Raises:
         ConfigError: see `resolve_max_lr`.
     """
-    own = settings_of(config)
-    others = {
-        name: f"{name} {found.settings[name]}, and not {value}"
-        for name, value in own.items()
+    differences = {
+        name: f"{name} {found.settings[name]} instead of {value}"
+        for name, value in settings_of(config).items()
         if name in found.settings and found.settings[name] != value
     }
-    decisive = [words for name, words in others.items() if name in _DECISIVE]
+    decisive = [text for name, text in differences.items() if name in _DECISIVE]
     if decisive:
         raise ConfigError(
             f"--max-lr auto: {found.path} was made with {'; '.join(decisive)}. Run find-lr with "
-            "the settings of this run first, or give --max-lr a number"
+            "the settings of this run first, or set --max-lr to a number"
         )
-    if others:
+    if differences:
         print_lines(
             f"Note: --max-lr auto takes {found.lr:.3g} from {found.path}, which was made with "
-            f"{'; '.join(others.values())}. After other changes than of a path, run find-lr again"
+            f"{'; '.join(differences.values())}. Unless only a path changed, run find-lr again"
         )

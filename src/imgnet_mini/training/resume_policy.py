@@ -1,4 +1,4 @@
-"""What may be another when a run goes on, and what is said of it."""
+"""Rules of resuming: the settings that may change, and the notes on changes."""
 
 from typing import Any
 
@@ -13,13 +13,10 @@ MAY_CHANGE = {
     "checkpoint": {"keep", "save_minutes"},
     "runtime": {"device", "compile", "dist_timeout"},
 }
-"""Settings that say where and how the run goes on; all others say what it computes."""
+"""Settings without effect on the results of a run, which may change on resume."""
 
 WORLD_SIZE_DEPENDENT = {"data": {"grad_accum_steps"}, "runtime": {"sync_bn"}}
-"""What more may change where the number of ranks may."""
-
-SINGLE_PROCESS_ENVIRONMENT = {"ranks": 1}
-"""What a checkpoint says that does not say it: it is from before there were ranks."""
+"""Settings that may change together with the number of processes."""
 
 
 def merge_resume_config(
@@ -29,20 +26,20 @@ def merge_resume_config(
     replan: bool = False,
     allow_world_size_change: bool = False,
 ) -> ResolvedConfig:
-    """The run's own configuration, with what may change taken from the command line.
+    """Return the saved settings of a run with `overrides` applied.
 
-    replan: let the schedule be another one.
-    other_ranks: let the number of ranks be another one.
+    replan: allow another schedule.
+    allow_world_size_change: allow settings that depend on the number of processes to change.
 
     Raises:
-        CheckpointError: the saved settings are not of this version.
-        ConfigError: a setting was typed that would make it another run.
+        CheckpointError: the saved settings do not fit this version.
+        ConfigError: an override would change the results of the run.
     """
     try:
         saved = ResolvedConfig.from_tables(content["config"])
     except ConfigError as error:
         raise CheckpointError(
-            f"the checkpoint's settings are not of this version: {error}"
+            f"the settings in the checkpoint do not fit this version: {error}"
         ) from error
     changes = {
         section: {name: value for name, value in values.items() if value != "auto"}
@@ -83,7 +80,7 @@ def _check_same_settings(
     for section, values in changes.items():
         for name, value in values.items():
             before = getattr(getattr(saved, section), name)
-            if name not in may_change.get(section, ()) and value != before:
+            if value != before and name not in may_change.get(section, ()):
                 source = recipe if value == from_recipe.get(section, {}).get(name) else None
                 raise ConfigError(_refusal(section, name, before, value, source))
 
@@ -91,24 +88,24 @@ def _check_same_settings(
 def _check_new_plan(content: Content, saved: ResolvedConfig, plan: ResolvedConfig) -> None:
     if plan.schedule == saved.schedule:
         raise ConfigError(
-            "--replan: the schedule would stay as it is; name what is to be another, such as "
+            "--replan: the schedule is unchanged; change a setting of it, such as "
             f"--epochs {2 * saved.schedule.epochs}"
         )
     state, epochs = content["state"], plan.schedule.epochs
     if epochs < state["epoch"] + (state["batch"] > 0):
         raise ConfigError(
             f"--epochs {epochs}: {state['epoch']} epochs and {state['batch']} steps of the next "
-            "are done; name more"
+            "are done; set more"
         )
 
 
 def check_world_size(content: Content, distributed: DistributedContext, *, allowed: bool) -> None:
-    """Hold a run to its number of ranks.
+    """Check that the number of processes is that of the run so far.
 
     Raises:
-        ConfigError: there are more now, or fewer.
+        ConfigError: the number differs and that is not allowed.
     """
-    before = (SINGLE_PROCESS_ENVIRONMENT | content["environment"])["ranks"]
+    before = content["environment"]["ranks"]
     if distributed.world_size != before and not allowed:
         raise ConfigError(
             f"this run has {before} process(es), and resumes with {distributed.world_size}: the "
@@ -121,37 +118,36 @@ def check_world_size(content: Content, distributed: DistributedContext, *, allow
 def _refusal(section: str, name: str, before: Any, after: Any, recipe: str | None) -> str:
     flag = f"--{name.replace('_', '-')}"
     setting = f"{flag} {after}"
-    way_out = "add --replan to go on under a new schedule, " if section == "schedule" else ""
+    cure = "add --replan to resume with a new schedule, " if section == "schedule" else ""
     if recipe is not None:
-        flag, way_out = f"--recipe {recipe}", ""  # which `resume`, that has --replan, does not take
+        flag, cure = f"--recipe {recipe}", ""  # `resume`, which has --replan, takes no recipe
         setting += f" of {flag}"
     return (
-        f"{setting}: this run was started with {before}, and going on with another one would "
-        "not be the same run: its learning-rate schedule, its weights and its order of images "
-        f"depend on it. Leave {flag} out to go on, {way_out}or start a new run under another --name"
+        f"{setting}: this run was started with {before}, and another value would change its "
+        f"results (schedule, weights or data order). Leave {flag} out to resume, {cure}or start a "
+        "new run with another --name"
     )
 
 
 def describe_new_schedule(content: Content, config: ResolvedConfig, lr: float) -> list[str]:
-    """What a new schedule does to the rate."""
+    """Return a note on the learning rate under a new schedule."""
     schedule = config.schedule
     last = schedule.max_lr / schedule.div_factor / schedule.final_div_factor
     before = content["optimizer"]["param_groups"][0]["lr"]
     return [
-        f"New plan: one cycle over {schedule.epochs} epochs, entered at the place where the run "
-        f"is. The learning rate goes from {before:.3g} to {lr:.3g} at once, then along that "
+        f"New schedule: one cycle over {schedule.epochs} epochs, continued at the present step. "
+        f"The learning rate goes from {before:.3g} to {lr:.3g} at once, then along that "
         f"curve (peak {schedule.max_lr:.3g}) down to {last:.3g}",
     ]
 
 
 def describe_changes(content: Content, now: dict[str, Any]) -> list[str]:
-    """A line on what has changed of machine and versions since the run was saved, if anything."""
-    before = SINGLE_PROCESS_ENVIRONMENT | content["environment"]
+    """Return a note on changes of machine and versions since the run was saved, if any."""
     changed = [
         f"{key} {value} -> {now[key]}"
-        for key, value in before.items()
+        for key, value in content["environment"].items()
         if key in now and value != now[key]
     ]
     if not changed:
         return []
-    return [f"Note: {', '.join(changed)}: the same images will follow, but not the same bits"]
+    return [f"Note: {', '.join(changed)}: same data order, results not bit-identical"]

@@ -1,4 +1,4 @@
-"""What `train` and `find-lr` share: from a configuration to a network, a loss and batches."""
+"""Build the parts of a training run: device, images, loader, model and loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from imgnet_mini.utils.progress import progress_bar
 
 @dataclass(frozen=True)
 class Setup:
-    """The parts of a run that are there before its first step."""
+    """The parts of a run before its optimizer and schedule."""
 
     device: torch.device
     precision: Precision
@@ -40,10 +40,10 @@ def build_setup(
     growing: bool = True,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Setup:
-    """Check the settings, the machine and the images, then build.
+    """Check settings, device and images, and build the parts of a run.
 
-    skipped: the image files that the run goes without, if that has been found out before.
-    growing: whether images may be smaller in the first epochs, as in training.
+    skipped: image files to leave out and the reasons, if known from before.
+    growing: apply progressive resizing, as training does.
 
     Raises:
         ConfigError: a setting does not fit the machine, the network or the images.
@@ -82,11 +82,11 @@ def open_splits_once(
     training: bool = True,
     skipped: Mapping[str, str] | None = None,
 ) -> ImageSplits:
-    """Find and check the images, once on each machine: its other ranks take what was found there.
+    """Find and check the images once per machine; its other ranks reuse the result.
 
     Raises:
         ConfigError, DataError: see `open_splits`.
-        DataError: the machines do not have the same images.
+        DataError: the images differ between machines.
     """
     found: list[ImageSplits] = []
 
@@ -109,7 +109,7 @@ def open_splits_once(
         names = distributed.all_gather(fingerprint(images.train, images.val, sizes=False))
         if len(set(names)) > 1:
             raise DataError(
-                f"the images in {config.run.data_root} are not the same on all machines: copy "
-                "them anew, or name a folder that all of them share with --data-root"
+                f"the images in {config.run.data_root} differ between machines: copy them "
+                "again, or pass a folder that all machines share with --data-root"
             )
     return images

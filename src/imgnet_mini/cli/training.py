@@ -1,4 +1,4 @@
-"""The commands on the way to a trained network."""
+"""Commands that prepare data and train."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
-from imgnet_mini.cli.options import config_options
-from imgnet_mini.cli.shared import TRAINING_ONLY
+from imgnet_mini.cli.options import TRAINING_ONLY, config_options
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.utils.console import ignore_closed_stdout
 
@@ -19,9 +18,9 @@ from imgnet_mini.utils.console import ignore_closed_stdout
     recipes=True,
 )
 def prepare(*, config: RunConfig) -> None:
-    """Decode and resize all images once, so that training never waits for them.
+    """Decode and resize all images once, into a pack that training reads fast.
 
-    Checks every image on the way. A pack that is up to date stays; a stopped build goes on.
+    Checks every image. An up-to-date pack is kept; an interrupted build is continued.
     """
     from imgnet_mini.commands import prepare
 
@@ -40,9 +39,9 @@ def prepare(*, config: RunConfig) -> None:
     recipes=True,
 )
 def check(*, config: RunConfig) -> None:
-    """Decode every image, and list all that would stop or spoil a training.
+    """Decode every image, and list all problems that would stop or degrade training.
 
-    Exits with 4 where something would stop it.
+    Exits with 4 if a problem would stop training.
     """
     from imgnet_mini.commands import check
 
@@ -56,7 +55,7 @@ def check(*, config: RunConfig) -> None:
     recipes=True,
 )
 def find_lr(*, config: RunConfig) -> None:
-    """Suggest a peak learning rate: by raising the rate step by step, and by short trainings."""
+    """Suggest a peak learning rate by a range test and short trial trainings."""
     from imgnet_mini.commands import find_lr
     from imgnet_mini.distributed.process_group import init_distributed
 
@@ -73,20 +72,21 @@ def find_lr(*, config: RunConfig) -> None:
 def train(
     *,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run if it has a checkpoint, else start.")
+        bool, typer.Option("--resume", help="Resume the run if it has a checkpoint, else start it.")
     ] = False,
     allow_world_size_change: Annotated[
         bool,
         typer.Option(
             "--allow-world-size-change",
-            help="With --resume: go on with other processes: the same images, not the same bits.",
+            help="Allow --resume with a different number of processes: same data order, "
+            "results not bit-identical.",
         ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing run of this name.")
     ] = False,
     reports: Annotated[
-        bool, typer.Option("--reports", help="Make the report when training is done.")
+        bool, typer.Option("--reports", help="Write the report after training.")
     ] = False,
     config: RunConfig,
 ) -> None:
@@ -126,24 +126,25 @@ def resume(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Go on from this one.", show_default="the newest that is whole"
+            metavar="FILE", help="Checkpoint to resume from.", show_default="the latest intact one"
         ),
     ] = None,
     replan: Annotated[
-        bool, typer.Option("--replan", help="Go on under another schedule, such as more --epochs.")
+        bool, typer.Option("--replan", help="Resume with a new schedule, such as more --epochs.")
     ] = False,
     allow_world_size_change: Annotated[
         bool,
         typer.Option(
             "--allow-world-size-change",
-            help="Go on with another number of processes: the same images, not the same bits.",
+            help="Allow a different number of processes: same data order, results not "
+            "bit-identical.",
         ),
     ] = False,
     config: RunConfig,
 ) -> None:
-    """Continue an interrupted run, bit by bit as if it had never stopped.
+    """Resume an interrupted run; results are bit-identical to an uninterrupted run.
 
-    Options left out keep the run's own values; those that would make it another run are refused.
+    Options default to the settings of the run. Settings that would change its results are refused.
     """
     from imgnet_mini.commands import resume
     from imgnet_mini.distributed.process_group import init_distributed

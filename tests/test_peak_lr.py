@@ -17,7 +17,11 @@ def resolve(tmp_path):
         folder.mkdir(exist_ok=True)
         found = {"name": "a", "lr": 0.05, "time": "1"}
         if settings is not None:
-            found["settings"] = settings_of(RunConfig()) | settings
+            present = settings_of(RunConfig())
+            for old, new in {"clip_norm": "clip_grad", "zero_init": "zero_init_residual"}.items():
+                if old in settings:
+                    del present[new]
+            found["settings"] = present | settings
         (folder / "lr_finder_1.json").write_text(json.dumps(found))
         config = RunConfig().override({"schedule": {"max_lr": "auto"}} | sections)
         return resolve_max_lr(config, RunPaths(tmp_path, "a")).schedule.max_lr
@@ -38,9 +42,9 @@ def test_a_result_that_does_not_tell_its_settings_is_taken(resolve, capsys):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"arch": "resnet18"}, "arch resnet18, and not resnet50"),
-        ({"batch_size": 256}, "batch_size 256, and not 64"),
-        ({"img_size": 64}, "img_size 64, and not 224"),
+        ({"arch": "resnet18"}, "arch resnet18 instead of resnet50"),
+        ({"batch_size": 256}, "batch_size 256 instead of 64"),
+        ({"img_size": 64}, "img_size 64 instead of 224"),
     ],
 )
 def test_the_rate_of_another_network_batch_or_size_is_refused(resolve, settings, words):
@@ -49,8 +53,14 @@ def test_the_rate_of_another_network_batch_or_size_is_refused(resolve, settings,
     assert "Run find-lr with the settings of this run" in str(refused.value)
 
 
+def test_settings_saved_under_their_earlier_names_are_compared(resolve, capsys):
+    assert resolve({"clip_norm": 1.5, "zero_init": True}) == 0.05
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "clip_grad 1.5 instead of None; zero_init_residual True instead of False" in printed
+
+
 def test_other_differences_are_said(resolve, capsys):
     assert resolve({"weight_decay": 5e-4, "data_root": "elsewhere"}) == 0.05
     said = " ".join(capsys.readouterr().out.split())
-    assert "weight_decay 0.0005, and not 0.0001" in said
-    assert "data_root elsewhere, and not data/imagenet-mini" in said
+    assert "weight_decay 0.0005 instead of 0.0001" in said
+    assert "data_root elsewhere instead of data/imagenet-mini" in said

@@ -1,0 +1,171 @@
+"""The words of help texts and docstrings: standard terms, in the form that style guides ask for."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+import imgnet_mini
+from imgnet_mini.cli import app
+from imgnet_mini.config.run_config import RunConfig, fields_of
+
+PACKAGE = Path(imgnet_mini.__file__).parent
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+NOT_YET = frozenset(
+    [
+        "checkpoint/__init__.py",
+        "checkpoint/audit.py",
+        "checkpoint/load.py",
+        "checkpoint/manifest.py",
+        "checkpoint/reader.py",
+        "checkpoint/schema.py",
+        "checkpoint/store.py",
+        "commands/bench.py",
+        "commands/demo.py",
+        "commands/find_lr.py",
+        "commands/report.py",
+        "commands/resume.py",
+        "commands/train.py",
+        "data/batches.py",
+        "data/crops.py",
+        "data/finishing.py",
+        "data/folder.py",
+        "data/folder_source.py",
+        "data/images.py",
+        "data/index.py",
+        "data/inference_images.py",
+        "data/loaders.py",
+        "data/open.py",
+        "data/pack/build.py",
+        "data/pack/format.py",
+        "data/pack/growing_array.py",
+        "data/pack/plan.py",
+        "data/progressive_resize.py",
+        "data/sampler.py",
+        "data/scan.py",
+        "data/shared_memory.py",
+        "data/splits.py",
+        "data/transforms.py",
+        "data/tta.py",
+        "export/description.py",
+        "export/formats.py",
+        "export/parity.py",
+        "lr_finder/curve.py",
+        "lr_finder/features.py",
+        "lr_finder/suggestions.py",
+        "lr_finder/trials.py",
+        "reporting/__init__.py",
+        "reporting/classification.py",
+        "reporting/page/axes.py",
+        "reporting/page/calibration.py",
+        "reporting/page/calibration_charts.py",
+        "reporting/page/chart.py",
+        "reporting/page/choice.py",
+        "reporting/page/class_table.py",
+        "reporting/page/examples.py",
+        "reporting/page/finder_chart.py",
+        "reporting/page/matrix.py",
+        "reporting/readme/advice.py",
+        "reporting/readme/comparison.py",
+        "reporting/readme/evaluation.py",
+        "reporting/readme/finder.py",
+        "reporting/readme/json_file.py",
+        "reporting/readme/markdown.py",
+        "reporting/readme/redact.py",
+        "reporting/readme/run_view.py",
+        "reporting/stages.py",
+        "reporting/style.py",
+        "runs/logger.py",
+        "runs/paths.py",
+        "runs/predictions.py",
+        "runs/records.py",
+        "training/evaluation.py",
+        "training/lr_trials.py",
+        "training/model.py",
+        "training/pictures.py",
+        "training/precision.py",
+        "training/run.py",
+        "training/throughput.py",
+        "training/train_state.py",
+        "utils/atomic_file.py",
+        "utils/console.py",
+        "utils/finite.py",
+        "utils/progress.py",
+        "utils/signals.py",
+        "utils/torchrun_env.py",
+    ]
+)
+"""Files whose docstrings are still to be rewritten; none may be added."""
+
+RIDDLES = re.compile(r"(What|Whether|The same|That which|Where|How|Those|So that)\b")
+"""Openings that are neither a verb nor a noun phrase."""
+BRITISH = re.compile(
+    r"\b(colour|centre|grey|favour|behaviour|neighbour)|[a-z]{3}(is|ys)(e[ds]?|ing|ation)s?\b"
+)
+NOT_STANDARD = re.compile(
+    r"same bits|one after the other|is cut to|whole or not at all|mirror image|goes through"
+    r"|let batch norms|parts of each batch|\bpeak rate\b|\b(this|those|ones) (one|own)\b"
+    r"|the network runs|\bbit by bit\b|\bgo on\b|\bsays?\b|\bmoves?\b|\bsquares? that\b",
+    re.IGNORECASE,
+)
+"""Wordings that standard terms have replaced."""
+
+
+def docstrings(source):
+    """Every docstring, those of attributes included."""
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                text = statement.value.value
+                if isinstance(text, str):
+                    yield " ".join(text.split())
+
+
+def commands(command=None, name="imgnet-mini"):
+    command = typer.main.get_command(app) if command is None else command
+    yield name, command
+    for part, child in getattr(command, "commands", {}).items():
+        yield from commands(child, f"{name} {part}")
+
+
+def help_texts():
+    """Of each command, option and argument, and of each setting, hidden ones left out."""
+    for name, command in commands():
+        yield name, command.help.split("\n\n")[0]
+        for parameter in command.params:
+            if not getattr(parameter, "hidden", False) and parameter.name != "help":
+                yield f"{name} {parameter.name}", parameter.help
+    for section in RunConfig.model_fields:
+        for name, field in fields_of(section).items():
+            yield f"{section}.{name}", field.description
+
+
+HELP = dict(help_texts())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_docstring_opens_with_a_verb_or_a_noun(file):
+    riddles = [text for text in docstrings(FILES[file].read_text("utf-8")) if RIDDLES.match(text)]
+    assert not riddles or file in NOT_YET
+
+
+@pytest.mark.parametrize("place", HELP)
+def test_a_help_text_is_one_phrase_in_standard_terms(place):
+    text = " ".join(HELP[place].split())
+    assert re.match(r"[A-Z][A-Za-z-]+ ", text), "it starts with a capitalized word"
+    assert not re.match(r"(The|A|An|This|If|So|Also|Only)\b", text), "a verb or a noun comes first"
+    assert re.search(r"[^.]\.( ?\([^)]*\))?$", text), "it ends with a full stop"
+    assert not RIDDLES.match(text)
+    assert not BRITISH.findall(text.replace("noise", "").replace("precise", ""))
+    assert not NOT_STANDARD.findall(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["Whether it is.", "What is done.", "The same thing.", "Where it lies.", "How to."]
+)
+def test_riddles_are_seen(text):
+    source = f'class A:\n    x = 1\n    """{text}"""\n'
+    assert [bool(RIDDLES.match(found)) for found in docstrings(source)] == [True]
