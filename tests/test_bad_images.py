@@ -100,7 +100,7 @@ def test_e1_a_macos_twin_is_passed_over_and_a_folder_named_like_an_image_is_a_fo
     BAD.with_name("._bad.jpg").write_bytes(b"\x00\x05\x16\x07")
     BAD.mkdir()
     assert cli("check", "--data-root", DATA) == 0, cli.out
-    assert "Files passed over: 1 hidden" in cli.out
+    assert "Ignored files: 1 hidden" in cli.out
     assert len(choose().train) == 24
 
 
@@ -172,10 +172,10 @@ def test_e5_files_of_other_extensions_are_counted_wherever_images_are_looked_for
     for number in range(12):
         (BAD.parent / f"{number}.HEIC").write_bytes(b"x")
     assert cli("check", "--data-root", DATA) == 0
-    assert "Files passed over: 12 .heic" in cli.out
+    assert "Ignored files: 12 .heic" in cli.out
     assert choose().notes == ("Note: files passed over: 12 .heic",)
     assert cli("prepare", "--data-root", DATA, "--img-size", 32) == 0
-    assert "Files passed over: 12 .heic" in cli.out
+    assert "Ignored files: 12 .heic" in cli.out
 
 
 def test_e6_exif_orientation_is_ignored_alike_in_files_and_packs(data, picture):

@@ -30,7 +30,7 @@ def test_every_broken_image_is_listed_with_path_and_reason(check, cli):
         path.write_bytes(b"<html>")
     assert check() == 4
     lines = cli.out.splitlines()
-    assert lines[0] == "Cannot be decoded, 31:"
+    assert lines[0] == "31 image(s) that cannot be decoded:"
     assert lines[1:32] == [f"  {path}: not an image" for path in broken]
     assert lines[32] == "Decoded 33 of 64 images in data"
     assert cli.says("31 image(s) that cannot be decoded, listed above")
@@ -50,7 +50,7 @@ def test_damage_that_can_be_decoded_is_told_and_no_error(check, cli):
     path = DATA / "val" / "class_02" / "000.JPEG"
     path.write_bytes(damaged_jpeg())
     assert check() == 0
-    assert "Can be decoded, 1 with damage inside:" in cli.out
+    assert "1 damaged image(s) that can be decoded:" in cli.out
     assert f"  {path}: " in cli.out
 
 
@@ -66,7 +66,7 @@ def test_a_problem_of_the_folders_does_not_keep_images_from_being_checked(check,
         *(f"  {path}: it is empty", "Decoded 32 of 33 images"),
     ):
         assert text in cli.out
-    assert cli.says("2 problem(s) of the folders and 1 image(s) that cannot be decoded")
+    assert cli.says("2 problem(s) with the folders and 1 image(s) that cannot be decoded")
 
 
 def test_flat_images_are_told(check, cli):
@@ -92,15 +92,15 @@ def test_classes_that_differ_in_case_only_are_told_and_no_error(check, cli):
     if len(list((DATA / "train").iterdir())) < 4:
         pytest.skip("this system takes both names for one")
     assert check() == 0
-    assert "differ in case only" in cli.out
+    assert "differ only in case" in cli.out
     assert "  Class_02 and class_02" in cli.out
 
 
-def test_what_is_passed_over_is_counted(check, cli):
+def test_ignored_files_are_counted(check, cli):
     for name in ("notes.txt", "more.TXT", ".hidden.jpg"):
         (DATA / "train" / "class_00" / name).write_bytes(b"x")
     assert check() == 0
-    assert "Files passed over: 2 .txt, 1 hidden" in cli.out
+    assert "Ignored files: 2 .txt, 1 hidden" in cli.out
 
 
 @posix

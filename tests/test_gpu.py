@@ -238,7 +238,7 @@ def test_a_pack_is_on_the_gpu_at_once_or_after_an_epoch_or_never(pack, wanted, f
     with train_loader(pack, CUDA, pack_on_device=wanted) as loader:
         for epoch, there in enumerate((first, second)):
             list(loader.epoch(epoch))
-            rows = loader._source._resident.tensor
+            rows = loader._source._device_rows.tensor
             assert (rows is not None and rows.is_cuda) == there
 
 

@@ -90,7 +90,7 @@ def test_a_signal_in_training_saves_soon_and_leaves_nobody(
     ("command", "says"),
     [
         (["find-lr", "--num-iter", 5000, "--end-lr", 1e-6], "nothing was written"),
-        (["prepare"], "the same command goes on"),
+        (["prepare"], "run the same command to continue"),
         (["evaluate"], "nothing was written"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imgnet_mini.data.pack.format import index_dtype
-from imgnet_mini.data.pack.growing_array import GrowingArray, holds_rows
+from imgnet_mini.data.pack.growing_array import ArraySpec, GrowingArray
 
 SOURCES = [
     pytest.param(np.arange(60, dtype=np.uint8).reshape(5, 2, 2, 3), id="pixels"),
@@ -18,7 +18,7 @@ SOURCES = [
 
 def grown(path, source, *, keep=0):
     """An array that kept some rows of the source and got the others."""
-    array = GrowingArray(path, source.dtype, source.shape[1:], keep=keep)
+    array = GrowingArray(ArraySpec(path, source.dtype, source.shape[1:]), keep=keep)
     for row in source[keep:]:
         array.append(row[None])
     return array
@@ -74,7 +74,7 @@ def test_until_it_is_finished_it_claims_no_rows(path):
     assert np.load(path).shape == (0, 12)
     array.finish()
     array.close()
-    again = GrowingArray(path, source.dtype, (12,), keep=5)
+    again = GrowingArray(ArraySpec(path, source.dtype, (12,)), keep=5)
     again.flush()
     assert np.load(path).shape == (0, 12)
     again.close()
@@ -82,14 +82,14 @@ def test_until_it_is_finished_it_claims_no_rows(path):
 
 def test_without_rows_to_keep_it_starts_over(path):
     grown(path, np.arange(5, dtype="<i8")).close()
-    array = GrowingArray(path, np.dtype("<i8"), (), keep=0)
+    array = GrowingArray(ArraySpec(path, np.dtype("<i8"), ()), keep=0)
     array.finish()
     array.close()
     assert np.load(path).tolist() == []
 
 
 def test_the_header_has_room_for_any_number_of_rows(path):
-    array = GrowingArray(path, np.dtype(np.uint8), (2048, 2048, 3), keep=0)
+    array = GrowingArray(ArraySpec(path, np.dtype(np.uint8), (2048, 2048, 3)), keep=0)
     before = path.stat().st_size
     array.rows = 10**15
     array.finish()
@@ -99,7 +99,7 @@ def test_the_header_has_room_for_any_number_of_rows(path):
 
 def test_rows_are_taken_in_any_layout_and_as_the_type_of_the_file(path):
     source = np.arange(24).reshape(4, 6)
-    array = GrowingArray(path, np.dtype(np.uint8), (6,), keep=0)
+    array = GrowingArray(ArraySpec(path, np.dtype(np.uint8), (6,)), keep=0)
     array.append(np.asfortranarray(source)[:2])
     array.append(source[2:, ::-1][:, ::-1])
     array.finish()
@@ -130,6 +130,6 @@ def test_no_row_is_kept_behind_a_link(path, tmp_path):
     source = np.arange(5, dtype="<i8")
     grown(tmp_path / "elsewhere.npy", source).close()
     path.symlink_to(tmp_path / "elsewhere.npy")
-    assert not holds_rows(path, source.dtype, (), 3)
+    assert not ArraySpec(path, source.dtype, ()).holds_rows(3)
     with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
-        GrowingArray(path, source.dtype, (), keep=3)
+        GrowingArray(ArraySpec(path, source.dtype, ()), keep=3)

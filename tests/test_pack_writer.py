@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from helpers.packs import DATA, PACK, arrays, build, jpeg, opened, siblings
-from imgnet_mini.data.pack import build as pack_build
+from imgnet_mini.data.pack import builder as pack_builder
 from imgnet_mini.data.pack.growing_array import GrowingArray
 from imgnet_mini.data.pack.plan import ImagePacker
 from imgnet_mini.errors import DataError, ImgnetMiniError, InUseError, WriteError
@@ -215,7 +215,7 @@ def kill_at(number, monkeypatch):
 
     def on_image(split, count):
         if (split, count) == ("train", number):
-            monkeypatch.setattr(pack_build.PackBuilder, "_save", give_up)
+            monkeypatch.setattr(pack_builder.PackBuilder, "_save", give_up)
             raise KilledError
 
     return on_image
@@ -261,7 +261,7 @@ def test_a_damaged_note_of_progress_starts_clean(expected, content):
 
 
 def test_what_is_done_is_saved_from_time_to_time(data, monkeypatch):
-    monkeypatch.setattr(pack_build, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(pack_builder, "SAVE_SECONDS", 0.0)
     seen = []
 
     def on_image(split, count):
@@ -292,7 +292,7 @@ def test_what_is_done_is_saved_from_time_to_time(data, monkeypatch):
 
 @posix
 def test_rows_reach_the_disk_before_the_note_that_counts_them(data, monkeypatch):
-    monkeypatch.setattr(pack_build, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(pack_builder, "SAVE_SECONDS", 0.0)
     calls = []
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("flush"), fsync(fd)))
@@ -383,7 +383,7 @@ def test_a_failure_to_put_it_in_place_does_not_cost_the_work(expected, decoded, 
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", busy)
-        with pytest.raises(WriteError, match="is kept"):
+        with pytest.raises(WriteError, match="are kept"):
             build(pack_size=40)
     del decoded[:]
     build(pack_size=40)
@@ -594,7 +594,7 @@ def test_remains_of_an_older_kill_do_not_enter_the_pack(expected):
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
-import imgnet_mini.commands.prepare, imgnet_mini.data.pack.writer as writer
+import imgnet_mini.commands.prepare, imgnet_mini.data.pack.builder as builder
 from imgnet_mini.cli import main
 
 def prepare(folder, step):
@@ -611,7 +611,7 @@ def prepare(folder, step):
         for name in ("replace", "unlink", "rmdir", "mkdir"):
             setattr(Path, name, killing(getattr(Path, name)))
     else:
-        writer.SAVE_SECONDS = 0.02
+        builder.SAVE_SECONDS = 0.02
     sys.stdout = sys.stderr = open(os.devnull, "w")
     try:
         main(["prepare", "--data-root", "data", "--pack-dir", folder, "--img-size", "32"])

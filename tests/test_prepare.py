@@ -198,7 +198,7 @@ def test_leaving_out_a_whole_class_is_refused_with_its_name(prepare, cli):
 def test_damage_in_the_middle_of_a_jpeg_is_packed_and_told(prepare, cli):
     VAL.write_bytes(damaged_jpeg())
     assert prepare() == 0, cli.err
-    assert "1 with damage inside" in cli.out
+    assert "1 damaged image(s)" in cli.out
     assert "val/class_02/000.JPEG" in cli.out
     assert len(manifest()["suspect"]) == 1
     assert manifest()["skipped"] == []

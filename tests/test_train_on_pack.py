@@ -188,7 +188,7 @@ def test_a_pack_is_asked_onto_a_gpu_only_where_both_are_there(run_small, cli, pa
     if packed:
         assert cli("prepare", "--data-root", "data", "--img-size", 32) == 0, cli.err
     assert run_small("train", "--device", "cpu", "--pack-on-device", "on") == 2
-    assert cli.says("needs CUDA" if packed else "imgnet-mini prepare")
+    assert cli.says("requires CUDA" if packed else "imgnet-mini prepare")
     assert not Path("checkpoints").exists()
 
 

@@ -1,4 +1,4 @@
-"""Decode every image, and list all at once what is wrong with the images and their folders."""
+"""Decode every image; list all problems of the images and their folders."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
 def run(config: RunConfig) -> None:
-    """Check both splits, whatever is wrong with one of them.
+    """Check both splits and print all problems.
 
     Raises:
-        DataError: something would stop a training; it has been listed.
+        DataError: a problem would stop a training.
         StoppedError: a signal ended the check.
     """
     root = config.run.data_root
@@ -26,21 +26,22 @@ def run(config: RunConfig) -> None:
     )
     print_lines(*problems)
     findings = _scan(splits)
-    broken = _lines(splits, [found.broken for found in findings])
-    suspect = _lines(splits, [found.suspect for found in findings])
+    broken = _to_lines(splits, [found.broken for found in findings])
+    suspect = _to_lines(splits, [found.suspect for found in findings])
     if broken:
-        print_lines(f"Cannot be decoded, {len(broken)}:", listed(broken, most=len(broken)))
+        print_lines(
+            f"{len(broken)} image(s) that cannot be decoded:", listed(broken, most=len(broken))
+        )
     if suspect:
         print_lines(
-            f"Can be decoded, {len(suspect)} with damage inside:",
+            f"{len(suspect)} damaged image(s) that can be decoded:",
             listed(suspect, most=len(suspect)),
         )
-    _say_what_else_there_is(*splits)
-    print_lines(
-        f"Decoded {sum(map(len, splits)) - len(broken)} of {sum(map(len, splits))} images in {root}"
-    )
+    _print_notes(*splits)
+    total = sum(map(len, splits))
+    print_lines(f"Decoded {total - len(broken)} of {total} images in {root}")
     if problems or broken:
-        raise DataError(_verdict(len(problems), len(broken)))
+        raise DataError(_summarize(len(problems), len(broken)))
 
 
 def _scan(splits: tuple[ImageFolder, ...]) -> list[Findings]:
@@ -57,7 +58,7 @@ def _scan(splits: tuple[ImageFolder, ...]) -> list[Findings]:
 
         try:
             for split in splits:
-                findings.append(scan_images(split, on_image))  # noqa: PERF401 - it may end here
+                findings.append(scan_images(split, on_image))  # noqa: PERF401 - may raise midway
         except StopRequestedError as error:
             raise StoppedError(
                 f"stopped by {error} after {done} of {total} images", error.signal_number
@@ -65,7 +66,7 @@ def _scan(splits: tuple[ImageFolder, ...]) -> list[Findings]:
     return findings
 
 
-def _lines(splits: tuple[ImageFolder, ...], found: list[Mapping[int, str]]) -> list[str]:
+def _to_lines(splits: tuple[ImageFolder, ...], found: list[Mapping[int, str]]) -> list[str]:
     return [
         f"{split.path(index)}: {reason}"
         for split, reasons in zip(splits, found, strict=True)
@@ -73,19 +74,19 @@ def _lines(splits: tuple[ImageFolder, ...], found: list[Mapping[int, str]]) -> l
     ]
 
 
-def _say_what_else_there_is(train: ImageFolder, val: ImageFolder) -> None:
+def _print_notes(train: ImageFolder, val: ImageFolder) -> None:
     twins = case_twins(train.classes)
     if twins:
         print_lines(
-            "Class names that differ in case only, which other systems mix up:", listed(twins)
+            "Class names that differ only in case, which other systems confuse:", listed(twins)
         )
     ignored = count_ignored(train, val)
     if ignored:
-        print_lines(f"Files passed over: {ignored}")
+        print_lines(f"Ignored files: {ignored}")
 
 
-def _verdict(problems: int, broken: int) -> str:
-    found = [f"{problems} problem(s) of the folders"] if problems else []
+def _summarize(problems: int, broken: int) -> str:
+    found = [f"{problems} problem(s) with the folders"] if problems else []
     found += [f"{broken} image(s) that cannot be decoded"] if broken else []
-    cure = "; replace or remove those, or leave them out with --skip-bad" if broken else ""
+    cure = ": replace or remove these images, or leave them out with --skip-bad" if broken else ""
     return f"{' and '.join(found)}, listed above{cure}"

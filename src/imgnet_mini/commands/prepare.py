@@ -1,4 +1,4 @@
-"""Decode and resize all images once, into a pack from which training reads."""
+"""Decode and resize all images once, into a pack that training reads."""
 
 import time
 from pathlib import Path
@@ -16,13 +16,13 @@ from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
 def run(config: RunConfig) -> None:
-    """Check every image and write the pack, unless one that fits is there.
+    """Write the pack, unless it is up to date.
 
     Raises:
-        ConfigError: the pack's folder holds something else.
-        DataError: the folders cannot be used, or files are broken.
+        ConfigError: the folder of the pack holds other files.
+        DataError: the data folder cannot be used, or images cannot be decoded.
         WriteError: the pack cannot be written.
-        StoppedError: a signal ended the work; what is done is kept.
+        StoppedError: a signal ended the command; the images packed so far are kept.
     """
     pack_dir = config.run.pack
     train, val = find_splits(
@@ -30,7 +30,7 @@ def run(config: RunConfig) -> None:
     )
     ignored = count_ignored(train, val)
     if ignored:
-        print_lines(f"Files passed over: {ignored}")
+        print_lines(f"Ignored files: {ignored}")
     plan = make_plan(
         train,
         val,
@@ -38,8 +38,7 @@ def run(config: RunConfig) -> None:
         img_size=config.data.img_size,
         eval_size=config.data.eval_size,
     )
-    manifest = _current(pack_dir, train, val, plan, skip=config.data.skip_bad)
-    if manifest is not None:
+    if _is_current(pack_dir, train, val, plan, skip=config.data.skip_bad):
         print_lines(f"The pack in {pack_dir} is up to date")
         return
     print_lines(
@@ -48,36 +47,36 @@ def run(config: RunConfig) -> None:
     )
     manifest = _write(plan, pack_dir, skip=config.data.skip_bad)
     if manifest.skipped:
-        print_lines(f"Left out, {len(manifest.skipped)} broken:", listed(manifest.skipped))
+        print_lines(f"Left out {len(manifest.skipped)} broken image(s):", listed(manifest.skipped))
     if manifest.suspect:
         print_lines(
-            f"Packed all the same, {len(manifest.suspect)} with damage inside:",
+            f"Packed {len(manifest.suspect)} damaged image(s) that can be decoded:",
             listed(manifest.suspect),
         )
-    print_lines("train, resume, find-lr and evaluate now read it by themselves")
+    print_lines("train, resume, find-lr and evaluate now use the pack by default")
 
 
-def _current(
+def _is_current(
     pack_dir: Path, train: ImageFolder, val: ImageFolder, plan: PackPlan, *, skip: bool
-) -> PackManifest | None:
-    """The manifest of the pack that is there, if it is what this plan would make."""
+) -> bool:
+    """Return whether the pack is the one that this plan would write."""
     try:
         manifest = open_pack(pack_dir, train, val).manifest
     except DataError:
-        return None
-    return manifest if manifest.id == plan.id and (skip or not manifest.skipped) else None
+        return False
+    return manifest.id == plan.id and (skip or not manifest.skipped)
 
 
 def _write(plan: PackPlan, pack_dir: Path, *, skip: bool) -> PackManifest:
-    total = len(plan.splits["train"]) + len(plan.splits["val"])
-    done = newly = 0
+    total = sum(len(images) for images in plan.splits.values())
+    done = packed = 0
     began = time.perf_counter()
     with StopRequest() as stop, progress_bar("prepare", total) as bar:
 
         def on_image(split: str, count: int) -> None:
-            nonlocal done, newly
+            nonlocal done, packed
             done = count + (len(plan.splits["train"]) if split == "val" else 0)
-            newly += 1
+            packed += 1
             bar.show(done)
             stop.check()
 
@@ -85,7 +84,8 @@ def _write(plan: PackPlan, pack_dir: Path, *, skip: bool) -> PackManifest:
             manifest = write_pack(plan, pack_dir, skip=skip, on_image=on_image)
         except StopRequestedError as error:
             raise StoppedError(
-                f"stopped by {error} after {done} of {total} images; the same command goes on",
+                f"stopped by {error} after {done} of {total} images; run the same command to "
+                "continue",
                 error.signal_number,
             ) from error
     seconds = time.perf_counter() - began
@@ -93,6 +93,6 @@ def _write(plan: PackPlan, pack_dir: Path, *, skip: bool) -> PackManifest:
     size = sum(path.stat().st_size for path in array_files(pack_dir))
     print_lines(
         f"Wrote {pack_dir}: {images} images, {format_bytes(size)}, in {seconds:.0f} s "
-        f"({newly / seconds:.0f} images/s)"
+        f"({packed / seconds:.0f} images/s)"
     )
     return manifest

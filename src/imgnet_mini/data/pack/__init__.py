@@ -1,1 +1,1 @@
-"""The pack: images decoded and resized once, and what writes, opens and reads it."""
+"""Packs: datasets of decoded and resized images for fast training."""

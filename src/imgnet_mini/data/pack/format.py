@@ -1,12 +1,12 @@
-"""The pack: images decoded and resized once, in `.npy` files that numpy maps into memory.
+"""Format of a pack: decoded and resized images in `.npy` files, to be memory-mapped.
 
-    manifest.json       format, settings, channel statistics, what was left out
+    manifest.json       format, settings, channel statistics, skipped files
     classes.npy         (C,) bytes
-    <split>_images.npy  (N, S, S, 3) uint8; train: squashed to squares, val: cut for evaluation
-    <split>_index.npy   (N,) of `index_dtype`: source file, class, original size, and its stamps
-    <split>_skipped.npy the same for files that were left out
+    <split>_images.npy  (N, S, S, 3) uint8; train: squashed to squares, val: center crops
+    <split>_index.npy   (N,) of `index_dtype`: source file, class, original size, and file stamps
+    <split>_skipped.npy the index of files that were left out
 
-A folder is a pack once its manifest is there, which is written last.
+The manifest is written last: a folder without it is not a pack.
 """
 
 import json
@@ -26,18 +26,22 @@ from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import escape_line
 
 FORMAT: Final = 1
-"""Raised when an older version could not read, or would misread, what is written."""
+"""Increased when an earlier version could not read, or would misread, the files."""
 
 SPLITS: Final = ("train", "val")
 MANIFEST: Final = "manifest.json"
 CLASSES: Final = "classes.npy"
+PROGRESS: Final = "progress.json"
+"""Only in a partial pack."""
+PROBLEMS: Final = "problems.txt"
+"""Only in a partial pack: the files that cannot be decoded."""
 
-Row = NDArray[np.void]
+Index = NDArray[np.void]
 """(N,) of `index_dtype`."""
 
 
 def index_dtype(name_bytes: int) -> np.dtype[np.void]:
-    """What is known of each packed file; `file` is its path below the split's folder."""
+    """Return the dtype of an index row; `file` is the path relative to the folder of the split."""
     return np.dtype(
         [
             ("file", f"S{max(1, name_bytes)}"),
@@ -51,11 +55,11 @@ def index_dtype(name_bytes: int) -> np.dtype[np.void]:
 
 
 class NoPackError(DataError):
-    """There is no pack where one was looked for."""
+    """The folder is not a pack."""
 
 
 class PackManifest(BaseModel):
-    """How a pack was made."""
+    """Contents of `manifest.json`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -65,27 +69,31 @@ class PackManifest(BaseModel):
     torch: str
     created: str
     pack_size: int
-    """Side of the training images."""
+    """Side of the training images in pixels."""
     img_size: int
-    """The `--img-size` it is for."""
+    """`--img-size` that the pack was made for."""
     eval_size: int
-    """Side of the validation images."""
+    """Side of the validation images in pixels."""
     images: dict[str, int]
-    """Split to the number of its images."""
+    """Number of images by split."""
     mean: list[float]
-    """Of the training images' red, green and blue, from 0 to 255."""
+    """Mean of red, green and blue over the training images, from 0 to 255."""
     std: list[float]
     id: str
-    """Hash of the settings and of the names, classes and sizes of the files."""
+    """`PackPlan.id`: hash of the settings and of the names, classes and sizes of the files."""
     skipped: list[str]
-    """Place and reason of each file that was left out: `train/<class>/<image>: ...`."""
+    """`train/<class>/<image>: <reason>` of each file that was left out."""
     suspect: list[str]
-    """JPEG files with damage inside that could be decoded all the same, and are packed."""
+    """The same of damaged JPEG files that could be decoded, and are packed."""
 
 
 @dataclass(frozen=True)
 class PackedSplit:
-    """N images: pixels (N, S, S, 3) uint8, mapped; original sizes (N, 2), width and height."""
+    """N packed images.
+
+    pixels: (N, S, S, 3) uint8, memory-mapped.
+    sizes: (N, 2) int32, original width and height.
+    """
 
     images: ImageFolder
     pixels: NDArray[np.uint8]
@@ -94,7 +102,7 @@ class PackedSplit:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack that fits its source; `skipped` is what it leaves out, place to reason."""
+    """An open pack; `skipped` maps `train/<class>/<image>` to the reason it was left out."""
 
     manifest: PackManifest
     train: PackedSplit
@@ -102,19 +110,19 @@ class Pack:
     skipped: Mapping[str, str]
 
 
-def split_file(pack_dir: Path, split: str, what: str) -> Path:
-    """The name of a file of a split: `images`, `index` or `skipped`."""
-    return pack_dir / f"{split}_{what}.npy"
+def split_file(pack_dir: Path, split: str, content: str) -> Path:
+    """Return the path of an array of a split: `images`, `index` or `skipped`."""
+    return pack_dir / f"{split}_{content}.npy"
 
 
 def array_files(pack_dir: Path) -> list[Path]:
-    """Every array of a pack."""
-    parts = [
-        split_file(pack_dir, split, what)
+    """Return the paths of all arrays of a pack."""
+    of_splits = [
+        split_file(pack_dir, split, content)
         for split in SPLITS
-        for what in ("images", "index", "skipped")
+        for content in ("images", "index", "skipped")
     ]
-    return [pack_dir / CLASSES, *parts]
+    return [pack_dir / CLASSES, *of_splits]
 
 
 def open_pack(
@@ -122,12 +130,11 @@ def open_pack(
 ) -> Pack:
     """Open the pack of these images.
 
-    checked: whether another process has just found it to be up to date.
+    checked: skip the comparison with the source files; another process has just made it.
 
     Raises:
-        NoPackError: it is missing.
-        DataError: it is damaged, of another format, or its source has changed since;
-            says which, and how to mend it.
+        NoPackError: the folder is not a pack.
+        DataError: the pack is damaged, of another format, or its source files have changed.
     """
     if not os.path.isfile(pack_dir / MANIFEST):  # noqa: PTH113 - Path's fails on too long a name
         raise NoPackError(f"there is no pack in {pack_dir}; make one with imgnet-mini prepare")
@@ -137,12 +144,13 @@ def open_pack(
     for split, source in (("train", train), ("val", val)):
         index = _read_index(split_file(pack_dir, split, "index"))
         skipped = _read_index(split_file(pack_dir, split, "skipped"))
-        change = None if checked else _change(np.concatenate([index, skipped]), classes, source)
-        if change:
-            raise DataError(
-                f"the pack in {pack_dir} is out of date: {change}; make it anew with "
-                "imgnet-mini prepare"
-            )
+        if not checked:
+            change = _find_change(np.concatenate([index, skipped]), classes, source)
+            if change:
+                raise DataError(
+                    f"the pack in {pack_dir} is out of date: {change}; rebuild it with "
+                    "imgnet-mini prepare"
+                )
         side = manifest.pack_size if split == "train" else manifest.eval_size
         splits[split] = _packed_split(pack_dir, split, source, index, side)
         places += [f"{split}/{os.fsdecode(file)}" for file in skipped["file"]]
@@ -164,44 +172,44 @@ def _read_manifest(pack_dir: Path) -> PackManifest:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
     raise DataError(
-        f"the pack in {pack_dir} has format {number!r}, and this version reads {FORMAT}; make it "
-        "anew with imgnet-mini prepare"
+        f"the pack in {pack_dir} has format {number!r}, and this version reads {FORMAT}; rebuild "
+        "it with imgnet-mini prepare"
     )
 
 
 def _read_array(path: Path, kind: str, dimensions: int) -> NDArray[Any]:
-    """A mapped array of one kind of values; writes to it would stay in memory."""
+    """Memory-map an array, copy-on-write."""
     try:
-        array = open_memmap(path, mode="c")  # unlike numpy.load, it takes nothing but .npy files
+        array = open_memmap(path, mode="c")  # unlike numpy.load, it opens .npy files only
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(path, error) from error
     if array.dtype.kind != kind or array.ndim != dimensions:
-        raise _damaged(path, "it holds something else than it should")
-    return array.view(np.ndarray)  # a memmap's own methods are slow
+        raise _damaged(path, f"unexpected array of {array.dtype} with shape {array.shape}")
+    return array.view(np.ndarray)  # methods of numpy.memmap are slow
 
 
-def _read_index(path: Path) -> Row:
+def _read_index(path: Path) -> Index:
     index = _read_array(path, "V", 1)
     fields: Mapping[str, Any] = index.dtype.fields or {}
     if "file" not in fields or index.dtype != index_dtype(fields["file"][0].itemsize):
-        raise _damaged(path, "its fields are others than they should be")
+        raise _damaged(path, f"unexpected fields {', '.join(fields)}")
     return index
 
 
 def _damaged(path: Path, reason: object) -> DataError:
-    return DataError(
-        f"the pack is damaged: {path}: {reason}; make it anew with imgnet-mini prepare"
-    )
+    return DataError(f"the pack is damaged: {path}: {reason}; rebuild it with imgnet-mini prepare")
 
 
 def _packed_split(
-    pack_dir: Path, split: str, source: ImageFolder, index: Row, side: int
+    pack_dir: Path, split: str, source: ImageFolder, index: Index, side: int
 ) -> PackedSplit:
     path = split_file(pack_dir, split, "images")
     pixels = _read_array(path, "u", 4)
     expected = (len(index), side, side, 3)
     if pixels.shape != expected or pixels.dtype != np.uint8:
-        raise _damaged(path, f"{pixels.dtype} of shape {pixels.shape}, not uint8 of {expected}")
+        raise _damaged(
+            path, f"{pixels.dtype} of shape {pixels.shape}, expected uint8 of {expected}"
+        )
     images = ImageFolder(
         source.root,
         source.classes,
@@ -212,17 +220,19 @@ def _packed_split(
 
 
 def _reasons(pack_dir: Path, places: list[str], problems: list[str]) -> dict[str, str]:
-    """From places and lines that name them, in the same order, to place and reason."""
+    """Map places to the reasons in the manifest, which lists them in the same order."""
     if len(places) != len(problems):
-        raise _damaged(pack_dir / MANIFEST, f"{len(problems)} skipped, not {len(places)}")
+        raise _damaged(
+            pack_dir / MANIFEST, f"lists {len(problems)} skipped files, expected {len(places)}"
+        )
     return {
         place: problem.removeprefix(f"{escape_line(place)}: ")
         for place, problem in zip(places, problems, strict=True)
     }
 
 
-def _change(packed: Row, classes: list[bytes], source: ImageFolder) -> str | None:
-    """What differs between the files as they were packed and as they are; None: nothing."""
+def _find_change(packed: Index, classes: list[bytes], source: ImageFolder) -> str | None:
+    """Describe the difference between the packed files and the present ones; None if equal."""
     packed = packed[np.argsort(packed["file"], kind="stable")]
     order = np.argsort(source.files, kind="stable")
     files, targets = source.files[order], source.targets[order]
@@ -237,7 +247,7 @@ def _change(packed: Row, classes: list[bytes], source: ImageFolder) -> str | Non
         return f"files in {source.root}: {', '.join(counts)}"
     names = [name.encode("utf-8", "surrogateescape") for name in source.classes]
     if classes != names or not np.array_equal(packed["target"], targets):
-        return f"the classes of {source.root} are others"
+        return f"the classes of {source.root} have changed"
     stamps = file_stamps(source)[order]
     changed = np.flatnonzero(
         (packed["bytes"] != stamps[:, 0]) | (packed["mtime_ns"] != stamps[:, 1])

@@ -3,7 +3,7 @@
 import os
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -12,77 +12,79 @@ from numpy.typing import NDArray
 from imgnet_mini.utils.atomic_file import open_nofollow
 
 
-class GrowingArray:
-    """An array of rows on the disk, of which any number can be kept when it is opened again.
+class ArraySpec(NamedTuple):
+    """File, dtype and shape of one row of an array."""
 
-    Rows are written, not mapped: a full disk is then an error to report, and not a signal that
-    ends the process. Until `finish` the header says that there are none.
+    path: Path
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+
+    def nbytes(self, rows: int) -> int:
+        """Return the size of the file with this many rows."""
+        return len(self.header(0)) + rows * self.dtype.itemsize * int(np.prod(self.row_shape))
+
+    def header(self, rows: int) -> bytes:
+        """Return the header, of the same length for any number of rows: numpy pads it."""
+        header = BytesIO()
+        content = {
+            "descr": npy.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (rows, *self.row_shape),
+        }
+        npy.write_array_header_1_0(header, content)
+        return header.getvalue()
+
+    def holds_rows(self, rows: int) -> bool:
+        """Return whether the file exists, is not a symlink, and is long enough for the rows."""
+        return (
+            not self.path.is_symlink()
+            and self.path.is_file()
+            and self.path.stat().st_size >= self.nbytes(rows)
+        )
+
+
+class GrowingArray:
+    """An array on the disk to append rows to; opened again, it keeps a given number of rows.
+
+    Rows are written, not memory-mapped: a full disk then raises an error instead of a SIGBUS.
+    Until `finish` the header claims no rows.
     """
 
-    def __init__(
-        self, path: Path, dtype: np.dtype[Any], row_shape: tuple[int, ...], *, keep: int
-    ) -> None:
-        self._dtype = dtype
-        self._row_shape = row_shape
+    def __init__(self, spec: ArraySpec, *, keep: int) -> None:
+        self.spec = spec
         self.rows = keep
-        if not keep:  # made anew: what is there may be a link to something else
-            path.unlink(missing_ok=True)
-        # Without a buffer, a write that failed leaves nothing to be written later.
+        if not keep:  # never write through an existing link
+            spec.path.unlink(missing_ok=True)
+        # Unbuffered: a failed write leaves nothing that would be written later.
         self._file = open(  # noqa: SIM115 - closed by close()
-            path, "r+b" if keep else "x+b", buffering=0, opener=open_nofollow
+            spec.path, "r+b" if keep else "x+b", buffering=0, opener=open_nofollow
         )
         try:
-            self._file.write(_header(dtype, row_shape, 0))
-            self._file.truncate(_end(dtype, row_shape, keep))
+            self._file.write(spec.header(0))
+            self._file.truncate(spec.nbytes(keep))
             self._file.seek(0, os.SEEK_END)
         except OSError:
             self._file.close()
             raise
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Write (N, *row_shape) behind what is there."""
-        values = np.ascontiguousarray(rows, self._dtype).reshape(-1)
+        """Append rows: (N, *row_shape)."""
+        values = np.ascontiguousarray(rows, self.spec.dtype).reshape(-1)
         rest = values.view(np.uint8).data
-        while rest:  # the system may take a part at a time
+        while rest:  # an unbuffered write may be partial
             rest = rest[self._file.write(rest) :]
         self.rows += len(rows)
 
     def flush(self) -> None:
-        """Come back once the rows are on the disk."""
+        """Wait until the rows are on the disk."""
         os.fsync(self._file.fileno())
 
     def finish(self) -> None:
-        """Make it a file that `numpy.load` reads."""
+        """Write the number of rows to the header, for `numpy.load`."""
         self._file.seek(0)
-        self._file.write(_header(self._dtype, self._row_shape, self.rows))
+        self._file.write(self.spec.header(self.rows))
         self.flush()
 
     def close(self) -> None:
-        """Close the file as it is."""
+        """Close the file, finished or not."""
         self._file.close()
-
-
-def holds_rows(path: Path, dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> bool:
-    """Whether a file is there, itself and no link to one, and long enough to keep so many rows."""
-    return (
-        not path.is_symlink()
-        and path.is_file()
-        and path.stat().st_size >= _end(dtype, row_shape, rows)
-    )
-
-
-def _end(dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> int:
-    """Where so many rows end, in bytes."""
-    return len(_header(dtype, row_shape, 0)) + rows * dtype.itemsize * int(np.prod(row_shape))
-
-
-def _header(dtype: np.dtype[Any], row_shape: tuple[int, ...], rows: int) -> bytes:
-    """Of the same length for any number of rows: numpy leaves room for its growth."""
-    header = BytesIO()
-    content = {
-        "descr": npy.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": (rows, *row_shape),
-    }
-    npy.write_array_header_1_0(header, content)
-    return header.getvalue()

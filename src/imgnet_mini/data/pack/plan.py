@@ -1,4 +1,4 @@
-"""What a pack is to hold, and how one image becomes a row of it."""
+"""Plan of a pack, and the conversion of one image to a row of it."""
 
 import hashlib
 import json
@@ -22,12 +22,15 @@ from imgnet_mini.data.pack.format import FORMAT, SPLITS
 from imgnet_mini.data.transforms import EvalCrop
 
 DETAIL: Final = 1.5
-"""How many times larger than the crops the squashed images are: at 8/7, accuracy suffers."""
+"""Side of the squashed images relative to the training crops; 8/7 costs accuracy."""
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """The files, and the sides of the squares they become."""
+    """Source files of a pack, and the sides of the packed images in pixels.
+
+    stamps: (N, 2) by split, size and modification time, see `file_stamps`.
+    """
 
     splits: dict[str, ImageFolder]
     stamps: dict[str, NDArray[np.int64]]
@@ -36,27 +39,27 @@ class PackPlan:
     eval_size: int
 
     def side(self, split: str) -> int:
-        """Side of the images of a split."""
+        """Return the side of the images of a split."""
         return self.pack_size if split == "train" else self.eval_size
 
     @property
     def data_root(self) -> Path:
-        """The folder of both splits."""
+        """Folder that contains both splits."""
         return self.splits["train"].root.parent
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of both splits."""
+        """Class names, equal for both splits."""
         return self.splits["train"].classes
 
     @property
     def nbytes(self) -> int:
-        """What the pack will take on the disk, to within a hundredth."""
+        """Size of the pack on disk, to within 1 %."""
         return sum(3 * len(self.splits[split]) * self.side(split) ** 2 for split in SPLITS)
 
     @cached_property
     def id(self) -> str:
-        """Hash of all that decides what the pack holds, but for the pixels in the files."""
+        """Hash of the settings and of the names, classes and sizes of the files."""
         sizes = [self.pack_size, self.img_size]
         sizes += [self.eval_size] if self.eval_size != self.img_size else []
         digest = hashlib.sha256(json.dumps([FORMAT, *sizes]).encode())
@@ -68,7 +71,7 @@ class PackPlan:
 
     @cached_property
     def key(self) -> str:
-        """The same with the times of the files and what decodes them: neither may change midway."""
+        """Hash of `id`, file times and decoder versions: none may change during a build."""
         decoders = (PIL.__version__, version("simplejpeg"), str(torch.__version__))
         digest = hashlib.sha256(json.dumps([self.id, *decoders]).encode())
         for split in SPLITS:
@@ -84,12 +87,11 @@ def make_plan(
     img_size: int,
     eval_size: int | None = None,
 ) -> PackPlan:
-    """The plan for these images.
+    """Plan a pack of these images.
 
-    eval_size: side of the validation images; None for img_size.
-
-    pack_size: None for 3/2 of img_size, or for the longest side of all the images where that is
-    less, since a larger square would hold no more; squares of that side stay as they are.
+    pack_size: side of the training images. None: 3/2 of img_size, but not more than the longest
+        side of any training image; square images of that side are stored unchanged.
+    eval_size: side of the validation images. None: img_size.
     """
     return PackPlan(
         splits={"train": train, "val": val},
@@ -101,7 +103,7 @@ def make_plan(
 
 
 def _longest_side(images: ImageFolder, enough: int) -> int:
-    """Of any image, or `enough` once an image has it. Files that are none do not count."""
+    """Return the longest side of any image, at most `enough`; skip files that cannot be read."""
     longest = 1
     for index in range(len(images)):
         with suppress(ImageError):
@@ -112,9 +114,12 @@ def _longest_side(images: ImageFolder, enough: int) -> int:
 
 
 class PackedImage(NamedTuple):
-    """An image as it is stored, its size before, and damage it hides; see `decode`.
+    """An image as stored in a pack.
 
-    histogram: (3, 256), how many pixels have each value, by channel.
+    square: (S, S, 3) uint8.
+    width, height: of the original.
+    histogram: (3, 256), number of pixels by channel and value.
+    warning: damage that did not prevent decoding, see `decode`.
     """
 
     square: NDArray[np.uint8]
@@ -125,17 +130,17 @@ class PackedImage(NamedTuple):
 
 
 class ImagePacker:
-    """Makes the rows of a split."""
+    """Converts image files of one split to rows of a pack."""
 
     def __init__(self, plan: PackPlan, split: str) -> None:
         self._side = plan.side(split)
         self._crop = EvalCrop(plan.eval_size) if split == "val" else None
 
     def __call__(self, path: Path) -> PackedImage:
-        """Decode an image whole, and make it a square.
+        """Decode an image; squash it (training) or center-crop it (validation).
 
         Raises:
-            DataError: it cannot be decoded.
+            ImageError: the file cannot be decoded.
         """
         pixels, warning = decode(path)
         height, width = pixels.shape[:2]
@@ -145,7 +150,7 @@ class ImagePacker:
 
 
 def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) to (side, side, 3), whatever its shape: bicubic, antialiased."""
+    """Resize (H, W, 3) to (side, side, 3), without keeping the aspect ratio: bicubic, antialiased."""
     if pixels.shape[:2] == (side, side):
         return pixels
     image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)

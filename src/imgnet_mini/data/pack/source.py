@@ -1,4 +1,4 @@
-"""Batches from a pack: rows of a memory map, cropped here on a CPU, else on the device."""
+"""Batches from a pack: rows of a memory map, cropped in threads on a CPU, else on the device."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -20,13 +20,13 @@ from imgnet_mini.errors import ConfigError
 from imgnet_mini.utils.console import format_bytes
 
 _MARGIN: Final = 0.05
-"""Share of the device's memory that stays free beside the pack and what training has taken."""
+"""Share of the device memory to leave free."""
 
 
 class PackSource:
-    """Batches of a packed split. Threads serve: what they call lets go of Python's lock.
+    """Batches of a packed split, loaded by threads: numpy and torch release the GIL.
 
-    crop: how training images are cut; None for rows that are as they are to be.
+    crop: random crop of training images; None for rows to be used whole.
     """
 
     def __init__(
@@ -43,22 +43,22 @@ class PackSource:
         self._crop = crop
         self._threads = data.workers
         self._pinned = device.type == "cuda"
-        self._crop_here = crop is not None and device.type == "cpu"
+        self._crop_on_host = crop is not None and device.type == "cpu"
         self._pool = thread_pool(self._threads)
-        wanted = data.pack_on_device if crop is not None else "off"
-        self._resident = DeviceRows(split.pixels, device, wanted)
+        mode = data.pack_on_device if crop is not None else "off"
+        self._device_rows = DeviceRows(split.pixels, device, mode)
 
     def batches(self) -> Iterator[Batch]:
-        """The batches of the order's epoch."""
-        self._resident.before_epoch(at_full_size=self._order.at_full_size)
-        if self._crop_here or not self._threads:
-            # A CPU that trains has no core to spare: its threads share each batch instead.
+        """Yield the batches of the current epoch of the sampler."""
+        self._device_rows.before_epoch(at_full_size=self._order.at_full_size)
+        if self._crop_on_host or not self._threads:
+            # On a CPU, training uses all cores: the threads share each batch instead.
             yield from map(self._load, self._order)
         else:
             yield from prefetch_map(self._load, self._order, self._pool, ahead=self._threads)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
 
     def _load(self, key: BatchKey) -> Batch:
@@ -67,14 +67,14 @@ class PackSource:
         if self._crop is None:
             images = self._rows(key.indices).permute(0, 3, 1, 2)
             return self._pin(Batch(images, targets, indices))
-        crops = self._crops(key, self._crop)
-        if self._crop_here:
-            return Batch(self._cut(key.indices, crops, key.size), targets, indices)
-        places = torch.tensor(crops, dtype=torch.float32)
-        return self._pin(Batch(self._rows(key.indices), targets, indices, places))
+        crops = self._sample_crops(key, self._crop)
+        if self._crop_on_host:
+            return Batch(self._crop_images(key.indices, crops, key.size), targets, indices)
+        boxes = torch.tensor(crops, dtype=torch.float32)
+        return self._pin(Batch(self._rows(key.indices), targets, indices, boxes))
 
-    def _crops(self, key: BatchKey, crop: TrainCrop) -> list[Crop]:
-        """Sampled in the image as it was, then squashed as it was."""
+    def _sample_crops(self, key: BatchKey, crop: TrainCrop) -> list[Crop]:
+        """Sample crops of the original images; scale them to the squashed ones."""
         numbers = uniforms(self._order.seed or 0, key.epoch, key.indices, CROP_NUMBERS).tolist()
         sizes = self._split.sizes[key.indices].tolist()
         side = self._split.pixels.shape[1]
@@ -84,32 +84,32 @@ class PackSource:
         ]
 
     def _rows(self, indices: NDArray[np.int64]) -> Tensor:
-        if self._resident.tensor is not None:
-            # Pinned and without a wait: a wait here would be one for the steps under way.
-            where = torch.from_numpy(indices).pin_memory()
-            where = where.to(self._resident.tensor.device, non_blocking=True)
-            return self._resident.tensor.index_select(0, where)
+        if self._device_rows.tensor is not None:
+            # Pinned and non-blocking: a blocking copy would wait for the current training step.
+            positions = torch.from_numpy(indices).pin_memory()
+            positions = positions.to(self._device_rows.tensor.device, non_blocking=True)
+            return self._device_rows.tensor.index_select(0, positions)
         shape = (len(indices), *self._split.pixels.shape[1:])
         rows = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
-        # Clipping, which never happens, spares numpy a copy.
+        # All indices are valid; mode="clip" saves a copy inside numpy.
         np.take(self._split.pixels, indices, axis=0, out=rows.numpy(), mode="clip")
         return rows
 
-    def _cut(self, indices: NDArray[np.int64], crops: list[Crop], size: int) -> Tensor:
+    def _crop_images(self, indices: NDArray[np.int64], crops: list[Crop], size: int) -> Tensor:
         images = torch.empty(
             (len(indices), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last
         )
 
-        def cut(first: int, last: int) -> None:
+        def crop_range(first: int, last: int) -> None:
             for n in range(first, last):
                 images[n].copy_(crop_image(self._split.pixels[indices[n]], crops[n], size))
 
         if self._threads < 2:
-            cut(0, len(indices))
+            crop_range(0, len(indices))
             return images
         bounds = np.linspace(0, len(indices), self._threads + 1).astype(int).tolist()
-        for part in [self._pool.submit(cut, *pair) for pair in pairwise(bounds)]:
-            part.result()
+        for future in [self._pool.submit(crop_range, *pair) for pair in pairwise(bounds)]:
+            future.result()
         return images
 
     def _pin(self, batch: Batch) -> Batch:
@@ -119,42 +119,46 @@ class PackSource:
 
 
 class DeviceRows:
-    """The rows of a pack in the device's own memory: when asked for, or once there is room.
+    """Rows of a pack in GPU memory: on request, or once they fit.
 
-    Whether there is room is seen, not guessed: after an epoch of images at their full size, with
-    its validation, training holds all the memory that it will need.
+    Free memory is measured after one epoch at full image size with its validation, when training
+    has allocated all that it needs.
+
+    rows: (N, S, S, 3) uint8.
+    mode: `--pack-on-device`: "on", "off" or "auto".
 
     Raises:
-        ConfigError: they were asked for, and there is no such memory.
+        ConfigError: mode is "on" and the device is not a GPU.
     """
 
-    def __init__(self, rows: NDArray[np.uint8], device: torch.device, wanted: str) -> None:
+    def __init__(self, rows: NDArray[np.uint8], device: torch.device, mode: str) -> None:
         self.tensor: Tensor | None = None
         self._rows = rows
         self._device = device
-        if wanted == "on" and device.type != "cuda":
-            raise ConfigError(f"--pack-on-device on needs CUDA, and this run is on {device.type}")
-        self._wanted = wanted if device.type == "cuda" else "off"
-        self._epochs = 0
+        if mode == "on" and device.type != "cuda":
+            raise ConfigError(
+                f"--pack-on-device on requires CUDA, and this run uses {device.type}: use auto"
+            )
+        self._mode = mode if device.type == "cuda" else "off"
+        self._full_size_epochs = 0
 
     def before_epoch(self, *, at_full_size: bool = True) -> None:
-        """Call before each epoch.
+        """Move the rows to the device if they are to be there. Call before each epoch.
 
         at_full_size: whether no later epoch has larger images.
 
         Raises:
-            ConfigError: they were asked for and do not fit.
+            ConfigError: mode is "on" and the rows do not fit.
         """
-        if self.tensor is None and self._wanted != "off":
+        if self.tensor is None and self._mode != "off":
+            nbytes = self._rows.nbytes
             free, total = torch.cuda.mem_get_info(self._device)
-            if self._wanted == "on" and self._rows.nbytes > free:
+            if self._mode == "on" and nbytes > free:
                 raise ConfigError(
-                    f"--pack-on-device on: the pack takes {format_bytes(self._rows.nbytes)}, and "
-                    f"{format_bytes(free)} of the device's memory are free: use auto or off"
+                    f"--pack-on-device on: the pack needs {format_bytes(nbytes)} of device memory, "
+                    f"and {format_bytes(free)} are free: use auto or off"
                 )
-            if self._wanted == "on" or self._fits(free, total):
+            fits = self._full_size_epochs > 0 and nbytes + _MARGIN * total <= free
+            if self._mode == "on" or fits:
                 self.tensor = torch.from_numpy(self._rows).to(self._device)
-        self._epochs += at_full_size
-
-    def _fits(self, free: int, total: int) -> bool:
-        return self._epochs > 0 and self._rows.nbytes + _MARGIN * total <= free
+        self._full_size_epochs += at_full_size

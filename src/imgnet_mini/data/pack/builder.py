@@ -1,4 +1,4 @@
-"""The files of a pack in the making, which an interrupted build leaves in a state to go on from."""
+"""Builder of a pack: appends rows to its arrays and saves its progress, to resume from."""
 
 import time
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import numpy as np
 import PIL
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PlainSerializer, PlainValidator
 
 from imgnet_mini import __version__
 from imgnet_mini.config.fields import available_cpus
@@ -23,74 +23,78 @@ from imgnet_mini.data.pack.format import (
     CLASSES,
     FORMAT,
     MANIFEST,
+    PROBLEMS,
+    PROGRESS,
     SPLITS,
     PackManifest,
     index_dtype,
     split_file,
 )
-from imgnet_mini.data.pack.growing_array import GrowingArray, holds_rows
-from imgnet_mini.data.pack.place import PROBLEMS, PROGRESS
+from imgnet_mini.data.pack.growing_array import ArraySpec, GrowingArray
 from imgnet_mini.data.pack.plan import ImagePacker, PackedImage, PackPlan
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.atomic_file import atomic_write, write_text
 from imgnet_mini.utils.console import escape_line
 
 SAVE_SECONDS: Final = 10.0
-"""How much work a kill may cost."""
+"""Work that a kill may cost."""
 
 OnImage = Callable[[str, int], None]
-"""Called with a split and how many of its images are done; what it raises ends the build."""
+"""Called with a split and the number of its images done; an exception ends the build."""
+
+
+def _as_histogram(counts: Any) -> NDArray[np.int64]:
+    return np.array(counts, np.int64).reshape(3, 256)
 
 
 class Progress(BaseModel):
-    """`Whole` as it is noted in a file, with the key of its plan."""
+    """Rows that are written completely, and findings about their images.
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    key: `PackPlan.key`.
+    rows: file name to number of rows.
+    histogram: (3, 256) of the packed training images, see `PackedImage`.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, arbitrary_types_allowed=True)
 
     key: str
     rows: dict[str, NonNegativeInt]
     problems: list[str]
     suspect: list[str]
-    histogram: list[list[int]]
-
-
-class Whole(NamedTuple):
-    """The images that are written whole.
-
-    rows: file name to rows; histogram: (3, 256) of the training images, see `PackedImage`.
-    """
-
-    rows: dict[str, int]
-    problems: list[str]
-    suspect: list[str]
-    histogram: NDArray[np.int64]
+    histogram: Annotated[
+        NDArray[np.int64], PlainValidator(_as_histogram), PlainSerializer(np.ndarray.tolist)
+    ]
 
 
 class PackBuilder:
-    """Rows behind rows, and now and then a note of how many are safely there."""
+    """Appends images to the arrays in a folder; continues an interrupted build of the same plan.
+
+    Progress is saved every `SAVE_SECONDS`, and when the build ends early.
+    """
 
     def __init__(self, plan: PackPlan, folder: Path) -> None:
         self._plan = plan
         self._folder = folder
         self._row_dtype = index_dtype(max(plan.splits[split].files.itemsize for split in SPLITS))
-        self._whole = self._start()
+        specs = self._array_specs()
+        self._progress = self._load_progress(list(specs.values()))
         self._files = ExitStack()
         self._arrays: dict[tuple[str, str], GrowingArray] = {}
         try:
-            for split, what, path, layout in self._layout():
-                array = GrowingArray(path, *layout, keep=self._whole.rows[path.name])
-                self._arrays[split, what] = self._files.enter_context(closing(array))
+            for key, spec in specs.items():
+                array = GrowingArray(spec, keep=self._progress.rows[spec.path.name])
+                self._arrays[key] = self._files.enter_context(closing(array))
         except BaseException:
             self._files.close()
             raise
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
-        """Close the files as they are."""
+        """Close the files; an unfinished build can be continued."""
         self._files.close()
 
     def run(self, on_image: OnImage) -> None:
-        """Pack what is left; whatever ends it early, what is done is kept."""
+        """Pack the remaining images. Progress is saved if this ends early."""
         with thread_pool(available_cpus()) as pool:
             try:
                 for split in SPLITS:
@@ -99,12 +103,12 @@ class PackBuilder:
                 self._save()
 
     def check_images(self, *, skip: bool) -> None:
-        """End here if files are broken that may not be left out.
+        """Refuse files that cannot be decoded, or with `skip` only classes without any other file.
 
         Raises:
-            DataError: names them, or classes that have nothing else.
+            DataError: names the files or the classes.
         """
-        problems = self._whole.problems
+        problems = self._progress.problems
         if problems and not skip:
             path = self._folder / PROBLEMS
             write_text(path, "".join(f"{problem}\n" for problem in problems))
@@ -120,7 +124,7 @@ class PackBuilder:
             images.check_unchanged(kept)
 
     def finish(self) -> PackManifest:
-        """Complete the files, the manifest last."""
+        """Complete the files; write the manifest last."""
         for array in self._arrays.values():
             array.finish()
         classes = [name.encode("utf-8", "surrogateescape") for name in self._plan.classes]
@@ -130,40 +134,46 @@ class PackBuilder:
         write_text(self._folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         return manifest
 
-    def _layout(self) -> list[tuple[str, str, Path, tuple[np.dtype[Any], tuple[int, ...]]]]:
-        """Split, part, file, and the type and shape of a row, of each array."""
-        layout = []
+    def _array_specs(self) -> dict[tuple[str, str], ArraySpec]:
+        """Return the arrays by split and content."""
+        specs = {}
         for split in SPLITS:
             side = self._plan.side(split)
-            pixels: tuple[np.dtype[Any], tuple[int, ...]] = np.dtype(np.uint8), (side, side, 3)
-            row: tuple[np.dtype[Any], tuple[int, ...]] = self._row_dtype, ()
-            for what, kind in (("images", pixels), ("index", row), ("skipped", row)):
-                layout.append((split, what, split_file(self._folder, split, what), kind))
-        return layout
+            for content, dtype, row_shape in (
+                ("images", np.dtype(np.uint8), (side, side, 3)),
+                ("index", self._row_dtype, ()),
+                ("skipped", self._row_dtype, ()),
+            ):
+                path = split_file(self._folder, split, content)
+                specs[split, content] = ArraySpec(path, dtype, row_shape)
+        return specs
 
-    def _start(self) -> Whole:
-        """What an interrupted build of this plan has left, if its files are all there."""
+    def _load_progress(self, specs: list[ArraySpec]) -> Progress:
+        """Return the progress of an interrupted build of this plan, if its files are complete."""
         path = self._folder / PROGRESS
         try:
             progress = Progress.model_validate_json(path.read_bytes())
             if progress.key == self._plan.key and all(
-                holds_rows(file, *layout, progress.rows[file.name])
-                for _, _, file, layout in self._layout()
+                spec.holds_rows(progress.rows[spec.path.name]) for spec in specs
             ):
-                histogram = np.array(progress.histogram, np.int64).reshape(3, 256)
-                return Whole(progress.rows, progress.problems, progress.suspect, histogram)
-        except (OSError, KeyError, ValueError):
+                return progress
+        except (OSError, KeyError, ValueError, TypeError):
             pass
-        # Before any file is touched: the note would count what is no longer there.
+        # Before any array is touched: the old progress would count rows that are gone.
         path.unlink(missing_ok=True)
-        rows = {file.name: 0 for _, _, file, _ in self._layout()}
-        return Whole(rows, [], [], np.zeros((3, 256), np.int64))
+        return Progress(
+            key=self._plan.key,
+            rows={spec.path.name: 0 for spec in specs},
+            problems=[],
+            suspect=[],
+            histogram=np.zeros((3, 256), np.int64),
+        )
 
     def _run_split(self, split: str, pool: ThreadPoolExecutor, on_image: OnImage) -> None:
         images = self._plan.splits[split]
         pack = ImagePacker(self._plan, split)
 
-        def attempt(index: int) -> PackedImage | ImageError:
+        def try_pack(index: int) -> PackedImage | ImageError:
             try:
                 return pack(images.path(index))
             except ImageError as error:
@@ -171,7 +181,8 @@ class PackBuilder:
 
         first = self._arrays[split, "index"].rows + self._arrays[split, "skipped"].rows
         indices = range(first, len(images))
-        with closing(prefetch_map(attempt, indices, pool, ahead=2 * available_cpus())) as results:
+        ahead = 2 * available_cpus()
+        with closing(prefetch_map(try_pack, indices, pool, ahead=ahead)) as results:
             for index, result in zip(indices, results, strict=True):
                 self._add(split, index, result)
                 if time.monotonic() - self._saved_at > SAVE_SECONDS:
@@ -179,50 +190,38 @@ class PackBuilder:
                 on_image(split, index + 1)
 
     def _add(self, split: str, index: int, result: PackedImage | ImageError) -> None:
-        """Write one image's rows; only then, at once, does it count."""
+        """Write the rows of one image, then count them in one assignment: a signal may come."""
         images, stamps = self._plan.splits[split], self._plan.stamps[split][index]
         width, height = (0, 0) if isinstance(result, ImageError) else (result.width, result.height)
-        known = (images.files[index], images.targets[index], width, height, *stamps)
-        row = np.array([known], self._row_dtype)
-        place = images.place(index)
-        whole = self._whole
+        values = (images.files[index], images.targets[index], width, height, *stamps)
+        row = np.array([values], self._row_dtype)
+        name = images.place(index)
+        changes: dict[str, Any] = {}
         if isinstance(result, ImageError):
             self._arrays[split, "skipped"].append(row)
-            problem = escape_line(f"{place}: {result.reason}")
-            whole = whole._replace(problems=[*whole.problems, problem])
+            problem = escape_line(f"{name}: {result.reason}")
+            changes["problems"] = [*self._progress.problems, problem]
         else:
             self._arrays[split, "images"].append(result.square[None])
             self._arrays[split, "index"].append(row)
             if result.warning:
-                suspect = escape_line(f"{place}: {result.warning}")
-                whole = whole._replace(suspect=[*whole.suspect, suspect])
+                suspect = escape_line(f"{name}: {result.warning}")
+                changes["suspect"] = [*self._progress.suspect, suspect]
             if split == "train":
-                whole = whole._replace(histogram=whole.histogram + result.histogram)
-        self._whole = whole._replace(rows=self._rows())
-
-    def _rows(self) -> dict[str, int]:
-        return {
-            split_file(self._folder, *name).name: array.rows for name, array in self._arrays.items()
-        }
+                changes["histogram"] = self._progress.histogram + result.histogram
+        changes["rows"] = {array.spec.path.name: array.rows for array in self._arrays.values()}
+        self._progress = self._progress.model_copy(update=changes)
 
     def _save(self) -> None:
-        """Note what is done: first the rows reach the disk, then the note that they are there."""
+        """Flush the rows to the disk, then save their number."""
         for array in self._arrays.values():
             array.flush()
-        whole = self._whole
-        progress = Progress(
-            key=self._plan.key,
-            rows=whole.rows,
-            problems=whole.problems,
-            suspect=whole.suspect,
-            histogram=whole.histogram.tolist(),
-        )
-        write_text(self._folder / PROGRESS, progress.model_dump_json())
+        write_text(self._folder / PROGRESS, self._progress.model_dump_json())
         self._saved_at = time.monotonic()
 
     def _manifest(self) -> PackManifest:
         values = np.arange(256)
-        histogram = self._whole.histogram
+        histogram = self._progress.histogram
         mean = histogram @ values / histogram.sum(1)
         variance = histogram @ values**2 / histogram.sum(1) - mean**2
         return PackManifest(
@@ -238,6 +237,6 @@ class PackBuilder:
             mean=mean.round(3).tolist(),
             std=np.sqrt(variance).round(3).tolist(),
             id=self._plan.id,
-            skipped=self._whole.problems,
-            suspect=self._whole.suspect,
+            skipped=self._progress.problems,
+            suspect=self._progress.suspect,
         )
