@@ -85,7 +85,7 @@ def test_a_full_disk_keeps_the_old_content_and_names_the_file(target, monkeypatc
 def test_a_full_disk_says_what_was_needed(target):
     with (
         pytest.raises(WriteError, match=r"\(205\.0 MB needed, .* free in "),
-        atomic_write(target, needs=205_000_000),
+        atomic_write(target, expected_bytes=205_000_000),
     ):
         full_disk()
     assert_as_it_was(target)

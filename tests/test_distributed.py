@@ -274,8 +274,8 @@ def end_unanswered(how):
 @pytest.mark.parametrize(
     ("how", "code", "said"),
     [
-        (signal.SIGTERM, 143, "stopped at once by SIGTERM"),
-        (signal.SIGINT, 130, "stopped at once by SIGINT"),
+        (signal.SIGTERM, 143, "stopped immediately by SIGTERM"),
+        (signal.SIGINT, 130, "stopped immediately by SIGINT"),
         (ConfigError("no such thing"), 2, "no such thing"),
         (KeyError("a bug"), 1, "KeyError: 'a bug'"),
     ],

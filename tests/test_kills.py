@@ -113,7 +113,7 @@ def test_a_signal_before_training_ends_it_with_a_line(images, tmp_path):
     real.wait_for(lambda: real.is_in_command)
     real.send(signal.SIGTERM)
     assert real.wait() == 143
-    assert "stopped at once by SIGTERM" in real.log.read_text("utf-8")
+    assert "stopped immediately by SIGTERM" in real.log.read_text("utf-8")
 
 
 def test_a_second_ctrl_c_ends_it_at_once_without_damage(images, whole, tmp_path):
@@ -126,7 +126,7 @@ def test_a_second_ctrl_c_ends_it_at_once_without_damage(images, whole, tmp_path)
     real.send(signal.SIGINT)
     assert real.wait() == 130
     assert time.monotonic() - began < 10
-    assert "stopped at once by SIGINT" in real.log.read_text("utf-8")
+    assert "stopped immediately by SIGINT" in real.log.read_text("utf-8")
     assert run(tmp_path, "resume", "--name", "a") == 0
     assert differences(outcome(tmp_path, "a"), whole[0]) == []
 

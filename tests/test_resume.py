@@ -355,7 +355,7 @@ def test_a_run_that_another_process_is_at_is_refused(run_small, stop_after, cli)
             time.sleep(0.01)
         for started, command in ((cli, ["resume"]), (run_small, ["train", "--overwrite"])):
             assert started(*command, "--name", "a") == 3
-            assert cli.says(f"the run a is being used by process {holder.pid}")
+            assert cli.says(f"the run a is in use by process {holder.pid}")
     finally:
         holder.kill()
         holder.join()

@@ -44,7 +44,7 @@ def test_a_second_process_is_refused_and_told_who_is_at_it_since_when(tmp_path, 
         pass
     since = r"since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"
     assert re.search(
-        rf"the run a is being used by process {holder.pid} on .+ {since}", str(error.value)
+        rf"the run a is in use by process {holder.pid} on .+ {since}", str(error.value)
     )
     assert error.value.exit_code == 3
 
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_made_is_a_write_error(tmp_path):
 def test_an_owner_that_has_not_signed_yet_is_another_process(tmp_path, holder):
     (tmp_path / ".lock.json").unlink()
     with (
-        pytest.raises(InUseError, match="the run a is being used by another process"),
+        pytest.raises(InUseError, match="the run a is in use by another process"),
         lock_run("a", tmp_path / ".lock"),
     ):
         pass

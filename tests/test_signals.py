@@ -34,7 +34,7 @@ def test_the_first_signal_is_remembered_until_it_is_asked_for(number):
 
 @BOTH
 def test_a_second_signal_ends_the_command_at_once(number, monkeypatch):
-    monkeypatch.setattr(signals, "ECHO_SECONDS", -1)
+    monkeypatch.setattr(signals, "DUPLICATE_SECONDS", -1)
     with StopRequest():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(ImmediateStopError, match=number.name) as error:

@@ -73,7 +73,7 @@ def test_the_command_line_is_imported_under_the_eye_of_signals(number, tmp_path)
     process = start(*MODULE, "train", env=os.environ | path_before(tmp_path))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert errors == f"Stopped at once by {number.name}; what had been saved is whole\n"
+    assert errors == f"Stopped immediately by {number.name}; saved files are intact\n"
 
 
 def path_before(folder: Path) -> dict[str, str]:

@@ -52,7 +52,7 @@ def _run(args: list[str] | None, is_process: bool) -> None:
             app(args, prog_name="imgnet-mini")
     except ImmediateStopError as error:
         if is_main_process_from_env():
-            show_stop(f"stopped at once by {error}; what had been saved is whole")
+            show_stop(f"stopped immediately by {error}; saved files are intact")
         raise SystemExit(128 + error.signal_number) from error
     except StoppedError as error:
         if is_main_process_from_env():

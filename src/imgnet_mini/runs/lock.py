@@ -1,4 +1,4 @@
-"""One process at a time writes a run."""
+"""Lock of a run: one process at a time writes it."""
 
 import json
 import os
@@ -24,19 +24,19 @@ else:
     import fcntl
 
     def _lock(file: BinaryIO) -> None:
-        # Of the process, not of the open file: children that outlive it do not inherit it.
+        # A lock of the process, not of the open file: child processes do not inherit it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
 def lock_run(name: str, path: Path) -> Iterator[None]:
-    """Hold the lock of a run; the system ends it with the process, however that ends.
+    """Hold the lock of a run during the block; the system releases it when the process ends.
 
-    The file at `path` stays: to remove it would let two processes lock two files of one name.
-    Nothing else may open it, since closing it once more would end the lock.
+    The file at `path` is not removed: else two processes could lock two files of this name.
+    Nothing else in this process may open it: closing it again would release the lock.
 
     Raises:
-        InUseError: another process holds it; says which one, and since when.
+        InUseError: another process holds the lock.
         WriteError: the folder cannot be written.
     """
     owner = path.with_suffix(".json")
@@ -48,12 +48,12 @@ def lock_run(name: str, path: Path) -> Iterator[None]:
             _lock(file)
         except (BlockingIOError, PermissionError) as error:
             raise InUseError(
-                f"the run {name} is being used{_by(owner)}: wait for it, or end it, or choose "
-                "another --name"
+                f"the run {name} is in use by {_describe_owner(owner)}: wait for it to end, stop "
+                "it, or choose another --name"
             ) from error
         except OSError as error:  # some network file systems
             print_lines(
-                f"Note: {path.parent} cannot be locked ({error.strerror}): start this run only once"
+                f"Note: cannot lock {path.parent} ({error.strerror}): do not start this run twice"
             )
         write_text(owner, json.dumps(_this_process()) + "\n")
         try:
@@ -67,8 +67,8 @@ def _this_process() -> dict[str, object]:
     return {"pid": os.getpid(), "host": platform.node(), "since": since}
 
 
-def _by(owner: Path) -> str:
+def _describe_owner(owner: Path) -> str:
     with suppress(OSError, ValueError, KeyError, TypeError):
         holder = json.loads(owner.read_text("utf-8"))
-        return f" by process {holder['pid']} on {holder['host']} since {holder['since']}"
-    return " by another process"
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    return "another process"

@@ -1,4 +1,4 @@
-"""The name of every file of a run."""
+"""Paths of all files of a run."""
 
 import hashlib
 import re
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from imgnet_mini.errors import ConfigError
 
-_LONGEST = 200
-"""Characters of a folder's name; file systems take 255 bytes."""
+_MAX_NAME_LENGTH = 200
+"""Maximum length of a folder name in characters; file systems allow 255 bytes."""
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where one run keeps its files, under the output folder."""
+    """Paths of one run, under the output folder."""
 
     output_dir: Path
     name: str
@@ -25,15 +25,15 @@ class RunPaths:
 
     @property
     def checkpoint(self) -> Path:
-        """The state after the newest epoch, or after the step at which the run was stopped."""
+        """Latest state: after an epoch, or after the step at which the run was stopped."""
         return self.checkpoint_dir / "checkpoint.pth"
 
     def checkpoint_at(self, step: int) -> Path:
-        """An earlier state, kept beside the newest to fall back on."""
+        """Return the path of an earlier state, kept as a fallback."""
         return self.checkpoint_dir / f"checkpoint-{step}.pth"
 
     def earlier_checkpoints(self) -> list[Path]:
-        """All that is kept of earlier states, the latest written first."""
+        """Return the existing earlier states, the latest first."""
         found = {
             path: int(match[1])
             for path in self.checkpoint_dir.glob("*.pth")
@@ -43,31 +43,31 @@ class RunPaths:
 
     @property
     def best(self) -> Path:
-        """The weights of the epoch with the best validation top-1."""
+        """Weights of the epoch with the best validation top-1."""
         return self.checkpoint_dir / "best.pth"
 
     def checkpoint_files(self) -> list[Path]:
-        """Every file of the checkpoints, the newest last: while one is there, so is the run."""
+        """Return all files of the checkpoints, the latest state last: deleted in this order."""
         others = (self.manifest, self.damaged, self.best)
         return [*others, *reversed(self.earlier_checkpoints()), self.checkpoint]
 
     @property
     def manifest(self) -> Path:
-        """The digests of all that was saved."""
+        """Digests of all saved checkpoints."""
         return self.checkpoint_dir / "manifest.json"
 
     @property
     def damaged(self) -> Path:
-        """What a checkpoint that was not as it was saved is renamed to."""
+        """New name of a checkpoint whose digest does not match."""
         return self.checkpoint_dir / "checkpoint.pth.damaged"
 
     def training_dirs(self) -> tuple[Path, Path, Path]:
-        """Where the process that trains writes, and no other."""
+        """Return the folders that only a training process writes."""
         return self.checkpoint_dir, self.log_dir, self.event_dir
 
     @property
     def lock(self) -> Path:
-        """Held by the process that writes the run."""
+        """File locked by the process that writes the run."""
         return self.checkpoint_dir / ".lock"
 
     @property
@@ -77,27 +77,27 @@ class RunPaths:
 
     @property
     def config(self) -> Path:
-        """The settings of the run, resolved, as TOML."""
+        """Resolved settings of the run, as TOML."""
         return self.log_dir / "config.toml"
 
     @property
     def environment(self) -> Path:
-        """The machine and the versions the run was made with, as JSON."""
+        """Machine and software versions of the run, as JSON."""
         return self.log_dir / "environment.json"
 
     @property
     def train_log(self) -> Path:
-        """One CSV row per epoch and phase."""
+        """Metrics as CSV, one row per epoch and phase."""
         return self.log_dir / "train_log.csv"
 
     @property
     def markdown_log(self) -> Path:
-        """The same rows as lines in one fenced block."""
+        """Metrics as lines of one fenced block."""
         return self.log_dir / "logs.md"
 
     @property
     def event_dir(self) -> Path:
-        """`runs/<name>`, what TensorBoard reads."""
+        """`runs/<name>`: TensorBoard events."""
         return self.output_dir / "runs" / self.name
 
     @property
@@ -112,32 +112,32 @@ class RunPaths:
 
     @property
     def metrics(self) -> Path:
-        """What `evaluate` measured."""
+        """Metrics from `evaluate`."""
         return self.report_dir / "metrics.json"
 
     @property
     def page(self) -> Path:
-        """The whole report, to be opened in a browser."""
+        """Report as a web page."""
         return self.report_dir / "index.html"
 
     @property
     def predictions(self) -> Path:
-        """What `evaluate` predicted for each validation image."""
+        """Predictions of `evaluate` for each validation image."""
         return self.report_dir / "predictions.csv"
 
     @property
     def model_summary(self) -> Path:
-        """The network layer by layer."""
+        """Layers of the network."""
         return self.report_dir / "model_summary.txt"
 
     @property
     def skipped_images(self) -> Path:
-        """What was wrong with each image file that the run went without."""
+        """Reasons why image files were left out."""
         return self.report_dir / "skipped_images.txt"
 
     @property
     def report_files(self) -> list[Path]:
-        """What `evaluate` and `report` write."""
+        """Files that `evaluate` and `report` write."""
         names = (
             *("metrics.json", "predictions.csv", "report.json", "classification_report.txt"),
             *("loss_curve.png", "accuracy_curve.png", "lr_curve.png", "class_accuracy.csv"),
@@ -158,46 +158,45 @@ class RunPaths:
 
     @property
     def finder_dir(self) -> Path:
-        """`lr_finder_plots`, shared by all runs; each result carries its run's name."""
+        """`lr_finder_plots`, shared by all runs; each result contains the name of its run."""
         return self.output_dir / "lr_finder_plots"
 
 
 @dataclass(frozen=True)
 class ComparisonPaths:
-    """Where a comparison of runs is kept, under the output folder."""
+    """Paths of a comparison of runs, under the output folder."""
 
     output_dir: Path
     names: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
-        """`reports/<name>+<name>`, which no run can be called.
+        """`reports/<name>+<name>`; a run name cannot contain `+`.
 
-        Names that are too many end in how many more there are, and in a digest of them all.
+        Too many names are shortened to the number of the others and a digest of all.
         """
-        whole = "+".join(self.names)
+        name = all_names = "+".join(self.names)
         kept = len(self.names)
-        name = whole
-        while len(name) > _LONGEST:
+        digest = hashlib.sha256(all_names.encode()).hexdigest()[:8]
+        while len(name) > _MAX_NAME_LENGTH:
             kept -= 1
-            digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
             name = "+".join([*self.names[:kept], f"{len(self.names) - kept}-more-{digest}"])
         return self.output_dir / "reports" / name
 
     @property
     def page(self) -> Path:
-        """The comparison, to be opened in a browser."""
+        """Comparison as a web page."""
         return self.folder / "index.html"
 
 
 def check_inside(folder: Path) -> None:
-    """Refuse a folder that is a link to elsewhere.
+    """Refuse a folder that is a symlink out of its parent folder.
 
     Raises:
-        ConfigError: it leads out of the folder that it lies in.
+        ConfigError: the folder resolves to a place outside its parent.
     """
     if not folder.resolve().is_relative_to(folder.parent.resolve()):
         raise ConfigError(
-            f"{folder} is a link out of {folder.parent}, to {folder.resolve()}: name that "
-            "place with --output-dir, or remove the link"
+            f"{folder} is a link out of {folder.parent}, to {folder.resolve()}: use that folder "
+            "with --output-dir, or remove the link"
         )

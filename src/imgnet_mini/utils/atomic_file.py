@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes: a file is written completely or not at all."""
 
 import errno
 import os
@@ -17,19 +17,18 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def atomic_write(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour of `path` that takes its name once the block ends well.
+def atomic_write(path: Path, *, expected_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; rename it to `path` if the block succeeds.
 
-    File and folder are flushed to the disk before and after the renaming, so that what
-    has been reported as saved survives a power cut.
+    The file is flushed to the disk before the renaming and its folder after it: a saved file
+    survives a power cut.
 
-    needs: how many bytes are about to be written, where that is known: a full disk is then
-    reported with it.
+    expected_bytes: size of the file, if known, for the message about a full disk.
 
     Raises:
-        WriteError: the folder or the file cannot be written; `path` is as it was.
+        WriteError: the folder or the file cannot be written; `path` is unchanged.
     """
-    with translate_write_errors(path, needs), temporary_file(path) as (file, temporary):
+    with translate_write_errors(path, expected_bytes), temporary_file(path) as (file, temporary):
         yield file
         flush_and_close(file, temporary)
         temporary.replace(path)
@@ -38,9 +37,9 @@ def atomic_write(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A temporary neighbour of `path`, open for writing; removed if it is still there at the end.
+    """Open a temporary file beside `path` for writing; remove it if the block fails.
 
-    Its name cannot be foreseen, and nothing that was there before is opened.
+    Its name is unpredictable, and no existing file is opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(
@@ -57,45 +56,47 @@ def temporary_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 
 def open_nofollow(path: str, flags: int) -> int:
-    """An opener for a file that is written in its place, and may be a link that somebody planted.
+    """Open a file, but no symlink: an `opener` for files that are not written atomically.
+
+    Windows has no such flag and follows links.
 
     Raises:
-        OSError: it is one; where the system cannot say so, the link is followed.
+        OSError: the path is a symlink.
     """
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def flush_and_close(file: BinaryIO, temporary: Path) -> None:
-    """Bring all of a temporary file to the disk, ready to take its name."""
+    """Flush a temporary file to the disk and close it, ready to be renamed."""
     file.flush()
-    temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private to its owner
+    temporary.chmod(0o666 & ~_umask())  # mkstemp has set 0o600
     os.fsync(file.fileno())
-    file.close()  # Windows does not rename an open file
+    file.close()  # Windows cannot rename an open file
 
 
 @contextmanager
-def translate_write_errors(path: Path, needs: int | None = None) -> Iterator[None]:
-    """Turn an error of the file system into one that says what was needed, and where.
+def translate_write_errors(path: Path, expected_bytes: int | None = None) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `WriteError`, with the free space if the disk is full.
 
     Raises:
-        WriteError: the block has failed to write `path`.
+        WriteError: `path`, or another file in the block, cannot be written.
     """
     try:
         yield
     except BaseException as error:
-        reason = _cause(error)
-        if not isinstance(reason, OSError):
-            if isinstance(reason, Exception):
+        cause = _root_cause(error)
+        if not isinstance(cause, OSError):
+            if isinstance(cause, Exception):
                 raise
-            raise reason from None  # what interrupted torch is not torch's error
-        why = reason.strerror or str(reason)
-        if reason.errno in (errno.ENOSPC, errno.EDQUOT):
-            why += _space(path, needs)
-        raise WriteError(f"cannot write {_culprit(reason, path)}: {why}") from error
+            raise cause from None  # an interruption inside torch.save
+        reason = cause.strerror or str(cause)
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason += _describe_space(path, expected_bytes)
+        raise WriteError(f"cannot write {_failed_path(cause, path)}: {reason}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write a whole text file as UTF-8 with `\\n` line ends.
+    r"""Write a text file atomically, as UTF-8 with `\\n` line ends.
 
     Raises:
         WriteError: see `atomic_write`.
@@ -105,61 +106,60 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_temporary_files(*folders: Path, older_than: float = 0) -> int:
-    """Remove the temporary files that killed processes have left; return how many there were.
+    """Remove temporary files of killed processes; return their number.
 
-    older_than: seconds since the last write to one, where a process may be at work.
+    older_than: seconds since the last write, if other processes may be writing.
     """
     latest = time.time() - older_than
-    left = [
+    paths = [
         path
         for folder in folders
         for path in folder.glob(f".*{TEMPORARY_SUFFIX}")
         if path.is_symlink() or (path.is_file() and path.stat().st_mtime <= latest)
     ]
-    for path in left:
+    for path in paths:
         path.unlink(missing_ok=True)
-    return len(left)
+    return len(paths)
 
 
 def check_writable(folder: Path) -> None:
-    """Call before work whose result is to be written into a folder, which may not be there yet.
+    """Check that files can be written in a folder, or that the folder can be made.
 
     Raises:
-        WriteError: nothing could be written there.
+        WriteError: they cannot.
     """
     with translate_write_errors(folder):
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        tempfile.TemporaryFile(dir=there, suffix=TEMPORARY_SUFFIX).close()
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        tempfile.TemporaryFile(dir=existing, suffix=TEMPORARY_SUFFIX).close()
 
 
 def free_bytes(path: Path) -> int:
-    """What is free on the disk that holds a path, or would."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-    return shutil.disk_usage(there).free
+    """Return the free space on the disk of a path, which need not exist."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(existing).free
 
 
-def _culprit(error: OSError, path: Path) -> Path:
-    """What could not be written: the file that the system names, unless it stands for `path`."""
+def _failed_path(error: OSError, path: Path) -> Path:
+    """Return the file named by the error; `path` for its temporary file and its parents."""
     if not isinstance(error.filename, str):
         return path
     named = Path(error.filename)
-    stands_for_it = named.name.endswith(TEMPORARY_SUFFIX) or path.is_relative_to(named)
-    return path if stands_for_it else named
+    is_path = named.name.endswith(TEMPORARY_SUFFIX) or path.is_relative_to(named)
+    return path if is_path else named
 
 
-def _space(path: Path, needs: int | None) -> str:
+def _describe_space(path: Path, expected_bytes: int | None) -> str:
     with suppress(OSError):
-        needed = "" if needs is None else f"{format_bytes(needs)} needed, "
-        return (
-            f" ({needed}{format_bytes(free_bytes(path.parent))} free in {path.parent.absolute()})"
-        )
+        needed = "" if expected_bytes is None else f"{format_bytes(expected_bytes)} needed, "
+        free = format_bytes(free_bytes(path.parent))
+        return f" ({needed}{free} free in {path.parent.absolute()})"
     return ""
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What lies behind an error that torch reports: a full disk, or an interruption.
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the cause of an error of torch.save, such as a full disk or an interruption.
 
-    It raises a RuntimeError, and keeps the cause in its context.
+    torch raises a RuntimeError in its place, with the cause as context.
     """
     cause: BaseException | None = error
     while isinstance(cause, RuntimeError):
@@ -174,7 +174,7 @@ def _umask() -> int:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Come back once the names in a folder are on the disk."""
+    """Wait until the entries of a folder are on the disk."""
     if os.name == "posix":  # Windows cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The two streams a user reads: results on standard output, errors on standard error."""
+"""Console output: results on standard output, warnings and errors on standard error."""
 
 import os
 import sys
@@ -15,29 +15,29 @@ from rich.text import Text
 from imgnet_mini.errors import WriteError
 
 
-class _Stream(Console):
-    """A stream that is cut off ends no process, as rich would have it."""
+class _Console(Console):
+    """A console that raises on a broken pipe; rich would end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Let it be an error like another."""
-        raise  # noqa: PLE0704 - rich calls this where it has caught one
+        """Raise the error that rich is handling."""
+        raise  # noqa: PLE0704 - called in an except block
 
 
-_must_be_heard: ContextVar[bool] = ContextVar("must_be_heard", default=True)
+_require_stdout: ContextVar[bool] = ContextVar("require_stdout", default=True)
 
 
 @contextmanager
 def ignore_closed_stdout() -> Iterator[None]:
-    """Let what is done in the block go on though standard output cannot be written any more."""
-    before = _must_be_heard.set(False)
+    """Continue the block silently if standard output cannot be written: full, or a closed pipe."""
+    token = _require_stdout.set(False)
     try:
         yield
     finally:
-        _must_be_heard.reset(before)
+        _require_stdout.reset(token)
 
 
 def print_lines(*lines: str) -> None:
-    """Print lines as they are: no markup is read in them and none is wrapped.
+    """Print lines to standard output, without markup or wrapping.
 
     Raises:
         WriteError: standard output cannot be written.
@@ -46,7 +46,7 @@ def print_lines(*lines: str) -> None:
 
 
 def print_warning(*lines: str) -> None:
-    """The same on standard error, which leaves standard output to the results."""
+    """Print lines to standard error, without markup or wrapping."""
     console = Console(stderr=True, highlight=False)
     with suppress(OSError):
         for line in lines:
@@ -54,9 +54,9 @@ def print_warning(*lines: str) -> None:
 
 
 def write_stdout(text: str) -> None:
-    """Write text for another program to standard output, names in it byte by byte.
+    """Write text for another program to standard output; file names keep their bytes.
 
-    On a terminal it is shown as by `print_lines`.
+    On a terminal, control characters are escaped.
 
     Raises:
         WriteError: standard output cannot be written.
@@ -65,44 +65,44 @@ def write_stdout(text: str) -> None:
         print_lines(text.removesuffix("\n"))
         return
     try:
-        with _explaining_output():
+        with _translate_stdout_errors():
             sys.stdout.flush()
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
             sys.stdout.buffer.flush()
     except WriteError as error:
-        if isinstance(error.__cause__, BrokenPipeError):  # such as of `| head`, which has enough
+        if isinstance(error.__cause__, BrokenPipeError):  # such as `| head`
             raise SystemExit(1) from error
         raise
 
 
 def _print(*parts: RenderableType, **style: bool) -> None:
-    console = _Stream(highlight=False)
-    with _explaining_output():
+    console = _Console(highlight=False)
+    with _translate_stdout_errors():
         for part in parts:
             console.print(part, **style)  # type: ignore[arg-type]
 
 
 @contextmanager
-def _explaining_output() -> Iterator[None]:
+def _translate_stdout_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _cut_off(sys.stdout)
-        if _must_be_heard.get():
-            why = error.strerror or error
-            raise WriteError(f"cannot write to standard output: {why}") from error
+        _redirect_to_devnull(sys.stdout)
+        if _require_stdout.get():
+            reason = error.strerror or error
+            raise WriteError(f"cannot write to standard output: {reason}") from error
 
 
-def _cut_off(stream: IO[str]) -> None:
-    """Let what is said from now on, and what Python has kept of it, go nowhere in silence."""
+def _redirect_to_devnull(stream: IO[str]) -> None:
+    """Discard later output, and what Python has buffered: it would fail again at exit."""
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes in words, such as `6.8 GB`."""
+    """Format a number of bytes, such as `6.8 GB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -110,7 +110,7 @@ def format_bytes(count: int) -> str:
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a small table; columns of figures are aligned to the right."""
+    """Print a table; columns of numbers are right-aligned."""
     table = Table(title=Text(escape_control_chars(title)), title_justify="left")
     for index, name in enumerate(header):
         is_text = not any(row[index][:1].isdigit() for row in rows)
@@ -122,12 +122,12 @@ def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 
 def show_error(message: str) -> None:
-    """Print what went wrong to standard error."""
+    """Print an error to standard error."""
     _show_panel("Error", "red", message)
 
 
 def show_stop(message: str) -> None:
-    """Print to standard error how a command ended that was asked to."""
+    """Print to standard error how a command was stopped."""
     _show_panel("Stopped", "yellow", message)
 
 
@@ -136,16 +136,13 @@ def _show_panel(title: str, style: str, message: str) -> None:
         Text(escape_control_chars(message)), title=title, title_align="left", border_style=style
     )
     try:
-        _Stream(stderr=True).print(panel)
-    except OSError:  # the exit code has to do
-        _cut_off(sys.stderr)
+        _Console(stderr=True).print(panel)
+    except OSError:  # the exit code remains
+        _redirect_to_devnull(sys.stderr)
 
 
 def escape_control_chars(text: str) -> str:
-    r"""Replace what could steer a terminal, such as escape codes, by `\x1b` and the like.
-
-    New lines stay.
-    """
+    r"""Escape control characters, such as `\x1b`, and others that are not printable; keep `\n`."""
     return "".join(
         char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode()
         for char in text
@@ -153,5 +150,5 @@ def escape_control_chars(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    r"""The same for a name in a list, a table or a picture: a new line becomes `\n` too."""
+    r"""Escape control characters including `\n`, for a name in a list, a table or a picture."""
     return escape_control_chars(text).replace("\n", r"\n")

@@ -1,7 +1,4 @@
-"""The end of a process that a signal asks for while little of it is there yet.
-
-This is needed before anything else is imported, and so imports next to nothing.
-"""
+"""Exit on a signal during startup. Imported before all else, it imports little itself."""
 
 import os
 import signal
@@ -10,14 +7,13 @@ from typing import NoReturn
 
 
 def exit_on_signal(number: int, _frame: FrameType | None = None) -> NoReturn:
-    """Handle a signal: one line of the rank that speaks, and the exit code that belongs to it.
+    """Exit with the code of the signal; rank 0 prints a line.
 
-    While modules are imported, an exception would not do: numpy and torch swallow any, or turn it
-    into one of their own.
+    An exception would not do while modules are imported: numpy and torch swallow or replace it.
     """
     try:
         if os.environ.get("RANK", "0") == "0":
             name = signal.Signals(number).name
-            os.write(2, f"Stopped at once by {name}; what had been saved is whole\n".encode())
+            os.write(2, f"Stopped immediately by {name}; saved files are intact\n".encode())
     finally:
         os._exit(128 + number)

@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether floating-point tensors hold no infinity and no NaN, by a norm of each. Blocking."""
+    """Return whether all floating-point tensors are finite, by the norm of each. Blocking."""
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
     return not floats or bool(torch.stack(torch._foreach_norm(floats)).isfinite().all())

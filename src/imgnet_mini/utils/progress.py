@@ -1,4 +1,4 @@
-"""What a person sees while a command works: a bar on a terminal, nothing in a pipe."""
+"""Progress bar on a terminal; nothing in a pipe."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +14,20 @@ from rich.progress import (
 
 
 class ProgressBar:
-    """A row of the display: steps done of a total, and a few figures behind them."""
+    """One bar: steps done of a total, and text behind them."""
 
     def __init__(self, progress: Progress, label: str, total: int, done: int) -> None:
         self._progress = progress
         self._task = progress.add_task(label, total=total, completed=done, figures="")
 
     def show(self, done: int, figures: str = "") -> None:
-        """Move the bar."""
+        """Update the bar."""
         self._progress.update(self._task, completed=done, figures=figures)
 
 
 @contextmanager
 def progress_bar(label: str, total: int, *, done: int = 0) -> Iterator[ProgressBar]:
-    """Show a bar until the block ends, then clear it, so that the line of results stands alone."""
+    """Show a progress bar on standard error during the block, then clear it."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command between two steps, never inside one."""
+"""SIGINT (Ctrl-C) and SIGTERM: end a command between two steps, never inside one."""
 
 import signal
 import time
@@ -10,17 +10,17 @@ from typing import Any, Final, Self
 from imgnet_mini.utils.early_exit import exit_on_signal
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-"""Those that end a command."""
+"""Signals that end a command."""
 
-ECHO_SECONDS: Final = 0.5
-"""A launcher passes on a signal that its whole group has got: the same one, twice."""
+DUPLICATE_SECONDS: Final = 0.5
+"""A second signal within this time is a duplicate: a launcher forwards a signal of its group."""
 
-RANK_ECHO_SECONDS: Final = 5.0
-"""torchrun may take its time to do so, and one rank may save on behalf of all by then."""
+RANK_DUPLICATE_SECONDS: Final = 5.0
+"""The same for ranks: torchrun forwards later, while a rank may be saving for all."""
 
 
 class StopRequestedError(Exception):
-    """A signal asked the command to end; raised where ending is safe."""
+    """A signal has come; raised between steps, where stopping is safe."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -28,7 +28,7 @@ class StopRequestedError(Exception):
 
 
 class ImmediateStopError(BaseException):
-    """A signal ends the command wherever it is: before its work, after it, or the second time."""
+    """A signal has come outside the steps, or for the second time; raised anywhere."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -36,21 +36,21 @@ class ImmediateStopError(BaseException):
 
 
 class StopRequest:
-    """Remembers the first signal while its block runs; a second one ends the command at once.
+    """Records the first signal during its block; a second one raises `ImmediateStopError`.
 
-    distributed: whether this process is one of several.
+    distributed: whether this process is one of several ranks.
     """
 
     def __init__(self, *, distributed: bool = False) -> None:
         self._distributed = distributed
         self.received: int | None = None
-        """The first signal that has come."""
+        """First signal that has come."""
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._remember)
+            self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -63,7 +63,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Call between steps.
+        """Raise if a signal has come. Call between steps.
 
         Raises:
             StopRequestedError: a signal has come.
@@ -71,24 +71,26 @@ class StopRequest:
         if self.received is not None:
             raise StopRequestedError(self.received)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = number, now
-        elif now - self._received_at > (RANK_ECHO_SECONDS if self._distributed else ECHO_SECONDS):
-            _stop_now(number, frame)
+        elif now - self._received_at > (
+            RANK_DUPLICATE_SECONDS if self._distributed else DUPLICATE_SECONDS
+        ):
+            _stop_immediately(number, frame)
 
 
 @contextmanager
 def raise_on_signal(*, ignore_later: bool = False) -> Iterator[None]:
-    """Outside the block of a `StopRequest`, let a signal end the command wherever it is.
+    """Raise on a signal anywhere in the block, except inside a `StopRequest`.
 
-    for_good: whether the process ends with the block; signals that come later are then ignored.
+    ignore_later: ignore signals after the block, for a process that ends with it.
 
     Raises:
         StopNowError: a signal has come.
     """
-    previous = {number: signal.signal(number, _stop_now) for number in SIGNALS}
+    previous = {number: signal.signal(number, _stop_immediately) for number in SIGNALS}
     try:
         yield
     finally:
@@ -98,7 +100,7 @@ def raise_on_signal(*, ignore_later: bool = False) -> Iterator[None]:
 
 @contextmanager
 def default_signal_handlers() -> Iterator[None]:
-    """Let a signal end the process by itself, in a call that waits where Python handles none."""
+    """Let a signal kill the process, in a blocking call that runs no Python handlers."""
     previous = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
     try:
         yield
@@ -107,7 +109,7 @@ def default_signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop_now(number: int, frame: FrameType | None) -> None:
+def _stop_immediately(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
         exit_on_signal(number)
     raise ImmediateStopError(number)

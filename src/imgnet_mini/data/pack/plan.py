@@ -150,7 +150,7 @@ class ImagePacker:
 
 
 def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) to (side, side, 3), without keeping the aspect ratio: bicubic, antialiased."""
+    """Resize (H, W, 3) to (side, side, 3), ignoring the aspect ratio: bicubic, antialiased."""
     if pixels.shape[:2] == (side, side):
         return pixels
     image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
