@@ -12,6 +12,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported, here or in a child: tiny networks gain nothing from threads that
 # wait for each other, and lose much where the tests are not alone on the machine.
@@ -25,6 +26,9 @@ import pytest
 from PIL import Image
 
 from imgnet_mini import cli as command_line
+
+if TYPE_CHECKING:
+    from imgnet_mini.data.pack.format import PackManifest
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
@@ -137,10 +141,31 @@ SMALL = (
 """Options of a run of 3 epochs of 4 steps on `data`, in two seconds."""
 
 
+@pytest.fixture(scope="session")
+def data_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `data` copies: drawing the images takes longer."""
+    return write_folder(tmp_path_factory.mktemp("once") / "data", train=8, val=3, classes=3)
+
+
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(data_once: Path, tmp_path: Path) -> Path:
     """24 training and 9 validation images of 3 classes in `data/`."""
-    return write_folder(tmp_path / "data", train=8, val=3, classes=3)
+    return shutil.copytree(data_once, tmp_path / "data")  # with the times of the files
+
+
+@pytest.fixture(scope="session")
+def pack_once(data_once: Path) -> "PackManifest":
+    """A pack of `data_once`, beside it in `pack/`, that `pack` copies."""
+    from helpers.packs import build  # noqa: PLC0415 - imports torch
+
+    return build(data_once.with_name("pack"), root=data_once)
+
+
+@pytest.fixture
+def pack(data: Path, data_once: Path, pack_once: "PackManifest") -> "PackManifest":
+    """The manifest of a pack in `data/pack/`, for crops of 32 pixels."""
+    shutil.copytree(data_once.with_name("pack"), data / "pack")
+    return pack_once
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ needs_any_name = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def pack(data):
-    return build()
-
-
 def split_of(name):
     return find_splits(DATA)[("train", "val").index(name)]
 
@@ -395,7 +390,7 @@ def test_another_format_is_refused_with_both_numbers(pack, number):
     assert str(PACK) in str(error.value)
 
 
-@pytest.mark.parametrize("setting", ["pack_size", "img_size"])
+@pytest.mark.parametrize("setting", ["pack_size", "eval_size"])
 def test_a_manifest_that_does_not_fit_the_pixels_is_refused(pack, setting):
     manifest = json.loads((PACK / "manifest.json").read_text("utf-8"))
     manifest[setting] += 1

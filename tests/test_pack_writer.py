@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from conftest import write_folder
 from helpers.packs import DATA, PACK, arrays, build, jpeg, opened, siblings
 from imgnet_mini.data.pack import builder as pack_builder
 from imgnet_mini.data.pack.growing_array import GrowingArray
@@ -26,17 +28,26 @@ PARTIAL = Path("data/pack.partial")
 IMAGE = DATA / "train" / "class_01" / "001.png"
 
 
-@pytest.fixture
-def data(make_folder):
-    """6 training and 3 validation images; sides from 32 to 48 pixels."""
-    return make_folder(DATA, train=2, val=1)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A data folder, to be copied for each test; and the arrays of its pack at 40 px."""
+    folder = tmp_path_factory.mktemp("built")
+    with contextlib.chdir(folder):
+        write_folder(DATA, train=2, val=1)
+        build(Path("undisturbed"), pack_size=40)
+        return folder / DATA, arrays(Path("undisturbed"))
 
 
 @pytest.fixture
-def expected(data, tmp_path):
-    """What an undisturbed build gives, at 40 px."""
-    build(tmp_path / "undisturbed", pack_size=40)
-    return arrays(tmp_path / "undisturbed")
+def data(built):
+    """6 training and 3 validation images in `data/`; sides from 32 to 48 pixels."""
+    shutil.copytree(built[0], DATA)  # with the times of the files
+
+
+@pytest.fixture
+def expected(data, built):
+    """The arrays of an undisturbed build at 40 px."""
+    return built[1]
 
 
 @pytest.fixture

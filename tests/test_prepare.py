@@ -3,8 +3,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from filelock import FileLock
 
 from conftest import SMALL, squeezed
 from helpers.packs import DATA, PACK, arrays, build, damaged_jpeg, jpeg, opened, siblings
+from helpers.real_runs import RealRun
 from imgnet_mini.data.pack.plan import ImagePacker
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals and links")
@@ -36,7 +35,7 @@ def tree(folder):
     return {path: path.read_bytes() if path.is_file() else None for path in Path(folder).rglob("*")}
 
 
-def test_it_says_what_it_makes_and_what_it_made(prepare, cli):
+def test_progress_and_result_are_printed(prepare, cli):
     assert prepare() == 0, cli.err
     assert "Packing 24 training images at 48 px and 9 validation images at 32 px" in cli.out
     assert "into data/pack" in cli.out
@@ -45,8 +44,7 @@ def test_it_says_what_it_makes_and_what_it_made(prepare, cli):
     opened()
 
 
-def test_a_pack_that_is_up_to_date_is_left_as_it_is(prepare, cli):
-    assert prepare() == 0
+def test_a_pack_that_is_up_to_date_is_left_unchanged(prepare, cli, pack):
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in PACK.iterdir()}
     assert prepare() == 0
     assert "up to date" in cli.out
@@ -55,8 +53,7 @@ def test_a_pack_that_is_up_to_date_is_left_as_it_is(prepare, cli):
 
 
 @pytest.mark.parametrize("flags", [("--pack-size", 33), ("--img-size", 33)])
-def test_other_sizes_make_another_pack(prepare, flags):
-    assert prepare() == 0
+def test_other_sizes_make_another_pack(prepare, pack, flags):
     assert prepare(*flags) == 0
     assert manifest()[flags[0].strip("-").replace("-", "_")] == 33
     opened()
@@ -71,7 +68,7 @@ def test_settings_out_of_bounds_are_refused(prepare, cli, flags):
 
 
 @pytest.mark.parametrize("flag", ["--batch-size", "--workers", "--loader", "--name", "--seed"])
-def test_what_only_matters_to_training_is_no_option(prepare, cli, flag):
+def test_training_settings_are_no_options(prepare, cli, flag):
     assert prepare(flag, 1) == 2
     assert cli.says("No such option")
 
@@ -86,7 +83,7 @@ def test_settings_come_from_a_file_and_flags_win(prepare):
     assert manifest()["pack_size"] == 60
 
 
-def test_missing_images_are_explained_as_in_training(cli):
+def test_a_missing_data_root_suggests_the_demo(cli):
     assert cli("prepare", "--data-root", "nowhere") == 4
     assert cli.says("imgnet-mini demo")
     assert not Path("nowhere").exists()
@@ -112,7 +109,7 @@ def broken(data):
     return paths
 
 
-def test_broken_files_are_all_named_and_leave_no_pack(prepare, cli, broken):
+def test_all_broken_files_are_listed_and_no_pack_is_written(prepare, cli, broken):
     assert prepare() == 4
     problems = (PARTIAL / "problems.txt").read_text("utf-8").splitlines()
     assert len(problems) == 5
@@ -125,7 +122,7 @@ def test_broken_files_are_all_named_and_leave_no_pack(prepare, cli, broken):
     assert not PACK.exists()
 
 
-def test_leaving_out_goes_on_without_decoding_again_and_lists_them(
+def test_skip_bad_continues_without_decoding_again_and_lists_the_files(
     prepare, cli, broken, monkeypatch
 ):
     assert prepare() == 4
@@ -150,7 +147,7 @@ def test_broken_files_of_every_kind_are_left_out_and_the_rest_is_packed(prepare,
 
 @posix
 @pytest.mark.parametrize("path", [TRAIN, VAL])
-def test_a_link_to_nothing_is_a_broken_file_like_others(prepare, cli, path):
+def test_a_dangling_link_is_a_broken_file(prepare, cli, path):
     path.unlink()
     path.symlink_to("nowhere")
     assert prepare() == 4
@@ -162,7 +159,7 @@ def test_a_link_to_nothing_is_a_broken_file_like_others(prepare, cli, path):
     assert "up to date" in cli.out
 
 
-def test_more_broken_files_than_a_screen_are_counted_and_the_list_is_whole(prepare, cli, data):
+def test_many_broken_files_are_counted_and_the_list_on_disk_is_complete(prepare, cli, data):
     for number in range(30):
         TRAIN.with_name(f"broken{number:02d}.jpg").write_bytes(b"")
     assert prepare() == 4
@@ -175,7 +172,7 @@ def test_more_broken_files_than_a_screen_are_counted_and_the_list_is_whole(prepa
     assert len(manifest()["skipped"]) == 30
 
 
-def test_a_pack_with_files_left_out_is_checked_again_where_that_is_not_wanted(prepare, cli):
+def test_a_pack_with_skipped_files_is_refused_without_skip_bad(prepare, cli):
     TRAIN.write_bytes(b"")
     assert prepare("--skip-bad") == 0
     before = tree(PACK)
@@ -185,7 +182,7 @@ def test_a_pack_with_files_left_out_is_checked_again_where_that_is_not_wanted(pr
     assert "up to date" in cli.out
 
 
-def test_leaving_out_a_whole_class_is_refused_with_its_name(prepare, cli):
+def test_skipping_all_images_of_a_class_is_refused_with_its_name(prepare, cli):
     for path in (DATA / "val" / "class_02").iterdir():
         path.write_bytes(b"")
     assert prepare("--skip-bad") == 4
@@ -195,7 +192,7 @@ def test_leaving_out_a_whole_class_is_refused_with_its_name(prepare, cli):
     assert not PACK.exists()
 
 
-def test_damage_in_the_middle_of_a_jpeg_is_packed_and_told(prepare, cli):
+def test_a_damaged_jpeg_that_can_be_decoded_is_packed_and_listed(prepare, cli):
     VAL.write_bytes(damaged_jpeg())
     assert prepare() == 0, cli.err
     assert "1 damaged image(s)" in cli.out
@@ -206,7 +203,7 @@ def test_damage_in_the_middle_of_a_jpeg_is_packed_and_told(prepare, cli):
     assert "up to date" in cli.out
 
 
-def test_a_mended_file_is_packed(prepare, cli):
+def test_a_repaired_file_is_packed(prepare, cli):
     content = TRAIN.read_bytes()
     TRAIN.write_bytes(b"")
     assert prepare() == 4
@@ -216,7 +213,7 @@ def test_a_mended_file_is_packed(prepare, cli):
 
 
 @posix
-def test_odd_names_are_packed_and_printed_harmlessly(prepare, cli):
+def test_file_names_with_control_characters_are_packed_and_escaped(prepare, cli):
     odd = TRAIN.with_name(os.fsdecode(b"\xff\x1b[2J\n" + b"x" * 240 + b".jpg"))
     odd.write_bytes(b"")
     also = TRAIN.with_name(os.fsdecode(b"\x1b]0;title\x07\xe9.JPEG"))
@@ -235,7 +232,7 @@ def test_odd_names_are_packed_and_printed_harmlessly(prepare, cli):
     assert cli.says("1 removed")
 
 
-def test_a_problem_takes_one_line_of_the_list_whatever_the_name(prepare):
+def test_a_problem_takes_one_line_even_if_the_name_has_a_newline(prepare):
     for name in ("a\nb.jpg", "c\nd.jpg"):
         TRAIN.with_name(name).write_bytes(b"")
     assert prepare() == 4
@@ -243,7 +240,7 @@ def test_a_problem_takes_one_line_of_the_list_whatever_the_name(prepare):
 
 
 @pytest.mark.parametrize("inside", ["notes.txt", "manifest.json/x", "sub/manifest.json", ".hidden"])
-def test_a_folder_of_other_things_is_refused_and_not_touched(prepare, cli, inside):
+def test_a_folder_with_other_files_is_refused_and_not_touched(prepare, cli, inside):
     path = Path("mine") / inside
     path.parent.mkdir(parents=True)
     path.write_text("mine")
@@ -253,22 +250,21 @@ def test_a_folder_of_other_things_is_refused_and_not_touched(prepare, cli, insid
     assert tree("mine") == before
 
 
-def test_a_file_is_no_place_for_a_pack(prepare, cli):
+def test_a_file_as_pack_dir_is_refused(prepare, cli):
     Path("mine").write_text("mine")
     assert prepare("--pack-dir", "mine") == 2
     assert cli.says("--pack-dir mine")
     assert Path("mine").read_text() == "mine"
 
 
-def test_a_folder_with_a_file_that_only_has_a_name_of_ours_is_not_replaced(prepare):
+def test_a_folder_with_a_foreign_manifest_is_not_replaced(prepare):
     Path("mine").mkdir()
     Path("mine/manifest.json").write_text('{"name": "mine"}')
     assert prepare("--pack-dir", "mine") == 2
     assert Path("mine/manifest.json").read_text() == '{"name": "mine"}'
 
 
-def test_a_pack_with_a_file_of_somebody_in_it_is_left_alone(prepare, cli):
-    assert prepare() == 0
+def test_a_pack_with_a_foreign_file_in_it_is_left_unchanged(prepare, cli, pack):
     (PACK / "notes.txt").write_text("mine")
     before = tree(PACK)
     assert prepare("--pack-size", 33) == 2
@@ -276,14 +272,14 @@ def test_a_pack_with_a_file_of_somebody_in_it_is_left_alone(prepare, cli):
     assert tree(PACK) == before
 
 
-def test_an_empty_folder_is_taken(prepare):
+def test_an_empty_folder_is_used(prepare):
     Path("elsewhere").mkdir()
     assert prepare("--pack-dir", "elsewhere") == 0
     opened(Path("elsewhere"))
 
 
 @pytest.mark.parametrize("name", [".", "..", "x" * 300, "y" * 250])
-def test_a_name_that_cannot_be_one_of_a_pack_is_refused(prepare, cli, monkeypatch, name):
+def test_an_impossible_folder_name_is_refused(prepare, cli, monkeypatch, name):
     images = DATA.absolute()
     Path("a/b").mkdir(parents=True)
     monkeypatch.chdir("a/b")
@@ -292,13 +288,13 @@ def test_a_name_that_cannot_be_one_of_a_pack_is_refused(prepare, cli, monkeypatc
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_pack_among_the_images_of_a_split_would_be_a_class_and_is_refused(prepare, split):
+def test_a_pack_inside_a_split_is_refused(prepare, split):
     before = tree(DATA)
     assert prepare("--pack-dir", DATA / split / "pack") == 2
     assert tree(DATA) == before
 
 
-def test_a_data_folder_that_cannot_be_written_names_the_way_out(prepare, cli, monkeypatch):
+def test_a_read_only_data_folder_suggests_pack_dir(prepare, cli, monkeypatch):
     mkdir = Path.mkdir
 
     def read_only(self, *args, **settings):
@@ -317,7 +313,7 @@ def test_a_data_folder_that_cannot_be_written_names_the_way_out(prepare, cli, mo
     assert [path.name for path in Path("elsewhere").iterdir()] == ["pack"]
 
 
-def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(prepare, cli, monkeypatch):
+def test_a_full_disk_is_reported_with_needed_and_free_space(prepare, cli, monkeypatch):
     usage = shutil._ntuple_diskusage(2**40, 2**39, 2**26)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert prepare("--pack-size", 2048) == 5
@@ -327,7 +323,7 @@ def test_a_full_disk_is_told_with_what_is_needed_and_what_is_free(prepare, cli, 
     assert not PACK.exists()
 
 
-def test_a_second_builder_is_told_to_wait(prepare, cli):
+def test_a_second_process_is_refused(prepare, cli):
     with FileLock(".data.lock"), FileLock(DATA / ".pack.partial.lock"):
         assert prepare() == 3
     assert cli.says("another prepare")
@@ -349,8 +345,7 @@ def touch(image):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("change", [add, remove, touch], ids=lambda change: change.__name__)
-def test_a_stale_pack_is_made_anew(prepare, cli, split, change):
-    assert prepare() == 0
+def test_an_outdated_pack_is_rebuilt(prepare, cli, pack, split, change):
     change(DATA / split / "class_01" / "001.png")
     assert prepare() == 0
     assert "Packing" in cli.out
@@ -377,8 +372,7 @@ def floats(path):
     "name", ["manifest.json", "classes.npy", "train_images.npy", "val_index.npy"]
 )
 @pytest.mark.parametrize("damage", [truncated, garbage, floats, Path.unlink])
-def test_a_damaged_pack_is_made_anew(prepare, cli, name, damage):
-    assert prepare() == 0
+def test_a_damaged_pack_is_rebuilt(prepare, cli, pack, name, damage):
     before = arrays()
     damage(PACK / name)
     assert prepare() == 0, cli.err
@@ -386,8 +380,7 @@ def test_a_damaged_pack_is_made_anew(prepare, cli, name, damage):
     opened()
 
 
-def test_a_pack_of_another_format_is_made_anew(prepare, cli):
-    assert prepare() == 0
+def test_a_pack_of_another_format_is_rebuilt(prepare, cli, pack):
     (PACK / "manifest.json").write_text(json.dumps(manifest() | {"format": 99}))
     assert cli("train", *SMALL, "--loader", "pack") == 4
     assert cli.says("format 99")
@@ -395,62 +388,53 @@ def test_a_pack_of_another_format_is_made_anew(prepare, cli):
     assert manifest()["format"] == 1
 
 
-def many(count):
-    """Images that take a while: each is decoded and squashed in milliseconds."""
-    for split, number in (("train", count), ("val", 4)):
-        for name in ("c", "d"):
-            (DATA / split / name).mkdir(parents=True)
-            for n in range(number // 2):
-                (DATA / split / name / f"{n:03d}.JPEG").write_bytes(jpeg(320, seed=n % 4))
+def pack_slowly():
+    """Take 50 ms more for each image, in the process of a test."""
+    pack = ImagePacker.__call__
+
+    def slow(self, path):
+        time.sleep(0.05)
+        return pack(self, path)
+
+    ImagePacker.__call__ = slow
 
 
 def start():
-    """A build in a process of its own, once it has packed something."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "imgnet_mini", "prepare", "--data-root", "data"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
+    """Start a build in another process; return once it has packed some images."""
+    words = ("prepare", "--data-root", DATA, "--img-size", 32)
+    process = RealRun(Path.cwd(), words, before=pack_slowly)
     pixels = PARTIAL / "train_images.npy"
-    while not (pixels.exists() and pixels.stat().st_size > 10**6):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process.wait_for(lambda: pixels.exists() and pixels.stat().st_size > 3 * 3 * 48**2)
     return process
 
 
 @posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_it_and_the_same_command_goes_on(cli, number, code):
-    many(250)
+def test_a_signal_stops_it_and_the_same_command_continues(prepare, cli, pack_once, number, code):
     process = start()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == code, errors
-    assert "Traceback" not in errors
-    found = re.search(rf"stoppedby{number.name}after(\d+)of254images", squeezed(errors))
-    done = int(found[1])
-    assert 0 < done < 254
+    process.send(number)
+    assert process.wait() == code
+    text = process.log.read_text("utf-8")
+    assert "Traceback" not in text
+    done = int(re.search(rf"stoppedby{number.name}after(\d+)of33images", squeezed(text))[1])
+    assert 0 < done < 33
     assert not PACK.exists()
     rows = json.loads((PARTIAL / "progress.json").read_text())["rows"]
     assert rows["train_index.npy"] + rows["val_index.npy"] == done
 
-    assert cli("prepare", "--data-root", "data") == 0, cli.err
-    build(Path("undisturbed"), img_size=224)
+    assert prepare() == 0, cli.err
+    assert opened().manifest.id == pack_once.id
+    build(Path("undisturbed"))
     assert arrays() == arrays(Path("undisturbed"))
     assert siblings() == {"pack"}
 
 
 @posix
-def test_two_builders_at_once_do_not_meet(cli):
-    many(150)
+def test_two_processes_do_not_build_one_pack_together(prepare, cli):
     process = start()
-    process.send_signal(signal.SIGSTOP)
-    assert cli("prepare", "--data-root", "data") == 3
-    process.send_signal(signal.SIGCONT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    process.send(signal.SIGSTOP)
+    assert prepare() == 3
+    process.send(signal.SIGCONT)
+    assert process.wait() == 0, process.log.read_text("utf-8")
     opened()
     assert siblings() == {"pack"}

@@ -1,0 +1,94 @@
+"""Process groups that were initialized before the command; linked by gloo."""
+
+import os
+
+import torch.distributed as dist
+
+from helpers.real_runs import FORKED
+from imgnet_mini.distributed.context import SINGLE_PROCESS
+from imgnet_mini.distributed.process_group import init_distributed
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.utils.torchrun_env import TorchrunEnv
+
+
+def test_one_process_without_torchrun_has_no_process_group():
+    with init_distributed("cpu") as distributed:
+        assert distributed is SINGLE_PROCESS
+        assert not dist.is_initialized()
+
+
+def test_an_initialized_group_of_one_process_is_not_destroyed():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with init_distributed("cpu") as distributed:
+            assert (distributed.rank, distributed.world_size) == (0, 1)
+            assert distributed.all_reduce_sum([2.0]) == [2.0]
+        assert dist.is_initialized()
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def use_group(rank, path, variables, backend, results):
+    os.environ.update(variables)
+    dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=2)
+    try:
+        found = []
+        for _ in range(2):  # as in two commands one after the other
+            with init_distributed("cpu") as distributed:
+                place = TorchrunEnv(
+                    distributed.rank,
+                    distributed.world_size,
+                    distributed.local_rank,
+                    distributed.local_world_size,
+                )
+                first = distributed.run_on_local_rank0(lambda: distributed.rank)
+                total = distributed.all_reduce_sum([distributed.rank + 1.0])
+                found.append((place, distributed.nodes, first, total))
+                distributed.barrier()
+        results.put((rank, found, dist.is_initialized()))
+    except ConfigError as error:
+        results.put((rank, str(error), dist.is_initialized()))
+    dist.destroy_process_group()
+
+
+def two_processes(tmp_path, *, variables=({}, {}), backend="gloo"):
+    """Run `use_group` in two processes; return what each found, by rank."""
+    results = FORKED.Queue()
+    processes = [
+        FORKED.Process(
+            target=use_group, args=(rank, tmp_path / "store", variables[rank], backend, results)
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    found = {rank: rest for rank, *rest in (results.get(timeout=60) for _ in processes)}
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [found[rank] for rank in range(2)]
+
+
+def test_an_initialized_group_is_used_by_two_commands_and_not_destroyed(tmp_path):
+    for rank, (found, is_initialized) in enumerate(two_processes(tmp_path)):
+        expected = (TorchrunEnv(rank, 2, local_rank=rank, local_world_size=2), 1, 0, [3.0])
+        assert found == [expected] * 2
+        assert is_initialized
+
+
+def test_local_ranks_of_an_initialized_group_are_those_of_torchrun(tmp_path):
+    variables = [
+        {"RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        for rank in range(2)
+    ]
+    for rank, (found, _) in enumerate(two_processes(tmp_path, variables=variables)):
+        expected = (TorchrunEnv(rank, 2, local_rank=0, local_world_size=1), 2, rank, [3.0])
+        assert found == [expected] * 2
+
+
+def test_a_group_without_a_backend_for_cpu_tensors_is_refused(tmp_path):
+    for message, is_initialized in two_processes(tmp_path, backend="cuda:gloo"):
+        assert "no backend for CPU tensors (cuda:gloo)" in message
+        assert "cpu:gloo,cuda:nccl" in message
+        assert is_initialized
