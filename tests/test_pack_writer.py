@@ -52,7 +52,7 @@ def expected(data, built):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The files that were decoded so far."""
+    """The files decoded so far."""
     paths = []
     pack = ImagePacker.__call__
 
@@ -91,7 +91,7 @@ def assert_complete(expected):
 
 
 def assert_nothing_wrong(*right):
-    """Whatever can be opened is one of these packs."""
+    """Any pack that can be opened is one of these."""
     for folder in (PACK, PARTIAL, DATA / "pack.old"):
         try:
             opened(folder)
@@ -100,26 +100,26 @@ def assert_nothing_wrong(*right):
         assert arrays(folder) in right
 
 
-def test_a_build_leaves_the_pack_alone_in_its_place(expected):
+def test_a_build_leaves_nothing_but_the_pack(expected):
     manifest = build(pack_size=40)
     assert_complete(expected)
     assert opened().manifest == manifest
 
 
-def test_folders_on_the_way_are_made(data, tmp_path):
+def test_parent_folders_are_created(data, tmp_path):
     build(tmp_path / "a" / "b" / "pack")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["pack"]
     opened(tmp_path / "a" / "b" / "pack")
 
 
-def test_each_image_is_told_with_its_split(data):
+def test_on_image_is_called_with_split_and_count(data):
     told = []
     build(on_image=lambda *args: told.append(args))
     assert told == [("train", n) for n in range(1, 7)] + [("val", n) for n in range(1, 4)]
 
 
 @pytest.mark.parametrize("number", range(1, 10))
-def test_stopped_after_any_image_and_built_again_is_the_same(expected, decoded, number):
+def test_a_build_stopped_after_any_image_and_continued_is_the_same(expected, decoded, number):
     stop(number, pack_size=40)
     assert siblings() == {"pack.partial"} | siblings() & {".pack.partial.lock"}
     with pytest.raises(DataError, match="no pack"):
@@ -136,14 +136,14 @@ def test_stopped_after_any_image_and_built_again_is_the_same(expected, decoded, 
     assert manifest.std == pytest.approx(pixels.std(0), abs=5.01e-4)
 
 
-def test_stopped_at_every_image_it_still_ends_as_the_same(expected):
+def test_a_build_stopped_after_every_image_gives_the_same_pack(expected):
     for _ in range(9):
         stop(1, pack_size=40)
     build(pack_size=40)
     assert_complete(expected)
 
 
-def test_problems_and_suspects_of_before_the_stop_are_remembered(data):
+def test_problems_and_suspects_found_before_the_stop_are_kept(data):
     IMAGE.write_bytes(b"<html>")
     content = jpeg()
     half = len(content) // 2
@@ -178,7 +178,7 @@ def add(image):
 
 @pytest.mark.parametrize("change", [grow, touch, replace, add], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("image", [IMAGE, DATA / "val" / "class_00" / "000.JPEG"])
-def test_a_source_that_changed_after_the_stop_starts_clean(data, change, image):
+def test_a_source_changed_after_the_stop_restarts_the_build(data, change, image):
     stop(8)
     change(image)
     told = []
@@ -190,7 +190,7 @@ def test_a_source_that_changed_after_the_stop_starts_clean(data, change, image):
 
 
 @pytest.mark.parametrize("settings", [{"pack_size": 33}, {"img_size": 33}])
-def test_other_settings_after_the_stop_start_clean(data, settings):
+def test_other_settings_after_the_stop_restart_the_build(data, settings):
     stop(8, **({"pack_size": 40} | settings))
     told = []
     build(pack_size=40, on_image=lambda *args: told.append(args))
@@ -199,7 +199,7 @@ def test_other_settings_after_the_stop_start_clean(data, settings):
     assert arrays() == arrays(DATA / "undisturbed")
 
 
-def test_a_source_that_changes_during_the_build_is_noticed(data):
+def test_a_source_changed_during_the_build_makes_the_pack_outdated(data):
     last = DATA / "val" / "class_02" / "000.JPEG"
     build(on_image=lambda split, count: grow(last) if (split, count) == ("train", 1) else None)
     with pytest.raises(DataError, match=r"1 files .* have changed \(first: class_02/000\.JPEG\)"):
@@ -209,7 +209,7 @@ def test_a_source_that_changes_during_the_build_is_noticed(data):
 
 
 @posix
-def test_a_pack_in_use_can_be_replaced_and_stays_as_it_was(expected):
+def test_an_open_pack_can_be_replaced_and_keeps_its_contents(expected):
     build(pack_size=40)
     packed = opened().train
     build(pack_size=33)
@@ -233,7 +233,7 @@ def kill_at(number, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [1, 5])
-def test_a_build_of_other_settings_in_between_leaves_no_trace(expected, monkeypatch, number):
+def test_a_killed_build_of_other_settings_in_between_has_no_effect(expected, monkeypatch, number):
     stop(4, pack_size=40)
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         build(pack_size=33, on_image=kill_at(number, patch))
@@ -241,7 +241,7 @@ def test_a_build_of_other_settings_in_between_leaves_no_trace(expected, monkeypa
     assert_complete(expected)
 
 
-def test_a_refusal_for_want_of_room_in_between_leaves_no_trace(expected, monkeypatch):
+def test_a_build_refused_for_lack_of_space_in_between_has_no_effect(expected, monkeypatch):
     stop(4, pack_size=40)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
@@ -253,7 +253,7 @@ def test_a_refusal_for_want_of_room_in_between_leaves_no_trace(expected, monkeyp
 
 @pytest.mark.parametrize("name", ["train_images.npy", "train_index.npy", "val_skipped.npy"])
 @pytest.mark.parametrize("loss", ["gone", "cut"])
-def test_unfinished_files_that_were_lost_are_made_again(expected, name, loss):
+def test_lost_files_of_a_partial_pack_are_rebuilt(expected, name, loss):
     stop(7, pack_size=40)
     if loss == "gone":
         (PARTIAL / name).unlink()
@@ -264,14 +264,14 @@ def test_unfinished_files_that_were_lost_are_made_again(expected, name, loss):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", "{}"])
-def test_a_damaged_note_of_progress_starts_clean(expected, content):
+def test_a_damaged_progress_file_restarts_the_build(expected, content):
     stop(7, pack_size=40)
     (PARTIAL / "progress.json").write_text(content)
     build(pack_size=40)
     assert_complete(expected)
 
 
-def test_what_is_done_is_saved_from_time_to_time(data, monkeypatch):
+def test_progress_is_saved_during_the_build(data, monkeypatch):
     monkeypatch.setattr(pack_builder, "SAVE_SECONDS", 0.0)
     seen = []
 
@@ -302,7 +302,7 @@ def test_what_is_done_is_saved_from_time_to_time(data, monkeypatch):
 
 
 @posix
-def test_rows_reach_the_disk_before_the_note_that_counts_them(data, monkeypatch):
+def test_rows_are_flushed_before_the_progress_that_counts_them(data, monkeypatch):
     monkeypatch.setattr(pack_builder, "SAVE_SECONDS", 0.0)
     calls = []
     fsync, replace = os.fsync, Path.replace
@@ -315,7 +315,7 @@ def test_rows_reach_the_disk_before_the_note_that_counts_them(data, monkeypatch)
 
 
 def failing_at(number, whole, error, *, afterwards=False):
-    """A function that does as another one, but for its n-th call; and whether that came."""
+    """A function that fails in its n-th call, and one that tells whether it has."""
     calls = 0
 
     def step(*args, **settings):
@@ -331,7 +331,7 @@ def failing_at(number, whole, error, *, afterwards=False):
     return step, lambda: calls >= number
 
 
-def test_a_second_signal_between_any_two_writes_costs_nothing_but_time(expected, monkeypatch):
+def test_an_interruption_between_any_two_writes_does_not_change_the_pack(expected, monkeypatch):
     IMAGE.write_bytes(b"<html>")
     whole = build(DATA / "whole", pack_size=40, skip=True)
     append = GrowingArray.append
@@ -385,7 +385,7 @@ def test_a_failure_at_any_step_leaves_the_old_pack_or_the_new_one_or_none(
     assert 1 < number < 99
 
 
-def test_a_failure_to_put_it_in_place_does_not_cost_the_work(expected, decoded, monkeypatch):
+def test_a_failed_rename_does_not_lose_the_built_pack(expected, decoded, monkeypatch):
     build(pack_size=33)
     replace = Path.replace
 
@@ -404,7 +404,7 @@ def test_a_failure_to_put_it_in_place_does_not_cost_the_work(expected, decoded, 
 
 @posix
 @pytest.mark.parametrize("limit", [100, 300, 1000, 4000, 12_000, 20_000, 28_000])
-def test_a_disk_that_is_full_in_the_middle_is_told_and_the_next_build_goes_on(expected, limit):
+def test_a_disk_full_during_the_build_is_reported_and_the_next_build_continues(expected, limit):
     import resource  # noqa: PLC0415 - not on Windows
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -419,9 +419,7 @@ def test_a_disk_that_is_full_in_the_middle_is_told_and_the_next_build_goes_on(ex
     assert_complete(expected)
 
 
-def test_a_disk_that_is_full_from_one_image_on_keeps_what_was_packed(
-    expected, decoded, monkeypatch
-):
+def test_a_disk_full_from_one_image_on_keeps_the_earlier_images(expected, decoded, monkeypatch):
     append = GrowingArray.append
 
     def full(self, rows):
@@ -441,7 +439,7 @@ def test_a_disk_that_is_full_from_one_image_on_keeps_what_was_packed(
     assert_complete(expected)
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(data, decoded, monkeypatch):
+def test_a_disk_too_small_is_reported_before_anything_is_written(data, decoded, monkeypatch):
     gib = 2**30
     usage = shutil._ntuple_diskusage(gib, gib - 50, 50)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -453,7 +451,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(data, decod
     assert sum(path.stat().st_size for path in DATA.glob("pack*/*")) == 0
 
 
-def test_rows_that_are_there_already_need_no_more_room(expected, monkeypatch):
+def test_rows_already_written_need_no_more_space(expected, monkeypatch):
     stop(8, pack_size=40)
     room = 3 * 40 * 40 * 6 // 4
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, room))
@@ -461,7 +459,7 @@ def test_rows_that_are_there_already_need_no_more_room(expected, monkeypatch):
     assert_complete(expected)
 
 
-def test_broken_files_end_the_build_with_all_of_them_and_no_pack(data):
+def test_all_broken_files_are_listed_and_no_pack_is_written(data):
     broken = [IMAGE, DATA / "val" / "class_02" / "000.JPEG"]
     for path in broken:
         path.write_bytes(b"")
@@ -479,7 +477,7 @@ def test_broken_files_end_the_build_with_all_of_them_and_no_pack(data):
         opened(PARTIAL)
 
 
-def test_broken_files_do_not_cost_the_old_pack(data):
+def test_broken_files_do_not_remove_the_old_pack(data):
     build()
     before = arrays()
     content, stat = IMAGE.read_bytes(), IMAGE.stat()
@@ -492,7 +490,7 @@ def test_broken_files_do_not_cost_the_old_pack(data):
     assert arrays() == before
 
 
-def test_leaving_them_out_goes_on_without_decoding_again(data, decoded):
+def test_skip_continues_without_decoding_again(data, decoded):
     IMAGE.write_bytes(b"")
     with pytest.raises(DataError):
         build()
@@ -507,7 +505,7 @@ def test_leaving_them_out_goes_on_without_decoding_again(data, decoded):
     assert arrays() == arrays(DATA / "whole")
 
 
-def test_a_class_without_an_image_left_is_named(data):
+def test_a_class_without_any_remaining_image_is_refused_by_name(data):
     (DATA / "val" / "class_02" / "000.JPEG").write_bytes(b"")
     with pytest.raises(DataError, match=r"class_02 of data/val"):
         build(skip=True)
@@ -517,7 +515,7 @@ def test_a_class_without_an_image_left_is_named(data):
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_a_second_builder_is_refused_while_the_first_works(expected, held):
+def test_a_second_build_is_refused_while_the_lock_is_held(expected, held):
     build(pack_size=33)
     before = arrays()
     lock = FileLock(DATA / ".pack.partial.lock")
@@ -531,7 +529,7 @@ def test_a_second_builder_is_refused_while_the_first_works(expected, held):
     assert_complete(expected)
 
 
-def test_a_builder_sees_another_that_came_first(data):
+def test_a_build_inside_another_is_refused(data):
     refused = []
 
     def on_image(split, count):
@@ -557,7 +555,7 @@ def test_a_file_in_place_of_a_folder_is_a_write_error(data):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "manifest.json"])
-def test_a_folder_of_somebody_beside_the_pack_keeps_its_files(data, name):
+def test_a_foreign_folder_beside_the_pack_keeps_its_files(data, name):
     build(pack_size=33)
     mine = DATA / "pack.old"
     mine.mkdir()
@@ -569,7 +567,7 @@ def test_a_folder_of_somebody_beside_the_pack_keeps_its_files(data, name):
     opened()
 
 
-def test_a_file_of_somebody_in_a_pack_is_not_removed_with_it(data):
+def test_a_foreign_file_in_a_pack_is_not_removed_with_it(data):
     build(pack_size=33)
     (PACK / "notes.txt").write_text("mine")
     with pytest.raises(ImgnetMiniError):
@@ -594,7 +592,7 @@ def test_a_link_to_a_folder_on_another_disk_is_followed(expected, tmp_path, stat
         assert [path.name for path in disk.iterdir()] == ["pack"]
 
 
-def test_remains_of_an_older_kill_do_not_enter_the_pack(expected):
+def test_temporary_files_of_a_killed_build_do_not_enter_the_pack(expected):
     stop(5, pack_size=40)
     for name in (".progress.json.abc.tmp", ".manifest.json.x.tmp", ".classes.npy.y.tmp"):
         (PARTIAL / name).write_bytes(b"half")
@@ -605,8 +603,10 @@ def test_remains_of_an_older_kill_do_not_enter_the_pack(expected):
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
-import imgnet_mini.commands.prepare, imgnet_mini.data.pack.builder as builder
-from imgnet_mini.cli import main
+import numpy.ma  # by numpy.setdiff1d
+import imgnet_mini.data.pack.builder as builder
+from imgnet_mini.commands import prepare as command
+from imgnet_mini.config.run_config import RunConfig
 
 def prepare(folder, step):
     def killing(whole):
@@ -624,11 +624,13 @@ def prepare(folder, step):
     else:
         builder.SAVE_SECONDS = 0.02
     sys.stdout = sys.stderr = open(os.devnull, "w")
+    paths = {"data_root": Path("data"), "pack_dir": Path(folder)}
+    config = RunConfig().override({"run": paths, "data": {"img_size": 32}})
     try:
-        main(["prepare", "--data-root", "data", "--pack-dir", folder, "--img-size", "32"])
-    except SystemExit as end:
-        os._exit(end.code or 0)
-    os._exit(99)
+        command.run(config)
+        os._exit(0)
+    finally:
+        os._exit(99)
 
 for line in sys.stdin:
     here, folder, delay, step = line.split()
@@ -666,10 +668,10 @@ def prepare():
 
 
 @posix
-def test_killed_at_random_moments_it_leaves_no_wrong_pack_and_ends_as_the_same(
+def test_killed_at_random_times_it_leaves_no_wrong_pack_and_gives_the_same_pack(
     make_folder, prepare
 ):
-    make_folder(DATA, train=80, val=20)
+    make_folder(DATA, train=30, val=8)
     code, seconds = prepare("undisturbed")
     assert code == 0
     expected = arrays(Path("undisturbed"))
@@ -686,7 +688,7 @@ def test_killed_at_random_moments_it_leaves_no_wrong_pack_and_ends_as_the_same(
 
 
 @posix
-def test_killed_at_any_change_of_files_it_leaves_no_wrong_pack_and_ends_as_the_same(data, prepare):
+def test_killed_at_any_file_operation_it_leaves_no_wrong_pack(data, prepare):
     build(pack_size=33)
     shutil.copytree(PACK, "old")
     build()
