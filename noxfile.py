@@ -35,22 +35,28 @@ def typecheck(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def run_tests(session: nox.Session, *arguments: str) -> None:
+def run_tests(session: nox.Session, marks: str, *arguments: str) -> None:
     """Run pytest with byte code kept: else each process that a test starts compiles torch anew."""
-    install_group(session, "tests")
-    session.run(*("pytest", "-m", "not gpu", *arguments), env={"PYTHONDONTWRITEBYTECODE": None})
+    session.run("pytest", "-m", marks, *arguments, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, or with `nox -s tests -- ARGUMENTS` what pytest's arguments choose."""
-    run_tests(session, *(session.posargs or [*PARALLEL, "--durations=10"]))
+    install_group(session, "tests")
+    if session.posargs:
+        run_tests(session, "not gpu", *session.posargs)
+        return
+    run_tests(session, "not gpu and not timing", *PARALLEL, "--durations=10")
+    run_tests(session, "timing")
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run all tests and list the lines that none reaches; slower than `tests`."""
-    run_tests(session, *PARALLEL, "--cov", "--cov-report=term", *session.posargs)
+    install_group(session, "tests")
+    run_tests(session, "not gpu and not timing", *PARALLEL, "--cov", "--cov-report=")
+    run_tests(session, "timing", "--cov", "--cov-append", "--cov-report=term")
 
 
 @nox.session

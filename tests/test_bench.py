@@ -32,6 +32,7 @@ def test_the_limit_is_told_in_a_sentence(rates, on_cpu, limit, words):
     assert sentence.endswith(".")
 
 
+@pytest.mark.timing
 def test_json_alone_is_printed_with_rates_and_trials(data, cli):
     assert cli("bench", *SMALL, "--seconds", 12, "--json") == 0, cli.err
     found = json.loads(cli.out)
@@ -47,11 +48,12 @@ def test_json_alone_is_printed_with_rates_and_trials(data, cli):
     assert trials["--compile"]["ratio"] is None
 
 
+@pytest.mark.timing
 def test_loading_that_holds_the_network_back_is_named_and_the_pack_lifts_it(data, cli, monkeypatch):
     load = TrainCrop.load
 
     def load_slowly(self, *args):
-        time.sleep(0.02)
+        time.sleep(0.05)
         return load(self, *args)
 
     monkeypatch.setattr(TrainCrop, "load", load_slowly)

