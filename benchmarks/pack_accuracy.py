@@ -1,13 +1,13 @@
-"""Does training on a pack cost accuracy? The same recipe and seeds on files and on packs.
+"""Accuracy of training on packs and on image files, with the same recipe and seeds.
 
     python benchmarks/pack_accuracy.py --data-root data/tiny-imagenet-mini --work-dir out
 
 Trains one network per source and seed, and prints the best validation top-1 of each, the mean
-over the seeds and its spread. The defaults make a small likeness of the real case: 64 px images
-trained at 32 px, from packs of 38 and 48 px, as photographs of 434 px (the geometric mean of
-ImageNet's usual sides) are trained at 224 px from packs of 256 and 320 px.
+over the seeds and its standard deviation. The defaults scale the real case down: images of 64 px
+are trained at 32 px, from packs of 38 and 48 px, as photographs of 434 px (the geometric mean of
+the usual sides in ImageNet) are trained at 224 px from packs of 256 and 320 px.
 
-Runs are kept in the work folder: what is finished is not made again, what was stopped goes on.
+Runs are kept in the work folder: finished ones are reused, stopped ones are resumed.
 """
 
 import argparse
@@ -28,13 +28,13 @@ def imgnet_mini(*arguments: str) -> None:
 
 
 def best_top1(log: Path) -> float:
-    """In percent, over all epochs."""
+    """Return the best validation top-1 over all epochs, in percent."""
     with log.open(newline="") as file:
         return max(float(row["top1"]) for row in csv.DictReader(file) if row["phase"] == "val")
 
 
 def measure(options: argparse.Namespace, pack_size: int, seed: int) -> float:
-    """Train, unless that is done; a pack size of 0 stands for the files themselves."""
+    """Train, or resume, one run; a pack size of 0 means the image files."""
     images = ["--data-root", str(options.data_root), "--img-size", str(options.img_size)]
     pack_dir = str(options.work_dir / f"pack{pack_size}")
     if pack_size:

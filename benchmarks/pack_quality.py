@@ -1,16 +1,16 @@
-"""What a pack loses: crops from it against crops from the original, by pack size and filter.
+"""Image quality of crops from a pack against crops from the originals, by size and filter.
 
     python benchmarks/pack_quality.py --images data/imagenet-mini/train
 
 For some images, and some random crops of each at 224 px:
 
-    as drawn   peak signal-to-noise ratio against the crop from the original, in dB. A crop from
-               a pack begins and ends on whole pixels of the squashed image: up to half a pixel
-               aside, which training cannot tell from another random crop.
-    aligned    the same against the original at exactly that place: what resizing twice costs.
-    sharpness  mean absolute Laplacian, as a share of that of the original's crop; median.
+    as drawn   peak signal-to-noise ratio (PSNR) against the crop from the original, in dB. A crop
+               from a pack starts and ends on whole pixels of the squashed image: up to half a
+               pixel off, which to training is just another random crop.
+    aligned    PSNR against the original at exactly that place: the cost of resizing twice.
+    sharpness  mean absolute Laplacian relative to that of the crop from the original; median.
 
-Medians over all crops; the disk space is that of ImageNet-Mini's 34,745 training images.
+Medians over all crops. Disk space is for the 34,745 training images of ImageNet-Mini.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def squash(pixels: NDArray[np.uint8], side: int, mode: str) -> NDArray[np.uint8]
 
 
 def aligned_crop(pixels: NDArray[np.uint8], crop: Crop, side: int) -> NDArray[np.uint8]:
-    """The original at the place, not in whole pixels, that a crop of a squashed image shows."""
+    """Crop the original at the place, in fractions of a pixel, of a crop of the squashed image."""
     height, width = pixels.shape[:2]
     across, down = width / side, height / side
     box = (
@@ -60,9 +60,9 @@ def decibels(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
 
 
 def sharpness(image: NDArray[np.uint8]) -> float:
-    grey = image.astype(np.float64).mean(2)
-    inner = grey[1:-1, 1:-1]
-    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    gray = image.astype(np.float64).mean(2)
+    inner = gray[1:-1, 1:-1]
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
     return float(np.abs(4 * inner - around).mean())
 
 

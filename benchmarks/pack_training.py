@@ -1,10 +1,11 @@
-"""Training from a pack and from files against the same step on one batch that never changes.
+"""Training speed from a pack and from image files, relative to one fixed batch.
 
     python benchmarks/pack_training.py [--data-root data/imagenet-mini] [--img-size 224] ...
 
-All run the loop that `train` runs, in turn, round after round; a round's ratio compares what ran
-within seconds of each other, and the median of the ratios is what counts: 1 is a loader that
-costs nothing. Without a data root, JPEG files of ImageNet's usual size and weight are made.
+All cases run the training loop of `train`, in turn, in several rounds. A ratio compares two cases
+of one round, which ran within seconds of each other; the median of the ratios is reported. A ratio
+of 1 means a loader without cost. Without a data root, JPEG files of the usual size in ImageNet are
+generated.
 """
 
 import argparse
@@ -35,7 +36,7 @@ FIXED = "one batch"
 
 
 def build_config(options: argparse.Namespace, folder: Path) -> RunConfig:
-    """The settings, with images that are there and packed."""
+    """Return the settings; generate and pack the images if needed."""
     data_root = options.data_root or folder / "data"
     if options.data_root is None:
         write_photographs(data_root / "train", options.images)
@@ -58,7 +59,7 @@ def build_config(options: argparse.Namespace, folder: Path) -> RunConfig:
 def build_subjects(
     config: RunConfig, device: torch.device, logger: RunLogger, stop: StopRequest
 ) -> dict[str, TrainingBenchmark]:
-    """One network, fed from each source."""
+    """Return a benchmark of one network for each source of images."""
     sources: dict[str, Tables] = {
         "files": {"data": {"loader": "folder"}},
         "pack": {"data": {"loader": "pack", "pack_on_device": "off"}},
@@ -83,7 +84,7 @@ def build_subjects(
 def measure(
     subjects: dict[str, TrainingBenchmark], rounds: int, seconds: float
 ) -> list[dict[str, float]]:
-    """Images per second of each, round by round."""
+    """Return the images per second of each case, by round."""
     batch = subjects["files"].fixed_batch()
     return [
         {FIXED: subjects["files"].training(seconds, batch)}

@@ -1,13 +1,13 @@
-"""The engine on several ranks against plain DistributedDataParallel, in one run.
+"""Training speed on several ranks, relative to a plain DistributedDataParallel loop.
 
     python benchmarks/ranks.py [--ranks 2] [--arch resnet50] [--img-size 64] [--batch-size 16]
 
-Starts torchrun, by itself, with that many ranks of one thread each on a CPU, or of one GPU each.
-Both loops train the same network on one batch that never changes, in turn, round after round; a
-round's ratio compares what ran within seconds of each other, and their median is what counts.
+Starts torchrun with that many ranks, each with one thread on a CPU or one GPU. Both loops train the
+same network on one fixed batch, in turn, in several rounds. A ratio compares the two loops of one
+round, which ran within seconds of each other; the median of the ratios is reported.
 
-    plain   DistributedDataParallel as it is, autocast, channels last, fused SGD, OneCycleLR
-    engine  the same through Trainer.train_epoch, with its tallies, TensorBoard and checks
+    plain   DistributedDataParallel, autocast, channels last, fused SGD, OneCycleLR
+    engine  the same in Trainer.train_epoch, with its metrics, TensorBoard and checks
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Several processes train as one; real processes, linked by gloo."""
+"""Training on several ranks: real processes, linked by gloo."""
 
 import json
 import os
@@ -39,20 +39,24 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_ranks(images, tmp_path_factory):
-    """What a run on two ranks leaves that nothing has stopped."""
-    folder = tmp_path_factory.mktemp("two")
-    assert run_ranks(folder, 2, "train", *options(images), read_seconds=0) == [0, 0]
-    return outcome(folder, "a")
+def finished(tmp_path_factory):
+    """`finished(ranks, *options)` is the folder of an uninterrupted training; each runs once."""
+    folders = {}
+
+    def train(ranks, *words):
+        if (ranks, words) not in folders:
+            folder = tmp_path_factory.mktemp("finished")
+            assert set(run_ranks(folder, ranks, "train", *words, read_seconds=0)) == {0}
+            folders[ranks, words] = folder
+        return folders[ranks, words]
+
+    return train
 
 
-@pytest.fixture(scope="module")
-def squeezed(images, tmp_path_factory):
-    """The same of a network that has dropout and no batch norm."""
-    folder = tmp_path_factory.mktemp("squeezed")
-    command = ("train", *options(images, arch="squeezenet1_1"))
-    assert run_ranks(folder, 2, *command, read_seconds=0) == [0, 0]
-    return outcome(folder, "a")
+@pytest.fixture
+def two_ranks(images, finished):
+    """What an uninterrupted run on two ranks leaves."""
+    return outcome(finished(2, *options(images)), "a")
 
 
 def weights(folder, key="model"):
@@ -64,19 +68,19 @@ def largest_difference(ours, theirs):
     return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours)
 
 
-def test_two_ranks_give_the_same_bits_again_with_other_workers(images, two_ranks, tmp_path):
+def test_two_ranks_with_other_workers_give_identical_bits(images, two_ranks, tmp_path):
     more = ("--workers", 2)
     assert run_ranks(tmp_path, 2, "train", *options(images, *more), read_seconds=0) == [0, 0]
     assert differences(outcome(tmp_path, "a"), two_ranks) == []
 
 
-@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "squeezenet1_1"])
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "squeezenet1_1"])  # batch norm, dropout
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_rest_is_the_same_run(
-    images, two_ranks, squeezed, tmp_path, arch, rank
+def test_a_signal_to_one_rank_stops_all_at_one_step_and_resume_gives_the_same_run(
+    images, finished, tmp_path, arch, rank
 ):
-    whole = {"shufflenet_v2_x0_5": two_ranks, "squeezenet1_1": squeezed}[arch]
     command, stopped = options(images, arch=arch), tmp_path / "stopped"
+    whole = outcome(finished(2, *command), "a")
     settings = {"signal_at": 6, "signal_rank": rank, "read_seconds": 0}
     assert run_ranks(stopped, 2, "train", *command, **settings) == [143, 143]
     text = (stopped / "terminal.log").read_text("utf-8")
@@ -86,7 +90,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_rest_is_the_same_run
     assert "Traceback" not in text
 
 
-def test_ranks_that_are_killed_and_started_again_make_the_same_run(images, two_ranks, tmp_path):
+def test_ranks_killed_and_started_again_give_the_same_run(images, two_ranks, tmp_path):
     command, generator = ("train", "--resume", *options(images)), random.Random(0)
     kills = trial = 0
     while kills < 4:
@@ -98,13 +102,10 @@ def test_ranks_that_are_killed_and_started_again_make_the_same_run(images, two_r
         assert differences(outcome(folder, "a"), two_ranks) == []
 
 
-def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, tmp_path):
-    command = options(images, "--no-amp", arch="plain")
-    for size in (1, 2):
-        assert set(run_ranks(tmp_path / str(size), size, "train", *command)) == {0}
-    one, two = (weights(tmp_path / str(size)) for size in (1, 2))
-    assert largest_difference(one, two) < 1e-6
-    logs = [read_csv(tmp_path / str(size) / "out/a/train_log.csv") for size in (1, 2)]
+def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, finished):
+    folders = [finished(size, *options(images, "--no-amp", arch="plain")) for size in (1, 2)]
+    assert largest_difference(*map(weights, folders)) < 1e-6
+    logs = [read_csv(folder / "out/a/train_log.csv") for folder in folders]
     for ours, theirs in zip(*logs, strict=True):
         assert (ours.epoch, ours.phase, ours.top1, ours.top5) == (
             *(theirs.epoch, theirs.phase, theirs.top1, theirs.top5),
@@ -112,7 +113,9 @@ def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, t
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
 
 
-def test_clipped_averaged_and_with_nesterov_two_ranks_train_the_network_of_one(images, tmp_path):
+def test_with_clipping_ema_and_nesterov_two_ranks_train_the_network_of_one_process(
+    images, tmp_path
+):
     more = ("--nesterov", "--clip-grad", 0.05, "--no-norm-decay", "--ema-decay", 0.8)
     command = options(images, "--no-amp", *more, arch="plain")
     for size in (1, 2):
@@ -127,16 +130,16 @@ def test_clipped_averaged_and_with_nesterov_two_ranks_train_the_network_of_one(i
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
 
 
-def test_the_averaged_statistics_of_rank_0_are_those_of_all(images, tmp_path):
+def test_with_ema_a_stopped_run_on_two_ranks_resumes_as_the_same_run(images, finished, tmp_path):
     command = options(images, "--ema-decay", 0.8)
-    assert run_ranks(tmp_path / "whole", 2, "train", *command, read_seconds=0) == [0, 0]
+    whole = finished(2, *command)
     stopped, settings = tmp_path / "stopped", {"signal_at": 7, "read_seconds": 0}
     assert run_ranks(stopped, 2, "train", *command, **settings) == [143, 143]
     assert run_ranks(stopped, 2, "resume", "--name", "a", read_seconds=0) == [0, 0]
-    assert differences(outcome(stopped, "a"), outcome(tmp_path / "whole", "a")) == []
+    assert differences(outcome(stopped, "a"), outcome(whole, "a")) == []
 
 
-def test_two_parts_on_one_rank_are_the_steps_of_two_ranks(images, two_ranks, tmp_path):
+def test_two_micro_batches_on_one_rank_are_the_steps_of_two_ranks(images, two_ranks, tmp_path):
     assert run(tmp_path, "train", *options(images, "--grad-accum-steps", 2)) == 0
     ours, theirs = (
         [[float(x) for x in row.split(",")[2:]] for row in rows if ",train," in row]
@@ -145,11 +148,10 @@ def test_two_parts_on_one_rank_are_the_steps_of_two_ranks(images, two_ranks, tmp
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_parts_give_the_gradient_of_the_whole_batch(images, tmp_path):
-    for parts in (1, 3):
-        command = options(images, "--no-amp", "--grad-accum-steps", parts, arch="plain")
-        assert run(tmp_path / str(parts), "train", *command) == 0
-    assert largest_difference(*(weights(tmp_path / str(parts)) for parts in (1, 3))) < 1e-6
+def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(images, finished, tmp_path):
+    command = options(images, "--no-amp", arch="plain")
+    assert run(tmp_path, "train", *command, "--grad-accum-steps", 3) == 0
+    assert largest_difference(weights(finished(1, *command)), weights(tmp_path)) < 1e-6
 
 
 @pytest.mark.parametrize(("count", "batch"), [(1, 6), (7, 4), (67, 64)])
@@ -179,7 +181,7 @@ def test_evaluation_counts_each_image_once_on_any_number_of_ranks(tmp_path, coun
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_another_number_of_ranks_has_to_be_asked_for(images, tmp_path, before, after):
+def test_another_number_of_ranks_requires_a_flag(images, tmp_path, before, after):
     command = ("train", *options(images, arch="plain"))
     assert set(run_ranks(tmp_path, before, *command, signal_at=2, read_seconds=0)) == {143}
     resume = ("resume", "--name", "a")
@@ -195,7 +197,7 @@ def test_another_number_of_ranks_has_to_be_asked_for(images, tmp_path, before, a
     ]
 
 
-def test_four_ranks_become_two_that_take_two_parts_each(images, tmp_path):
+def test_four_ranks_continue_as_two_with_two_micro_batches_each(images, tmp_path):
     command = options(images, "--batch-size", 8, "--no-amp", arch="plain")
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     assert set(run_ranks(whole, 4, "train", *command)) == {0}
@@ -206,7 +208,7 @@ def test_four_ranks_become_two_that_take_two_parts_each(images, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train", "find-lr", "evaluate"])
-def test_what_all_ranks_refuse_is_said_once(images, tmp_path, command):
+def test_an_error_of_all_ranks_is_printed_once(images, tmp_path, command):
     wrong = {
         "train": options(images, "--batch-size", 7),
         "find-lr": (*small(images, "plain"), "--batch-size", 7),
@@ -221,7 +223,7 @@ def test_what_all_ranks_refuse_is_said_once(images, tmp_path, command):
     assert ("use 6 or 8" in text) == (command != "evaluate")
 
 
-def test_a_broken_image_on_one_rank_ends_all_with_its_name(tmp_path):
+def test_a_broken_image_on_one_rank_ends_all_ranks_and_is_named(tmp_path):
     data = write_folder(tmp_path / "data", train=8, val=3, classes=3)
     damaged = data / "train/class_01/001.png"
     content = bytearray(damaged.read_bytes())
@@ -239,7 +241,7 @@ def test_a_broken_image_on_one_rank_ends_all_with_its_name(tmp_path):
     assert "Traceback" not in text
 
 
-def test_a_rank_that_does_not_answer_is_not_waited_for_for_ever(images, tmp_path):
+def test_a_rank_that_does_not_answer_ends_the_others_after_the_timeout(images, tmp_path):
     ranks = RankProcesses(
         tmp_path, 2, ("train", *options(images, "--epochs", 500, "--dist-timeout", 3))
     )
@@ -254,7 +256,7 @@ def test_a_rank_that_does_not_answer_is_not_waited_for_for_ever(images, tmp_path
 
 
 def end_unanswered(how):
-    """Let rank 0 end while its group, which a traceback holds, has work that rank 1 never does."""
+    """Let rank 0 end with a pending operation of its group that rank 1 never joins."""
     leave = dist.destroy_process_group
 
     def end():
@@ -281,7 +283,7 @@ def end_unanswered(how):
     ],
     ids=["SIGTERM", "SIGINT", "error", "bug"],
 )
-def test_a_rank_that_ends_waits_for_no_other(images, tmp_path, how, code, said):
+def test_a_rank_that_ends_does_not_wait_for_the_others(images, tmp_path, how, code, said):
     command = ("train", *options(images, "--epochs", 1, arch="plain"))
     ranks = RankProcesses(tmp_path, 2, command, before=partial(end_unanswered, how))
     try:
@@ -292,7 +294,7 @@ def test_a_rank_that_ends_waits_for_no_other(images, tmp_path, how, code, said):
     assert said in ranks.log.read_text("utf-8")
 
 
-def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):
+def test_find_lr_on_two_ranks_equals_two_micro_batches_on_one_rank(images, tmp_path):
     words = (*small(images, "plain"), "--num-iter", 30, "--start-lr", 1e-4, "--no-amp")
     words += ("--trials", 3, "--trial-steps", 20)
     two, one = tmp_path / "two", tmp_path / "one"
@@ -307,7 +309,7 @@ def test_find_lr_on_two_ranks_is_that_of_two_parts_on_one(images, tmp_path):
     np.testing.assert_allclose(*curves, rtol=1e-4)
 
 
-def test_batch_norms_that_see_all_ranks_need_gpus(images, tmp_path):
+def test_sync_bn_requires_gpus(images, tmp_path):
     ranks = RankProcesses(tmp_path, 2, ("train", *options(images, "--sync-bn", "--device", "cpu")))
     codes = ranks.wait()
     assert 2 in codes
@@ -318,7 +320,7 @@ def test_batch_norms_that_see_all_ranks_need_gpus(images, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["prepare", "report", "check"])
-def test_work_for_one_process_is_not_done_by_several(tmp_path, command):
+def test_commands_for_one_process_refuse_several(tmp_path, command):
     ranks = RankProcesses(tmp_path, 2, (command,))
     assert ranks.wait() == [2, 2]
     text = ranks.log.read_text("utf-8")

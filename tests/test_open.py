@@ -292,7 +292,9 @@ def test_a_manifest_that_does_not_name_all_that_was_left_out_is_damaged(data):
     build(skip=True)
     manifest = PACK / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"skipped": []}))
-    with pytest.raises(DataError, match=r"damaged: .*manifest\.json: lists 0 skipped files, expected 1"):
+    with pytest.raises(
+        DataError, match=r"damaged: .*manifest\.json: lists 0 skipped files, expected 1"
+    ):
         choose("pack")
 
 
