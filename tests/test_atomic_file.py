@@ -37,7 +37,7 @@ def full_disk(*_args, **_settings):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_file_takes_the_place_of_the_old_one(target):
+def test_the_old_file_is_replaced_when_the_block_ends(target):
     with atomic_write(target) as file:
         file.write(b"new")
         assert target.read_text("utf-8") == "old"
@@ -45,7 +45,7 @@ def test_a_file_takes_the_place_of_the_old_one(target):
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_missing_folders_are_made(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     path = tmp_path / "a" / "b" / "c.txt"
     write_text(path, "x")
     assert path.read_bytes() == b"x"
@@ -57,7 +57,7 @@ def test_text_is_utf_8_with_unix_line_ends_on_every_system(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt(), DataError("image")])
-def test_an_error_in_the_block_keeps_the_old_content_and_passes_as_it_is(target, error):
+def test_an_error_in_the_block_keeps_the_old_content_and_is_raised_unchanged(target, error):
     def fail():
         with atomic_write(target) as file:
             file.write(b"half")
@@ -82,7 +82,7 @@ def test_a_full_disk_keeps_the_old_content_and_names_the_file(target, monkeypatc
     assert_as_it_was(target)
 
 
-def test_a_full_disk_says_what_was_needed(target):
+def test_a_full_disk_is_reported_with_the_expected_size(target):
     with (
         pytest.raises(WriteError, match=r"\(205\.0 MB needed, .* free in "),
         atomic_write(target, expected_bytes=205_000_000),
@@ -91,7 +91,7 @@ def test_a_full_disk_says_what_was_needed(target):
     assert_as_it_was(target)
 
 
-def test_a_sweep_takes_what_killed_processes_have_left_and_nothing_else(tmp_path):
+def test_only_temporary_files_are_removed(tmp_path):
     for name in (".checkpoint.pth.x1.tmp", ".log.y.tmp", "mine.tmp", "best.pth", ".lock"):
         (tmp_path / name).write_bytes(b"")
     assert remove_temporary_files(tmp_path, tmp_path / "absent") == 2
@@ -99,7 +99,7 @@ def test_a_sweep_takes_what_killed_processes_have_left_and_nothing_else(tmp_path
 
 
 @posix
-def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+def test_an_existing_symlink_is_not_followed(tmp_path, monkeypatch):
     precious = tmp_path / "precious"
     precious.write_text("mine")
     names = iter(["planted", "free"])
@@ -111,7 +111,7 @@ def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
 
 
 class FullFile:
-    """A file on a full disk, behind one that torch writes to."""
+    """A file on a full disk, for torch.save."""
 
     def write(self, _content):
         full_disk()
@@ -120,14 +120,14 @@ class FullFile:
         pass
 
 
-def test_a_full_disk_that_torch_reports_is_a_write_error(target):
+def test_a_full_disk_inside_torch_save_is_a_write_error(target):
     with pytest.raises(WriteError, match=os.strerror(errno.ENOSPC)), atomic_write(target):
         torch.save({"x": torch.ones(3)}, FullFile())
     assert_as_it_was(target)
 
 
 @pytest.mark.parametrize("error", [ImmediateStopError(2), KeyboardInterrupt()], ids=repr)
-def test_an_interruption_that_torch_reports_stays_an_interruption(target, error):
+def test_an_interruption_inside_torch_save_is_raised_as_it_is(target, error):
     writes = iter(range(100))
 
     class Interrupted(FullFile):
@@ -142,7 +142,7 @@ def test_an_interruption_that_torch_reports_stays_an_interruption(target, error)
     assert_as_it_was(target)
 
 
-def test_an_error_of_reading_is_not_called_one_of_writing(target):
+def test_a_read_error_in_the_block_is_not_a_write_error(target):
     def read():
         try:
             Path("absent").read_bytes()
@@ -154,7 +154,7 @@ def test_an_error_of_reading_is_not_called_one_of_writing(target):
     assert_as_it_was(target)
 
 
-def test_an_interruption_after_a_handled_error_stays_an_interruption(target):
+def test_an_interruption_after_a_handled_error_is_raised_as_it_is(target):
     def read():
         try:
             Path("absent").read_bytes()
@@ -166,14 +166,14 @@ def test_an_interruption_after_a_handled_error_stays_an_interruption(target):
     assert_as_it_was(target)
 
 
-def test_a_file_in_place_of_a_folder_is_a_write_error(tmp_path):
+def test_a_file_instead_of_the_folder_is_a_write_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     path = tmp_path / "file" / "x.txt"
     with pytest.raises(WriteError, match=r"cannot write .*x\.txt"):
         write_text(path, "x")
 
 
-def test_a_folder_in_place_of_the_file_is_a_write_error(tmp_path):
+def test_a_folder_instead_of_the_file_is_a_write_error(tmp_path):
     path = tmp_path / "x.txt"
     path.mkdir()
     with pytest.raises(WriteError, match=r"cannot write .*x\.txt"):
@@ -187,7 +187,7 @@ def test_a_name_too_long_for_the_disk_is_a_write_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_that_the_system_names_is_the_culprit(tmp_path):
+def test_the_error_names_the_file_that_the_system_names(tmp_path):
     other, folder = tmp_path / "other" / "x", tmp_path / "folder"
     with (
         pytest.raises(WriteError, match=f"^cannot write {other}: No such file"),
@@ -196,7 +196,7 @@ def test_the_file_that_the_system_names_is_the_culprit(tmp_path):
         other.write_text("x")
 
 
-def test_a_sweep_leaves_what_may_be_in_use_and_folders(tmp_path):
+def test_recent_temporary_files_and_folders_are_kept(tmp_path):
     for name in (".old.tmp", ".new.tmp"):
         (tmp_path / name).write_bytes(b"")
     os.utime(tmp_path / ".old.tmp", (0, 0))
@@ -207,12 +207,12 @@ def test_a_sweep_leaves_what_may_be_in_use_and_folders(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "a/b"])
-def test_a_folder_that_can_be_written_is_left_as_it_is(tmp_path, place):
+def test_check_writable_leaves_no_file(tmp_path, place):
     check_writable(tmp_path / place)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_below_a_file_cannot_be_written(target):
+def test_check_writable_refuses_a_folder_below_a_file(target):
     with pytest.raises(WriteError, match=f"cannot write {target}/a/b: Not a directory"):
         check_writable(target / "a" / "b")
 
@@ -230,7 +230,7 @@ def test_the_umask_is_respected_and_kept(tmp_path, umask, mode):
 
 
 @posix
-def test_file_and_folder_reach_the_disk_around_the_renaming(target, monkeypatch):
+def test_the_file_is_flushed_before_and_the_folder_after_the_renaming(target, monkeypatch):
     calls = []
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("flush"), fsync(fd)))

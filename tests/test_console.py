@@ -17,7 +17,7 @@ def _width(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
 
 
-def test_lines_are_printed_as_they_are(capsys):
+def test_lines_are_printed_without_markup_or_wrapping(capsys):
     lines = ["[bold]no markup[/bold] [Train] :smile:", "x" * 200, "C:\\new\\[1]", ""]
     print_lines(*lines)
     assert capsys.readouterr() == ("".join(f"{line}\n" for line in lines), "")
@@ -33,7 +33,7 @@ def test_lines_are_printed_as_they_are(capsys):
         ("\udcff.jpg", "\\udcff.jpg"),
     ],
 )
-def test_nothing_reaches_the_terminal_that_could_steer_it(text, shown, capsys):
+def test_control_characters_are_escaped(text, shown, capsys):
     assert escape_control_chars(text) == shown
     for show in (
         print_lines,
@@ -48,25 +48,25 @@ def test_nothing_reaches_the_terminal_that_could_steer_it(text, shown, capsys):
             assert line in out + err
 
 
-def test_warnings_leave_standard_output_alone(capsys):
+def test_warnings_go_to_standard_error(capsys):
     print_warning("Note: [x]", "second")
     assert capsys.readouterr() == ("", "Note: [x]\nsecond\n")
 
 
-def test_what_is_handed_over_is_there_byte_by_byte_in_a_pipe(capfdbinary):
+def test_write_stdout_keeps_all_bytes_in_a_pipe(capfdbinary):
     print_lines("first")
     write_stdout('"\x1b[2J\r",\udcff,ü\n')
     out, _ = capfdbinary.readouterr()
     assert out == b'first\n"\x1b[2J\r",\xff,\xc3\xbc\n'
 
 
-def test_what_is_handed_over_does_not_steer_a_terminal(capsys, monkeypatch):
+def test_write_stdout_escapes_control_characters_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     write_stdout("a\x1b[2J,b\nc,d\n")
     assert capsys.readouterr().out == "a\\x1b[2J,b\nc,d\n"
 
 
-def test_a_name_is_shown_on_one_line():
+def test_escape_line_escapes_newlines():
     assert escape_line("a\nb\r\x1b[2J\u202ec") == r"a\nb\r\x1b[2J\u202ec"
 
 
@@ -89,7 +89,7 @@ def test_a_long_message_is_wrapped_and_not_cut(capsys):
     assert [word for word in words if word.startswith("word")] == message.split()
 
 
-def test_a_table_aligns_figures_to_the_right(capsys):
+def test_a_table_right_aligns_numbers(capsys):
     show_table("Result [x]", ["metric", "value"], [["top-1 [bold]", "7.00"], ["b", "12.50"]])
     out, err = capsys.readouterr()
     assert err == ""

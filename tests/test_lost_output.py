@@ -1,4 +1,4 @@
-"""What becomes of a command when nobody can hear it any more."""
+"""Commands whose output cannot be written: a full device, or a closed pipe."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def with_full_output(*words: str) -> subprocess.CompletedProcess[str]:
         )
 
 
-def test_a_run_goes_on_though_its_output_is_full(data, cli):
+def test_training_continues_if_standard_output_is_full(data, cli):
     done = with_full_output(*TRAIN)
     assert (done.returncode, done.stderr) == (0, "")
     assert cli("resume", "--name", "a") == 0
@@ -39,13 +39,13 @@ def test_a_run_goes_on_though_its_output_is_full(data, cli):
     assert Path("reports/a/metrics.json").exists()
 
 
-def test_a_pack_is_made_though_the_output_is_full(data):
+def test_a_pack_is_written_if_standard_output_is_full(data):
     done = with_full_output("prepare", "--data-root", "data", "--img-size", "32")
     assert (done.returncode, done.stderr) == (0, "")
     assert Path("data/pack/manifest.json").exists()
 
 
-def test_a_run_goes_on_though_its_reader_has_left(data, cli):
+def test_training_continues_if_the_pipe_is_closed(data, cli):
     process = subprocess.Popen([*MODULE, *TRAIN], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()  # as `head -1` does
     process.stdout.close()
@@ -57,7 +57,7 @@ def test_a_run_goes_on_though_its_reader_has_left(data, cli):
 
 
 @pytest.mark.parametrize("gone", ["full", "closed"])
-def test_an_error_keeps_its_exit_code_though_nobody_hears_of_it(tmp_path, gone):
+def test_an_error_keeps_its_exit_code_if_standard_error_is_lost(tmp_path, gone):
     reader, writer = os.pipe()
     if gone == "full":
         os.close(writer)

@@ -47,7 +47,7 @@ def test_every_array_is_a_plain_file_for_numpy(pack):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_index_says_what_is_known_of_each_file(pack, split):
+def test_the_index_describes_each_file(pack, split):
     images = split_of(split)
     index = np.load(PACK / f"{split}_index.npy")
     assert index.dtype == index_dtype(images.files.itemsize)
@@ -70,7 +70,7 @@ def test_the_classes_are_listed_in_their_order(pack):
     ]
 
 
-def test_the_manifest_tells_how_the_pack_was_made(pack):
+def test_the_manifest_records_settings_and_versions(pack):
     saved = json.loads((PACK / "manifest.json").read_text("utf-8"))
     assert saved == pack.model_dump()
     assert saved["format"] == 1
@@ -102,7 +102,7 @@ def test_training_pixels_are_the_whole_image_squashed(pack):
         assert np.array_equal(square, squash(read_pixels(images.path(position)), 48))
 
 
-def test_an_image_of_the_packs_size_is_stored_untouched(data):
+def test_an_image_of_the_pack_size_is_stored_unchanged(data):
     for path in DATA.glob("train/*/*.png"):
         with Image.open(path) as image:
             image.resize((40, 40)).save(path)
@@ -135,7 +135,7 @@ def test_pixels_stay_on_the_disk_and_a_write_to_them_does_not_reach_it(pack):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_what_was_left_out_is_in_the_skipped_array_and_in_no_other(data, split):
+def test_skipped_files_are_in_the_skipped_array_only(data, split):
     broken = DATA / split / "class_01" / "001.png"
     broken.write_bytes(b"<html>")
     manifest = build(skip=True)
@@ -157,7 +157,7 @@ def test_what_was_left_out_is_in_the_skipped_array_and_in_no_other(data, split):
     assert np.array_equal(packed.pixels[position], expected)
 
 
-def test_a_jpeg_with_damage_in_its_middle_is_packed_and_called_suspect(data):
+def test_a_damaged_jpeg_that_can_be_decoded_is_packed_and_listed_as_suspect(data):
     path = DATA / "train" / "class_01" / "002.JPEG"
     path.write_bytes(damaged_jpeg())
     manifest = build()
@@ -169,7 +169,7 @@ def test_a_jpeg_with_damage_in_its_middle_is_packed_and_called_suspect(data):
     assert np.array_equal(packed.pixels[position], squash(read_pixels(path), 48))
 
 
-def test_a_message_names_the_file_below_the_data_root_whatever_it_is_called(make_folder):
+def test_a_problem_names_the_file_relative_to_the_data_root(make_folder):
     make_folder(DATA, train=2, val=1, classes=["data", "mydata", "x."])
     for path in DATA.glob("train/*/001.png"):
         path.write_bytes(b"")
@@ -177,7 +177,7 @@ def test_a_message_names_the_file_below_the_data_root_whatever_it_is_called(make
     assert named == ["train/data/001.png", "train/mydata/001.png", "train/x./001.png"]
 
 
-def test_there_is_no_pack_where_there_is_none(data):
+def test_a_folder_without_a_manifest_is_no_pack(data):
     for nothing in (PACK, DATA / "train"):
         with pytest.raises(DataError, match=f"no pack in {nothing}.*imgnet-mini prepare"):
             opened(nothing)
@@ -205,7 +205,7 @@ def move(image):
 
 
 def swap(image):
-    """Two images of two classes trade their places, names and all."""
+    """Exchange two images of two classes."""
     other = image.parent.with_name("class_02") / image.name
     content = image.read_bytes(), other.read_bytes()
     other.write_bytes(content[0])
@@ -246,7 +246,7 @@ CHANGES = [
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_source_that_has_changed_is_told_by_count_and_first_file(pack, split, change):
+def test_a_changed_source_is_reported_with_count_and_first_file(pack, split, change):
     expected = change(DATA / split / "class_01" / "001.png")
     with pytest.raises(DataError, match=f"pack in {PACK} is out of date") as error:
         opened()
@@ -257,7 +257,7 @@ def test_a_source_that_has_changed_is_told_by_count_and_first_file(pack, split, 
 
 
 @pytest.mark.parametrize("change", [add, remove, rename, touch], ids=lambda change: change.__name__)
-def test_a_change_that_is_taken_back_leaves_the_pack_good(pack, change):
+def test_a_reverted_change_leaves_the_pack_valid(pack, change):
     image = DATA / "train" / "class_01" / "001.png"
     content, stat = image.read_bytes(), image.stat()
     before = set(DATA.rglob("*"))
@@ -269,7 +269,7 @@ def test_a_change_that_is_taken_back_leaves_the_pack_good(pack, change):
     assert opened().manifest == pack
 
 
-def test_a_file_left_out_that_was_mended_makes_the_pack_stale(data):
+def test_a_repaired_skipped_file_makes_the_pack_outdated(data):
     broken = DATA / "train" / "class_01" / "001.png"
     content = broken.read_bytes()
     broken.write_bytes(b"")
@@ -334,7 +334,7 @@ DAMAGE = [cut, empty, text, missing, zipped, folder, wrong_shape, wrong_dtype, s
 
 @pytest.mark.parametrize("name", ["train_images", "val_images", "train_index", "val_index"])
 @pytest.mark.parametrize("damage", [*DAMAGE, one_row_less], ids=lambda damage: damage.__name__)
-def test_a_damaged_array_is_refused_with_its_place(pack, name, damage):
+def test_a_damaged_array_is_refused_with_its_path(pack, name, damage):
     path = PACK / f"{name}.npy"
     damage(path)
     with pytest.raises(DataError, match="imgnet-mini prepare") as error:
@@ -343,7 +343,7 @@ def test_a_damaged_array_is_refused_with_its_place(pack, name, damage):
 
 
 @pytest.mark.parametrize("name", ["train_index", "val_skipped"])
-def test_an_index_of_other_fields_is_refused_with_its_place(pack, name):
+def test_an_index_of_other_fields_is_refused_with_its_path(pack, name):
     path = PACK / f"{name}.npy"
     np.save(path, rename_fields(np.load(path), {"mtime_ns": "mtime"}))
     with pytest.raises(DataError, match=str(path)):
@@ -352,7 +352,7 @@ def test_an_index_of_other_fields_is_refused_with_its_place(pack, name):
 
 @pytest.mark.parametrize("name", ["val_skipped", "classes"])
 @pytest.mark.parametrize("damage", [cut, empty, text, missing, zipped, folder, wrong_dtype])
-def test_damage_beside_the_images_is_refused_with_its_place_too(pack, name, damage):
+def test_a_damaged_class_list_or_skipped_array_is_refused_with_its_path(pack, name, damage):
     path = PACK / f"{name}.npy"
     damage(path)
     with pytest.raises(DataError, match="imgnet-mini prepare") as error:
@@ -367,14 +367,14 @@ def test_damage_beside_the_images_is_refused_with_its_place_too(pack, name, dama
         *('{"format": 1, "pack_size": "x"}', "\x00\x00"),
     ],
 )
-def test_a_manifest_of_anything_else_is_refused_with_its_place(pack, content):
+def test_an_invalid_manifest_is_refused_with_its_path(pack, content):
     (PACK / "manifest.json").write_text(content)
     with pytest.raises(DataError, match=r"(?s)damaged.*imgnet-mini prepare") as error:
         opened()
     assert str(PACK / "manifest.json") in str(error.value)
 
 
-def test_what_is_wrong_with_a_manifest_is_told_in_a_line(pack):
+def test_the_error_of_an_invalid_manifest_is_one_line(pack):
     (PACK / "manifest.json").write_text('{"format": 1}')
     with pytest.raises(DataError) as error:
         opened()
@@ -399,7 +399,7 @@ def test_a_manifest_that_does_not_fit_the_pixels_is_refused(pack, setting):
         opened()
 
 
-def test_what_a_later_version_adds_to_the_manifest_does_no_harm(pack):
+def test_unknown_fields_of_the_manifest_are_ignored(pack):
     manifest = json.loads((PACK / "manifest.json").read_text("utf-8")) | {"new": 1}
     (PACK / "manifest.json").write_text(json.dumps(manifest))
     assert opened().manifest == pack
@@ -426,7 +426,7 @@ ODD = [b"caf\xe9", b"new\nline", b"\x1b[31mred", b"\xff\xfe", b"quote\"'", "√ºn√
 
 
 @needs_any_name
-def test_names_of_any_bytes_are_kept_and_the_messages_printable(make_folder):
+def test_file_names_of_any_bytes_are_kept_and_escaped_in_messages(make_folder):
     classes = sorted(map(os.fsdecode, ODD))
     make_folder(DATA, train=2, val=1, classes=classes)
     odd = DATA / "train" / classes[0] / os.fsdecode(b"\xff\x1b[2J\n" + b"x" * 200 + b".png")

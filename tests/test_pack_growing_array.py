@@ -31,7 +31,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("rows", [0, 1, 5])
-def test_it_ends_as_the_file_that_numpy_would_save(path, tmp_path, source, rows):
+def test_a_finished_file_equals_that_of_numpy_save(path, tmp_path, source, rows):
     array = grown(path, source[:rows])
     array.finish()
     array.close()
@@ -44,7 +44,7 @@ def test_it_ends_as_the_file_that_numpy_would_save(path, tmp_path, source, rows)
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("keep", range(6))
-def test_any_number_of_rows_can_be_kept_and_the_rest_written_again(path, source, keep):
+def test_any_number_of_rows_can_be_kept_and_the_rest_appended_again(path, source, keep):
     whole = grown(path, source)
     whole.finish()
     whole.close()
@@ -67,7 +67,7 @@ def test_half_a_row_at_the_end_is_dropped(path):
     assert np.array_equal(np.load(path), source)
 
 
-def test_until_it_is_finished_it_claims_no_rows(path):
+def test_an_unfinished_file_claims_no_rows(path):
     source = np.arange(60, dtype=np.uint8).reshape(5, 12)
     array = grown(path, source)
     array.flush()
@@ -80,7 +80,7 @@ def test_until_it_is_finished_it_claims_no_rows(path):
     again.close()
 
 
-def test_without_rows_to_keep_it_starts_over(path):
+def test_without_rows_to_keep_the_file_is_replaced(path):
     grown(path, np.arange(5, dtype="<i8")).close()
     array = GrowingArray(ArraySpec(path, np.dtype("<i8"), ()), keep=0)
     array.finish()
@@ -97,7 +97,7 @@ def test_the_header_has_room_for_any_number_of_rows(path):
     assert path.stat().st_size == before
 
 
-def test_rows_are_taken_in_any_layout_and_as_the_type_of_the_file(path):
+def test_rows_of_any_layout_and_dtype_are_converted(path):
     source = np.arange(24).reshape(4, 6)
     array = GrowingArray(ArraySpec(path, np.dtype(np.uint8), (6,)), keep=0)
     array.append(np.asfortranarray(source)[:2])
@@ -114,7 +114,7 @@ def test_flushed_rows_are_on_the_disk(path):
     array.close()
 
 
-def test_a_planted_link_is_replaced_and_what_it_leads_to_is_not(path, tmp_path):
+def test_an_existing_symlink_is_replaced_and_its_target_unchanged(path, tmp_path):
     precious = tmp_path / "precious"
     precious.write_bytes(b"mine")
     path.symlink_to(precious)
@@ -126,7 +126,7 @@ def test_a_planted_link_is_replaced_and_what_it_leads_to_is_not(path, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such flag")
-def test_no_row_is_kept_behind_a_link(path, tmp_path):
+def test_no_rows_are_kept_through_a_symlink(path, tmp_path):
     source = np.arange(5, dtype="<i8")
     grown(tmp_path / "elsewhere.npy", source).close()
     path.symlink_to(tmp_path / "elsewhere.npy")

@@ -33,13 +33,13 @@ def sides(tmp_path):
     return make
 
 
-def test_an_image_that_is_already_the_square_is_not_touched():
+def test_a_square_of_the_right_size_is_not_resized():
     pixels = NOISE[:36]
     assert squash(pixels, 36) is pixels
 
 
 @pytest.mark.parametrize("side", [8, 24, 36, 40, 100])
-def test_squashing_is_the_bicubic_resize_of_pillow_to_a_grey_level(side):
+def test_squash_equals_pillows_bicubic_resize_within_one_gray_level(side):
     expected = Image.fromarray(NOISE).resize((side, side), Image.Resampling.BICUBIC)
     ours = squash(NOISE, side)
     assert ours.shape == (side, side, 3)
@@ -47,7 +47,7 @@ def test_squashing_is_the_bicubic_resize_of_pillow_to_a_grey_level(side):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 2000)])
-def test_any_shape_becomes_a_square_of_its_own_colour(shape):
+def test_any_shape_is_squashed_to_a_square_of_its_color(shape):
     pixels = np.full((*shape, 3), (10, 128, 255), np.uint8)
     assert np.array_equal(squash(pixels, 32), np.full((32, 32, 3), (10, 128, 255)))
 
@@ -64,7 +64,7 @@ def test_any_shape_becomes_a_square_of_its_own_colour(shape):
         ([(30, 20), (60, 20), (90, 20)], 64, 90),
     ],
 )
-def test_the_default_is_half_as_much_again_as_the_crop_or_the_longest_training_side(
+def test_the_default_size_is_one_and_a_half_crops_or_the_longest_training_side(
     sides, sizes, img_size, expected
 ):
     sides(sizes)
@@ -72,12 +72,12 @@ def test_the_default_is_half_as_much_again_as_the_crop_or_the_longest_training_s
 
 
 @pytest.mark.parametrize("pack_size", [32, 100, 2048])
-def test_a_size_that_was_asked_for_wins(sides, pack_size):
+def test_a_given_size_is_used(sides, pack_size):
     sides([(50, 40)])
     assert plan_of(pack_size=pack_size).pack_size == pack_size
 
 
-def test_files_that_are_no_images_have_no_say_in_the_size(sides):
+def test_files_that_are_not_images_do_not_affect_the_size(sides):
     sides([(50, 40)])
     for name, content in (("a.jpg", b""), ("b.png", b"\x89PNG\r\n\x1a\nx"), ("c.jpg", b"<html>")):
         (DATA / "train" / "c" / name).write_bytes(content)
@@ -103,7 +103,7 @@ def test_a_training_row_is_the_squashed_image_with_its_size_and_histogram(data):
     assert packed.warning is None
 
 
-def test_damage_that_pillow_reads_over_is_told(data):
+def test_damage_that_pillow_ignores_is_a_warning(data):
     path = DATA / "train" / "class_01" / "000.JPEG"
     path.write_bytes(damaged_jpeg())
     packed = ImagePacker(plan_of(), "train")(path)
@@ -113,7 +113,7 @@ def test_damage_that_pillow_reads_over_is_told(data):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_file_that_cannot_be_decoded_is_named(data, split):
+def test_a_file_that_cannot_be_decoded_is_named_in_the_error(data, split):
     path = DATA / split / "class_01" / "000.JPEG"
     plan = plan_of()
     path.write_bytes(path.read_bytes()[:-20])
@@ -121,7 +121,7 @@ def test_a_file_that_cannot_be_decoded_is_named(data, split):
         ImagePacker(plan, split)(path)
 
 
-def test_the_size_on_the_disk_is_known_beforehand_to_a_hundredth(make_folder):
+def test_the_size_on_disk_is_predicted_within_1_percent(make_folder):
     make_folder(DATA, train=8, val=4)
     plan = plan_of(img_size=224, pack_size=256)
     build(pack_size=256, img_size=224)
@@ -129,7 +129,7 @@ def test_the_size_on_the_disk_is_known_beforehand_to_a_hundredth(make_folder):
     assert plan.nbytes == pytest.approx(size, rel=0.01)
 
 
-def test_the_same_files_and_settings_give_the_same_plan_wherever_they_lie(data, tmp_path):
+def test_the_same_files_and_settings_give_the_same_plan_in_any_folder(data, tmp_path):
     before = plan_of()
     data.rename(tmp_path / "moved")
     after = plan_of(tmp_path / "moved")
@@ -157,7 +157,7 @@ def test_other_files_are_another_plan(data, split, change):
     assert plan_of().key != before.key
 
 
-def test_a_touched_file_keeps_the_identity_and_not_the_key(data):
+def test_a_touched_file_changes_the_key_but_not_the_id(data):
     before = plan_of()
     touch(DATA / "val" / "class_00" / "001.png")
     assert plan_of().id == before.id

@@ -649,7 +649,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def prepare():
-    """`prepare(folder)` runs the command in a process and gives its exit code and seconds.
+    """`prepare(folder)` runs the command in a process; returns its exit code and seconds.
 
     delay: kill it after so many seconds; step: at the n-th change or flush of files.
     """

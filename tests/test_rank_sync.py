@@ -9,7 +9,7 @@ from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that the test advances."""
 
     def __init__(self):
         self.now = 100.0
@@ -18,8 +18,8 @@ class Clock:
         return self.now
 
 
-class Others:
-    """One rank of two: what the other one adds to each sum is given in advance."""
+class TwoRanks:
+    """The context of one of two ranks; `adds` are the terms of the other one in each sum."""
 
     world_size = 2
 
@@ -40,7 +40,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_alone_a_look_is_due_after_a_second_or_so_many_steps(clock):
+def test_one_process_syncs_after_a_second_or_max_steps(clock):
     steps = RankSync(SINGLE_PROCESS, StopRequest(), max_steps=3)
     assert [steps.should_sync() for _ in range(3)] == [False, False, True]
     assert steps.sync(decision=True)
@@ -48,7 +48,7 @@ def test_alone_a_look_is_due_after_a_second_or_so_many_steps(clock):
     assert steps.should_sync()
 
 
-def test_alone_a_signal_is_seen_between_any_two_steps():
+def test_one_process_sees_a_signal_after_any_step():
     with StopRequest() as stop:
         steps = RankSync(SINGLE_PROCESS, stop, max_steps=64)
         steps.check()
@@ -57,8 +57,8 @@ def test_alone_a_signal_is_seen_between_any_two_steps():
             steps.check()
 
 
-def test_rank_0_plans_for_all_at_most_twice_as_many_steps_as_before(clock):
-    ranks = Others(first=True, adds=[[0, 0, 0, 0]] * 9)
+def test_rank_0_at_most_doubles_the_steps_between_syncs(clock):
+    ranks = TwoRanks(first=True, adds=[[0, 0, 0, 0]] * 9)
     steps = RankSync(ranks, StopRequest(), max_steps=64)
     planned = []
     for _ in range(9):
@@ -70,8 +70,8 @@ def test_rank_0_plans_for_all_at_most_twice_as_many_steps_as_before(clock):
     assert planned == [2, 4, 8, 16, 32, 50, 50, 50, 50]  # fifty steps are a second
 
 
-def test_another_rank_follows_the_plan_and_the_wish_of_rank_0(clock):
-    ranks = Others(first=False, adds=[[5, 1, 0, 0], [1, 0, 0, 0]])
+def test_other_ranks_follow_the_plan_and_the_decision_of_rank_0(clock):
+    ranks = TwoRanks(first=False, adds=[[5, 1, 0, 0], [1, 0, 0, 0]])
     steps = RankSync(ranks, StopRequest(), max_steps=64)
     assert steps.should_sync()
     assert steps.sync(decision=False)
@@ -81,16 +81,16 @@ def test_another_rank_follows_the_plan_and_the_wish_of_rank_0(clock):
 
 
 @pytest.mark.parametrize(("adds", "number"), [([1, 0, 0, 1], 15), ([1, 0, 1, 0], 2)])
-def test_a_signal_to_another_rank_stops_this_one_in_the_same_look(clock, adds, number):
-    steps = RankSync(Others(first=False, adds=[adds]), StopRequest(), max_steps=64)
+def test_a_signal_to_another_rank_stops_this_one_in_the_same_sync(clock, adds, number):
+    steps = RankSync(TwoRanks(first=False, adds=[adds]), StopRequest(), max_steps=64)
     with pytest.raises(StopRequestedError) as error:
         steps.sync()
     assert error.value.signal_number == number
 
 
-def test_a_signal_that_others_do_not_know_of_yet_waits_for_the_next_look(clock):
+def test_a_signal_unknown_to_the_other_ranks_waits_for_the_next_sync(clock):
     with StopRequest() as stop:
-        ranks = Others(first=True, adds=[[0, 0, 0, 0]] * 2)
+        ranks = TwoRanks(first=True, adds=[[0, 0, 0, 0]] * 2)
         steps = RankSync(ranks, stop, max_steps=64)
         exchange = ranks.all_reduce_sum
 

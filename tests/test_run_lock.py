@@ -39,7 +39,7 @@ def holder(tmp_path):
     process.join()
 
 
-def test_a_second_process_is_refused_and_told_who_is_at_it_since_when(tmp_path, holder):
+def test_a_second_process_is_refused_with_the_owner_and_the_time(tmp_path, holder):
     with pytest.raises(InUseError) as error, lock_run("a", tmp_path / ".lock"):
         pass
     since = r"since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"
@@ -49,7 +49,7 @@ def test_a_second_process_is_refused_and_told_who_is_at_it_since_when(tmp_path, 
     assert error.value.exit_code == 3
 
 
-def test_a_killed_owner_leaves_no_lock(tmp_path, holder):
+def test_a_killed_owner_releases_the_lock(tmp_path, holder):
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     began = time.monotonic()
@@ -84,7 +84,7 @@ def hold_with_a_child(path, note):
         time.sleep(60)
 
 
-def test_of_processes_that_start_at_once_one_gets_it(tmp_path):
+def test_one_of_several_simultaneous_processes_gets_the_lock(tmp_path):
     outcomes, start, over = FORKED.Queue(), FORKED.Event(), FORKED.Event()
     processes = [
         FORKED.Process(target=try_to_hold, args=(tmp_path / ".lock", outcomes, start, over))
@@ -101,7 +101,7 @@ def test_of_processes_that_start_at_once_one_gets_it(tmp_path):
     assert found == ["held"] + 5 * ["refused"]
 
 
-def test_it_is_free_again_after_the_block(tmp_path):
+def test_the_lock_is_released_after_the_block(tmp_path):
     for _ in range(2):
         with lock_run("a", tmp_path / ".lock"):
             pass
@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_made_is_a_write_error(tmp_path):
         pass
 
 
-def test_an_owner_that_has_not_signed_yet_is_another_process(tmp_path, holder):
+def test_an_owner_without_its_note_is_called_another_process(tmp_path, holder):
     (tmp_path / ".lock.json").unlink()
     with (
         pytest.raises(InUseError, match="the run a is in use by another process"),
@@ -124,7 +124,7 @@ def test_an_owner_that_has_not_signed_yet_is_another_process(tmp_path, holder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such flag")
-def test_a_planted_link_is_not_followed(tmp_path):
+def test_an_existing_symlink_is_not_followed(tmp_path):
     (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
     with (
         pytest.raises(WriteError, match=r"cannot write .*\.lock"),

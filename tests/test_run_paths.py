@@ -23,11 +23,11 @@ from imgnet_mini.runs.paths import ComparisonPaths, RunPaths
         ("finder_dir", "lr_finder_plots"),
     ],
 )
-def test_files_are_where_other_programs_look_for_them(name, path):
+def test_files_are_in_their_documented_places(name, path):
     assert getattr(RunPaths(Path("here"), "r1"), name) == Path("here", path)
 
 
-def test_a_comparison_has_a_folder_that_no_run_can_have():
+def test_a_comparison_folder_is_no_valid_run_name():
     paths = ComparisonPaths(Path("here"), ("a", "b-vs-c"))
     assert paths.page == Path("here/reports/a+b-vs-c/index.html")
     with pytest.raises(ValueError, match="a run name has"):

@@ -23,7 +23,7 @@ def test_without_a_signal_nothing_happens():
 
 
 @BOTH
-def test_the_first_signal_is_remembered_until_it_is_asked_for(number):
+def test_the_first_signal_is_raised_by_check(number):
     with StopRequest() as stop:
         signal.raise_signal(number)
         for _ in range(2):
@@ -33,7 +33,7 @@ def test_the_first_signal_is_remembered_until_it_is_asked_for(number):
 
 
 @BOTH
-def test_a_second_signal_ends_the_command_at_once(number, monkeypatch):
+def test_a_second_signal_is_raised_immediately(number, monkeypatch):
     monkeypatch.setattr(signals, "DUPLICATE_SECONDS", -1)
     with StopRequest():
         signal.raise_signal(signal.SIGINT)
@@ -42,7 +42,7 @@ def test_a_second_signal_ends_the_command_at_once(number, monkeypatch):
         assert error.value.signal_number == number
 
 
-def test_a_signal_that_a_launcher_passes_on_again_is_the_same_one():
+def test_a_duplicate_signal_of_a_launcher_is_ignored():
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
@@ -51,7 +51,7 @@ def test_a_signal_that_a_launcher_passes_on_again_is_the_same_one():
 
 
 @BOTH
-def test_outside_of_its_work_a_signal_ends_a_command_wherever_it_is(number):
+def test_raise_on_signal_raises_immediately(number):
     before = handlers()
     with pytest.raises(ImmediateStopError, match=number.name), raise_on_signal():
         signal.raise_signal(number)
@@ -59,7 +59,7 @@ def test_outside_of_its_work_a_signal_ends_a_command_wherever_it_is(number):
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_the_handlers_of_before_come_back(error):
+def test_the_previous_handlers_are_restored(error):
     before = handlers()
     try:
         with StopRequest():
@@ -71,7 +71,7 @@ def test_the_handlers_of_before_come_back(error):
     assert handlers() == before
 
 
-def test_each_block_starts_without_a_memory():
+def test_each_block_starts_without_a_signal():
     with StopRequest():
         signal.raise_signal(signal.SIGTERM)
     with StopRequest() as stop:

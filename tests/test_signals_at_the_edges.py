@@ -1,4 +1,4 @@
-"""Signals to real processes that have hardly begun, or have nearly ended."""
+"""Signals to real processes during startup and at the end."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /
 
 MODULE = ("-m", "imgnet_mini")
 SCRIPT = ("-c", "import sys; from {module} import {attr}; sys.exit({attr}())")
-"""What an installer makes of the entry point."""
+"""Script that an installer generates for the entry point."""
 
 TRAINING = ["train", *map(str, SMALL), "--name", "a", "--epochs", "500"]
 
@@ -37,8 +37,8 @@ def script() -> tuple[str, ...]:
     return SCRIPT[0], SCRIPT[1].format(module=point.module, attr=point.attr)
 
 
-def wait_until_it_looks_after_signals(process: subprocess.Popen) -> None:
-    """Before this it is Python itself that starts, and Python that answers."""
+def wait_for_signal_handlers(process: subprocess.Popen) -> None:
+    """Wait for the handlers: before that, Python itself handles signals."""
     status = Path(f"/proc/{process.pid}/status")
     mask = 1 << (signal.SIGTERM - 1)
     deadline = time.monotonic() + 30
@@ -53,10 +53,10 @@ def wait_until_it_looks_after_signals(process: subprocess.Popen) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("seconds", [0, 0.05, 0.3, 1, 2])
-def test_a_signal_while_it_starts_ends_it_with_a_line(data, number, seconds):
+def test_a_signal_during_startup_ends_it_with_one_line(data, number, seconds):
     words = MODULE if number == signal.SIGTERM else script()
     process = start(*words, *TRAINING)
-    wait_until_it_looks_after_signals(process)
+    wait_for_signal_handlers(process)
     time.sleep(seconds)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -67,8 +67,8 @@ def test_a_signal_while_it_starts_ends_it_with_a_line(data, number, seconds):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_line_is_imported_under_the_eye_of_signals(number, tmp_path):
-    """Typer and pydantic take long enough for an impatient Ctrl-C."""
+def test_a_signal_during_the_import_of_the_command_line_ends_it_with_one_line(number, tmp_path):
+    """Importing typer and pydantic takes long enough for a Ctrl-C."""
     (tmp_path / "typer.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
     process = start(*MODULE, "train", env=os.environ | path_before(tmp_path))
     _, errors = process.communicate(timeout=60)
@@ -108,7 +108,7 @@ def test_an_import_that_swallows_exceptions_does_not_swallow_a_signal(rank):
     assert ("SIGTERM" in errors) == (rank == "0")
 
 
-def test_signals_after_its_last_word_make_no_noise_and_change_nothing(data):
+def test_signals_after_the_last_message_are_ignored(data):
     process = start(*MODULE, *TRAINING)
     log = Path("out/a/train_log.csv")
     deadline = time.monotonic() + 60

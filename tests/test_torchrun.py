@@ -1,4 +1,4 @@
-"""Under torchrun itself: ranks that are killed, restarts, machines that meet, signals."""
+"""Under torchrun itself: killed ranks, restarts, several nodes, signals."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def started(tmp_path):
-    """`started(launch, *args)` starts torchrun; nothing of it is left after the test."""
+    """`started(launch, *args)` starts torchrun; all its processes end with the test."""
     running = []
 
     def start(launch, *args, folder=tmp_path):
@@ -46,7 +46,7 @@ def started(tmp_path):
         one.end()
 
 
-def test_a_rank_that_is_killed_ends_the_others_soon_and_says_how_to_go_on(images, started):
+def test_a_killed_rank_ends_the_others_with_advice_to_resume(images, started):
     job = started(TWO, "train", *options(images, "--epochs", 2000, "--workers", 1))
     job.wait_for_text("[Val] Epoch 001")
     ranks = job.rank_pids()
@@ -61,7 +61,7 @@ def test_a_rank_that_is_killed_ends_the_others_soon_and_says_how_to_go_on(images
     assert "imgnet_mini/" not in job.text  # no traceback of ours
 
 
-def test_with_restarts_a_job_goes_on_by_itself_to_the_same_end(images, started, tmp_path):
+def test_with_max_restarts_a_killed_job_gives_the_same_run(images, started, tmp_path):
     command = options(images, "--epochs", 12)
     whole = tmp_path / "whole"
     assert run_ranks(whole, 2, "train", *command) == [0, 0]
@@ -74,7 +74,7 @@ def test_with_restarts_a_job_goes_on_by_itself_to_the_same_end(images, started, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_torchrun_saves_once_and_ends_all(images, started, tmp_path, number):
+def test_a_signal_to_torchrun_saves_once_and_ends_all_ranks(images, started, tmp_path, number):
     job = started(TWO, "train", *options(images, "--epochs", 2000))
     job.wait_for_text("[Val] Epoch 001")
     ranks = job.rank_pids()
@@ -99,7 +99,7 @@ def test_ranks_stop_and_save_when_torchrun_is_killed(images, started):
     assert job.text.count("stopped by SIGTERM and saved: step") == 1
 
 
-def test_two_machines_of_two_ranks_meet_and_train_the_network_of_four(images, started, tmp_path):
+def test_two_nodes_of_two_ranks_train_the_network_of_four_ranks(images, started, tmp_path):
     command = options(images, "--epochs", 3)
     whole = tmp_path / "whole"
     assert set(run_ranks(whole, 4, "train", *command)) == {0}

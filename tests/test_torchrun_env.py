@@ -5,12 +5,12 @@ from imgnet_mini.errors import ConfigError
 from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 
-def test_without_torchrun_a_process_is_alone():
+def test_without_torchrun_a_process_is_rank_0_of_1():
     assert TorchrunEnv.from_environment({"LOCAL_RANK": "3"}) == TorchrunEnv()
     assert TorchrunEnv().is_main_process
 
 
-def test_torchrun_says_which_place_a_process_has():
+def test_ranks_are_read_from_the_variables_of_torchrun():
     variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     launch = TorchrunEnv.from_environment(variables)
     assert (launch.rank, launch.world_size, launch.local_rank, launch.local_world_size) == (
@@ -31,14 +31,14 @@ def test_torchrun_says_which_place_a_process_has():
         {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"},
     ],
 )
-def test_what_contradicts_itself_is_refused_with_its_values(wrong):
+def test_contradicting_variables_are_refused_with_their_values(wrong):
     with pytest.raises(ConfigError, match="RANK=") as error:
         TorchrunEnv.from_environment(wrong)
     assert "torchrun" in str(error.value)
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [("1", 8), ("4", 4), ("16", 1), ("64", 1), ("x", 8)])
-def test_by_default_the_ranks_of_a_machine_share_its_processors(monkeypatch, ranks, workers):
+def test_default_workers_divide_the_cpus_among_the_ranks_of_a_machine(monkeypatch, ranks, workers):
     monkeypatch.setattr(fields, "available_cpus", lambda: 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert settings.DataConfig().workers == workers

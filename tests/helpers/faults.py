@@ -1,4 +1,4 @@
-"""A save that fails at its n-th call to the operating system, or dies there.
+"""Saves that fail, or are killed, at their n-th call to the operating system.
 
 `failing_at` stands in for a kernel's tracer and needs none; `traced` uses the real one.
 """
@@ -23,18 +23,18 @@ from helpers.real_runs import FORKED
 from imgnet_mini.errors import WriteError
 
 CALLS = ("open", "fsync", "replace", "link", "unlink", "chmod", "mkdir", "scandir")
-"""What a save asks of the system through Python's `os`."""
+"""Functions of `os` that a save calls."""
 
 TRACED = "openat,write,fsync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,chmod,fchmod"
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES")
 
 
 class DiedError(BaseException):
-    """What a process does no more once it is dead: nothing catches this but the test."""
+    """Stands for the death of the process; only the test catches it."""
 
 
 class Faults:
-    """Counts calls, and makes those from number `first` on fail: one, or all that follow."""
+    """Counts calls; makes call number `first` fail, and all later ones unless `once`."""
 
     def __init__(self, first: int, error: OSError | DiedError, *, once: bool) -> None:
         self.calls = 0
@@ -66,7 +66,7 @@ def failing_at(first: int, error: OSError | DiedError, *, once: bool = False) ->
 
 
 def calls_of_a_save(folder: Path) -> int:
-    """How many calls a save makes that keeps one earlier state and removes another."""
+    """Return the number of calls of a save that keeps one earlier state and removes another."""
     store = store_at(folder, 10, 20)
     with failing_at(10**9, DiedError()) as faults:
         store.save(content_at(30))
@@ -88,7 +88,7 @@ def _save_when_told(folder: Path, ready, go) -> None:
 
 
 def traced(folder: Path, *injections: str) -> tuple[int, list[str]]:
-    """One save under strace, with faults: its exit code and the calls that it has made.
+    """Run one save under strace with faults; return its exit code and its calls.
 
     injections: such as `write:signal=SIGKILL:when=3`. strace counts each kind of call by itself.
     """
@@ -117,12 +117,12 @@ def traced(folder: Path, *injections: str) -> tuple[int, list[str]]:
 
 
 def fault_at(calls: list[str], place: int, fault: str) -> str:
-    """A fault at one of the calls of a save, the first being number 0; for `traced`."""
+    """Return an injection at one call of a save, counted from 0, for `traced`."""
     return f"{calls[place]}:{fault}:when={calls[: place + 1].count(calls[place])}"
 
 
 def faults_from(calls: list[str], place: int, fault: str) -> list[str]:
-    """A fault at one of the calls of a save and at all that follow."""
+    """Return injections at one call of a save and at all later ones."""
     return [f"{call}:{fault}:when={calls[:place].count(call) + 1}+" for call in sorted(set(calls))]
 
 

@@ -1,4 +1,4 @@
-"""Packs for several test files, and what is in them."""
+"""Packs for several test files, and their contents."""
 
 import io
 from collections.abc import Callable
@@ -40,18 +40,18 @@ def opened(pack_dir: Path = PACK, *, root: Path = DATA) -> Pack:
 
 
 def arrays(pack_dir: Path = PACK) -> dict[str, bytes]:
-    """The content of every `.npy` file."""
+    """Return the contents of all `.npy` files."""
     return {path.name: path.read_bytes() for path in sorted(pack_dir.glob("*.npy"))}
 
 
 def siblings(pack_dir: Path = PACK) -> set[str]:
-    """What lies beside a pack, apart from the images; the pack's own name where it is there."""
+    """Return the names in the folder of a pack, without those of the splits."""
     return {path.name for path in pack_dir.parent.iterdir()} - {"train", "val"}
 
 
 @cache
 def jpeg(side: int = 64, *, seed: int = 0) -> bytes:
-    """A JPEG of noise, large enough to be cut and damaged in many places."""
+    """Return a JPEG file of noise, large enough to be damaged in many places."""
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
@@ -60,7 +60,7 @@ def jpeg(side: int = 64, *, seed: int = 0) -> bytes:
 
 @cache
 def damaged_jpeg() -> bytes:
-    """A JPEG that Pillow reads, though libjpeg warns of its middle."""
+    """Return a JPEG file that Pillow reads although libjpeg warns of damage."""
     content = jpeg()
     for place in range(len(content) // 2, len(content) - 100):
         damaged = content[:place] + b"\xff\xd3" + content[place + 2 :]  # a restart out of turn

@@ -1,4 +1,4 @@
-"""Several ranks: as torchrun would start them, or started by torchrun itself."""
+"""Several ranks, started as torchrun would, or by torchrun itself."""
 
 import os
 import random
@@ -18,19 +18,19 @@ from helpers.real_runs import RealRun
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class RankProcesses:
-    """The command line in so many processes at once; all write one log, `terminal.log`.
+    """The command line in several processes at once; all write to `terminal.log`.
 
-    As torchrun's, the store they meet at is of a process that outlives them: of this one.
+    Their store is hosted by this process and so outlives them, as that of torchrun does.
     """
 
     def __init__(self, folder: Path, size: int, args: Sequence[object], **settings) -> None:
-        """signal_rank: the one that `signal_at` is for; see RealRun for both."""
+        """signal_rank: the rank that `signal_at` applies to, see RealRun."""
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         port, signal_rank = self._store.port, settings.pop("signal_rank", 0)
         signal_at = settings.pop("signal_at", 0)
@@ -47,7 +47,7 @@ class RankProcesses:
         self.log = self.ranks[0].log
 
     def wait(self, seconds: float = 120) -> list[int]:
-        """The exit codes, in the order of ranks."""
+        """Return the exit codes, ordered by rank."""
         return [rank.wait(seconds) for rank in self.ranks]
 
 
@@ -75,10 +75,10 @@ def kill_ranks_until_done(
     *,
     most: int,
 ) -> tuple[int, float]:
-    """Kill one of two ranks after a random time up to `seconds`, and start both again, to the end.
+    """Kill one of two ranks after a random time up to `seconds`; restart both until they finish.
 
-    As torchrun does, it sends SIGTERM to the other one. Returns how often, and how long it took
-    that one to end, at the most.
+    As torchrun does, send SIGTERM to the other rank. Return the number of kills, and the longest
+    time in seconds that the other rank took to end.
     """
     kills, slowest = 0, 0.0
     while True:
@@ -99,7 +99,7 @@ def kill_ranks_until_done(
 
 @dataclass
 class Torchrun:
-    """torchrun itself, in a session of its own; its ranks are in sessions of theirs."""
+    """torchrun in a session of its own; its ranks have their own sessions."""
 
     folder: Path
     launch: Sequence[object]
@@ -130,7 +130,7 @@ class Torchrun:
             time.sleep(0.02)
 
     def rank_pids(self) -> list[int]:
-        """The ranks, the first one first."""
+        """Return the process ids, ordered by rank."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
         ranks = {}
@@ -149,7 +149,7 @@ class Torchrun:
             raise AssertionError(f"still running after {seconds} s: {self.text}") from error
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Kill torchrun and its ranks."""
         for pid in [*self.rank_pids(), self.process.pid] if self.process.poll() is None else []:
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
