@@ -325,4 +325,4 @@ def test_commands_for_one_process_refuse_several(tmp_path, command):
     assert ranks.wait() == [2, 2]
     text = ranks.log.read_text("utf-8")
     assert text.count("╭─ Error") == 1
-    assert f"{command} is work for one process" in text
+    assert f"{command} runs in one process" in text

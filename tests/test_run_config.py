@@ -236,3 +236,13 @@ def test_a_saved_run_needs_a_peak_rate(value, message):
     tables["schedule"]["max_lr"] = value
     with pytest.raises(ConfigError, match=rf"schedule\.max_lr: .*{message}"):
         ResolvedConfig.from_tables(tables)
+
+
+def test_a_saved_run_may_name_settings_by_their_earlier_names():
+    tables = RunConfig().resolve(0.1).model_dump(mode="json")
+    del tables["data"]["grad_accum_steps"], tables["optimizer"]["ema_decay"]
+    tables["data"] |= {"accumulate": 2, "eval_size": None}
+    tables["optimizer"]["ema"] = 0.5
+    saved = ResolvedConfig.from_tables(tables)
+    assert (saved.data.grad_accum_steps, saved.optimizer.ema_decay) == (2, 0.5)
+    assert saved.data.eval_size == saved.data.img_size

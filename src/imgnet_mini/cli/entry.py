@@ -1,4 +1,4 @@
-"""The command line as a whole: what goes for every command, and how each of them ends."""
+"""The application: options of all commands, error messages and exit codes."""
 
 import os
 import sys
@@ -20,34 +20,34 @@ from imgnet_mini.utils.torchrun_env import (
     is_main_process_from_env,
 )
 
-WITH_RANKS = ("find-lr", "train", "resume", "evaluate")
+DISTRIBUTED_COMMANDS = ("find-lr", "train", "resume", "evaluate")
 """Commands that torchrun may start."""
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train ResNet-50 from scratch on ImageNet-Mini, or any folder of images, on one GPU.",
+    help="Train ResNet-50 from scratch on ImageNet-Mini or any folder of images.",
 )
 
 
 def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
-    """Run the command line; the package's own errors end as a message and an exit code.
+    """Run the command line; errors of the package become a message and an exit code.
 
-    is_process: whether the process ends with it. One of several does so in here, and at once.
+    is_process: the process ends afterwards; one rank of several ends without cleanup.
     """
-    with _ending_at_once() if is_process and is_distributed_from_env() else nullcontext():
+    with _exit_immediately() if is_process and is_distributed_from_env() else nullcontext():
         _run(args, is_process)
 
 
 def _run(args: list[str] | None, is_process: bool) -> None:
-    # Torch's large tensors then live in large pages of memory, which the system hands out faster.
+    # Large tensors in transparent huge pages: faster to allocate.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         with (
             raise_on_signal(ignore_later=is_process),
-            _naming_files(),
-            nullcontext() if is_main_process_from_env() else _silence(),
+            _translate_os_errors(),
+            nullcontext() if is_main_process_from_env() else _discard_output(),
         ):
             app(args, prog_name="imgnet-mini")
     except ImmediateStopError as error:
@@ -65,22 +65,22 @@ def _run(args: list[str] | None, is_process: bool) -> None:
 
 
 @contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """End the process with the block, and leave Python no time to tear down what it holds.
+def _exit_immediately() -> Iterator[None]:
+    """End the process after the block, skipping the interpreter's cleanup.
 
-    Torch would wait there, without a limit, for ranks that are gone or do not answer.
+    During cleanup, torch would wait without a limit for ranks that exited or do not respond.
     """
     try:
         yield
     except SystemExit as error:
-        _end(error.code if isinstance(error.code, int) else int(error.code is not None))
+        _flush_and_exit(error.code if isinstance(error.code, int) else int(error.code is not None))
     except BaseException as error:  # a bug
         traceback.print_exception(error)
-        _end(1)
-    _end(0)
+        _flush_and_exit(1)
+    _flush_and_exit(0)
 
 
-def _end(code: int) -> NoReturn:
+def _flush_and_exit(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -88,8 +88,8 @@ def _end(code: int) -> NoReturn:
 
 
 @contextmanager
-def _naming_files() -> Iterator[None]:
-    """The last resort for a file or folder that cannot be used, and that nobody has explained."""
+def _translate_os_errors() -> Iterator[None]:
+    """Turn an error about a file or folder into a message; a fallback for unhandled ones."""
     try:
         yield
     except OSError as error:
@@ -99,24 +99,24 @@ def _naming_files() -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Only one of several processes prints: what is said inside this is not."""
+def _discard_output() -> Iterator[None]:
+    """Discard standard output and error: only the main process prints."""
     with (
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        redirect_stdout(nowhere),
-        redirect_stderr(nowhere),
+        Path(os.devnull).open("w", encoding="utf-8") as devnull,
+        redirect_stdout(devnull),
+        redirect_stderr(devnull),
     ):
         yield
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         print_lines(f"imgnet-mini {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _options_of_all(
+def _common_options(
     ctx: typer.Context,
     version: Annotated[
         bool,
@@ -124,9 +124,9 @@ def _options_of_all(
     ] = False,
 ) -> None:
     del version
-    launch = TorchrunEnv.from_environment()
-    if launch.world_size > 1 and ctx.invoked_subcommand not in WITH_RANKS:
+    torchrun = TorchrunEnv.from_environment()
+    if torchrun.world_size > 1 and ctx.invoked_subcommand not in DISTRIBUTED_COMMANDS:
         raise ConfigError(
-            f"{ctx.invoked_subcommand} is work for one process, and torchrun has started "
-            f"{launch.world_size}: call imgnet-mini {ctx.invoked_subcommand} by itself"
+            f"{ctx.invoked_subcommand} runs in one process, and torchrun has started "
+            f"{torchrun.world_size}: run imgnet-mini {ctx.invoked_subcommand} without torchrun"
         )
