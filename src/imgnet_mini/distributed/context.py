@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imgnet_mini.utils.torchrun_env import TorchrunEnv
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store  # the typed name of torch.distributed.Store
 
 T = TypeVar("T")
 
@@ -30,29 +33,15 @@ _SYNC_BUFFERS: Final = next(
 """Option of DistributedDataParallel that copies the buffers of rank 0 in each step."""
 
 
-class Store(Protocol):
-    """Key-value store shared by the ranks; torchrun hosts it, so it outlives each of them."""
-
-    def set(self, key: str, value: str) -> None:
-        """Set a value."""
-
-    def get(self, key: str) -> bytes:
-        """Return the value of a key that is present."""
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all keys are present."""
-
-    def compare_set(self, key: str, expected: str, value: str) -> bytes:
-        """Set a value if the key is absent or holds `expected`; return the value it then has."""
-
-
 class DistributedContext:
     """Ranks of a run, seen from one of them. All ranks make the same calls in the same order.
 
     With one process every call is local and costs nothing.
+
+    store: key-value store of the ranks; torchrun hosts it, so it outlives each of them.
     """
 
-    def __init__(self, env: TorchrunEnv, store: Store | None = None) -> None:
+    def __init__(self, env: TorchrunEnv, store: "Store | None" = None) -> None:
         self.rank, self.world_size = env.rank, env.world_size
         self.local_rank, self.local_world_size = env.local_rank, env.local_world_size
         self.is_main_process = env.is_main_process

@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # untyped
 
-from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext, Store
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import (
     ConfigError,
     ImgnetMiniError,
@@ -28,6 +28,9 @@ from imgnet_mini.errors import (
 )
 from imgnet_mini.utils.signals import default_signal_handlers
 from imgnet_mini.utils.torchrun_env import TorchrunEnv
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store  # the typed name of torch.distributed.Store
 
 _RENDEZVOUS_KEY: Final = "imgnet-mini"
 _RENDEZVOUS_SECONDS: Final = 300
@@ -115,9 +118,10 @@ def _create_group(env: TorchrunEnv, device: str, timeout: float) -> DistributedC
     return DistributedContext(env, store)
 
 
-def _connect_store() -> Any:
+def _connect_store() -> "Store":
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=_RENDEZVOUS_SECONDS)))
+        timeout = timedelta(seconds=_RENDEZVOUS_SECONDS)
+        store: Store = next(rendezvous("env://", timeout=timeout))[0]
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise LostRankError(
@@ -127,7 +131,7 @@ def _connect_store() -> Any:
     return store
 
 
-def _agree_on_prefix(store: Store, env: TorchrunEnv) -> str:
+def _agree_on_prefix(store: "Store", env: TorchrunEnv) -> str:
     """Wait for all ranks; return a key prefix that no earlier start of them has used.
 
     torchrun keeps its store when it restarts its processes, with the addresses of those that are

@@ -88,7 +88,7 @@ def raise_on_signal(*, ignore_later: bool = False) -> Iterator[None]:
     ignore_later: ignore signals after the block, for a process that ends with it.
 
     Raises:
-        StopNowError: a signal has come.
+        ImmediateStopError: a signal has come.
     """
     previous = {number: signal.signal(number, _stop_immediately) for number in SIGNALS}
     try:
