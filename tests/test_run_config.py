@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from imgnet_mini.config.flags import config_flags, run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, fields_of
 from imgnet_mini.errors import ConfigError
 
@@ -246,3 +247,19 @@ def test_a_saved_run_may_name_settings_by_their_earlier_names():
     saved = ResolvedConfig.from_tables(tables)
     assert (saved.data.grad_accum_steps, saved.optimizer.ema_decay) == (2, 0.5)
     assert saved.data.eval_size == saved.data.img_size
+
+
+def test_settings_as_flags_are_those_that_differ_from_the_recipe_in_order():
+    config = RunConfig.from_recipe("mini").override(
+        {"data": {"flip": False, "img_size": 64, "batch_size": 32}, "run": {"name": "a"}}
+    )
+    assert config_flags(config, "run", "data") == " --recipe mini --name a --img-size 64 --no-flip"
+    assert run_flags(config.run) == " --name a"
+    assert run_flags(RunConfig().run) == ""
+
+
+def test_the_size_of_the_evaluation_is_a_flag_only_where_it_was_set():
+    small = RunConfig().override({"data": {"img_size": 64}})
+    assert config_flags(small, "data") == " --img-size 64"
+    other = small.override({"data": {"eval_size": 96}})
+    assert config_flags(other, "data") == " --img-size 64 --eval-size 96"

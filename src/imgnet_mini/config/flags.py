@@ -22,9 +22,9 @@ def config_flags(config: RunConfig, *sections: str, leave_out: Collection[str] =
     base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
     for section in sections:
         values = getattr(config, section)
-        for name in values.model_fields_set.difference(leave_out):
-            value = getattr(values, name)
-            if value == getattr(getattr(base, section), name):
+        for name, value in values:
+            is_default = name not in values.model_fields_set
+            if is_default or name in leave_out or value == getattr(getattr(base, section), name):
                 continue
             flag = name.replace("_", "-")
             if isinstance(value, bool):
