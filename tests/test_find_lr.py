@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES
-from imgnet_mini.lr_finder.trials import search_peak
+from imgnet_mini.lr_finder.trials import search_peak_lr
 from imgnet_mini.training import lr_trials
 from imgnet_mini.training.trainer import Trainer
 
@@ -88,7 +88,7 @@ def test_trials_suggest_where_the_curve_does_not(data, cli):
     assert "only 2 steps" in saved["problem"]
     assert saved["recommended"] == "trials"
     assert rule <= saved["lr"] == saved["suggestions"]["trials"] <= 16 * rule
-    assert "up to 3 short trainings of 20 steps: 30 epochs in all" in " ".join(cli.out.split())
+    assert "up to 3 trial runs of 20 steps: 30 epochs in all" in " ".join(cli.out.split())
     assert f"imgnet-mini train --max-lr {saved['lr']:.3g}" in cli.out
 
 
@@ -97,8 +97,8 @@ def test_a_much_higher_peak_of_the_settings_is_named(data, cli, peak, doubted):
     Path("own.toml").write_text(f"[schedule]\nmax_lr = {peak}\n")
     assert cli("find-lr", *SMALL, *TRIALS, "--config", "own.toml") == 0, cli.err
     shown = " ".join(cli.out.split())
-    assert f"train without --max-lr (the peak of these settings) │ {peak:.2e}" in shown
-    assert (f"a peak of their own, {peak:g}, which train takes" in shown) == doubted
+    assert f"train without --max-lr (max_lr of the settings) │ {peak:.2e}" in shown
+    assert (f"a much higher peak, max_lr = {peak:g}, which train uses" in shown) == doubted
 
 
 def test_a_trial_is_what_train_does_with_the_same_schedule(data, cli):
@@ -143,18 +143,20 @@ def test_trials_that_learn_too_little_are_made_longer_and_then_the_default_stand
     data, cli, monkeypatch, settings, default
 ):
     monkeypatch.setattr(
-        lr_trials, "search_peak", lambda *args, **more: search_peak(*args, **more | {"chance": 0.0})
+        lr_trials,
+        "search_peak_lr",
+        lambda *args, **more: search_peak_lr(*args, **more | {"chance_loss": 0.0}),
     )
-    monkeypatch.setattr(lr_trials, "_FACTOR", 2)
+    monkeypatch.setattr(lr_trials, "_EXTENSION_FACTOR", 2)
     Path("own.toml").write_text(settings)
     assert cli("find-lr", *SMALL, *TRIALS, "--trials", 1, "--config", "own.toml") == 0, cli.err
     shown = " ".join(cli.out.split())
-    assert "No trial of 20 steps has learnt enough" in shown
-    assert "making up to 1 of 40: 20 epochs in all" in shown
+    assert "No trial run of 20 steps has learned enough" in shown
+    assert "starting up to 1 of 40 steps: 20 epochs in all" in shown
     saved = result()
     assert (saved["trials"]["steps"], len(saved["trials"]["runs"])) == (80, 1)
     assert (saved["recommended"], saved["lr"]) == ("default", default)
-    assert "no trial of 80 steps has learnt enough" in shown
+    assert "No trial run of 80 steps has learned enough" in shown
 
 
 def test_a_signal_in_a_trial_leaves_nothing(data, cli, monkeypatch):

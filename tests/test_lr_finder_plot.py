@@ -7,7 +7,7 @@ from PIL import Image
 from imgnet_mini.lr_finder.curve import build_curve
 from imgnet_mini.lr_finder.plot import draw_range_test
 from imgnet_mini.lr_finder.suggestions import Suggestions, suggest
-from imgnet_mini.lr_finder.trials import Trial, Trials
+from imgnet_mini.lr_finder.trials import TrialRun, TrialRuns
 
 LRS = np.geomspace(1e-7, 1, 100)
 STEP = np.arange(100)
@@ -45,7 +45,7 @@ def test_each_suggestion_is_marked_on_the_curve_with_its_value(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
     found = suggest(curve)
     figure = drawn(curve, found)
-    assert f"turn: {found.turn:.3g} (recommended)" in legend(figure)
+    assert f"start of divergence: {found.turn:.3g} (recommended)" in legend(figure)
     assert f"steepest descent: {found.steepest:.3g}" in legend(figure)
     assert f"valley: {found.valley:.3g}" in legend(figure)
     assert f"minimum / 10: {found.minimum_over_10:.3g}" in legend(figure)
@@ -125,35 +125,35 @@ def test_no_figure_is_left_open(tmp_path):
 def test_trials_have_a_panel_with_their_best_and_the_reason(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
     runs = [(0.05, 4.0), (0.1, 3.0), (0.2, 3.5), (0.4, np.inf)]
-    trials = Trials(30, tuple(Trial(lr, (loss,)) for lr, loss in runs))
+    trials = TrialRuns(30, tuple(TrialRun(lr, (loss,)) for lr, loss in runs))
     figure = drawn(curve, suggest(curve, trials), trials=trials)
     above, below = figure.axes
-    assert f"trials: {trials.lr:.3g} (recommended)" in legend(figure)
-    assert "Recommended by trials" in below.get_title(loc="left")
+    assert f"trial runs: {trials.peak_lr:.3g} (recommended)" in legend(figure)
+    assert "Recommended: trial runs" in below.get_title(loc="left")
     points, *_ = below.lines
     np.testing.assert_array_equal(points.get_xydata(), runs[:3])
     (star,) = [line for line in below.lines if line.get_marker() == "*"]
-    assert star.get_xydata().tolist() == [[trials.lr, trials.lowest]]
+    assert star.get_xydata().tolist() == [[trials.peak_lr, trials.min_loss]]
     assert [text.get_text() for text in below.texts] == ["diverged "]
     assert "Learning-rate range test" in above.get_title(loc="left")
 
 
 def test_the_lower_peak_of_a_longer_training_is_in_view(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
-    trials = Trials(30, tuple(Trial(lr, (loss,)) for lr, loss in ((0.1, 2.0), (0.2, 3.0))))
+    trials = TrialRuns(30, tuple(TrialRun(lr, (loss,)) for lr, loss in ((0.1, 2.0), (0.2, 3.0))))
     found = suggest(curve, trials, steps=30_000)
     _, below = drawn(curve, found, trials=trials).axes
     assert found.trials == pytest.approx(0.01)
     assert any(set(line.get_xdata()) == {found.trials} for line in below.lines)
     assert below.get_xlim()[0] < found.trials
-    assert "A training of 30000 steps favours" in below.get_title(loc="left").replace("\n", " ")
+    assert "For a training of 30000 steps" in below.get_title(loc="left").replace("\n", " ")
 
 
 def test_trials_are_drawn_beside_the_loss_of_chance(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
-    trials = Trials(30, (Trial(0.1, (5.1,)), Trial(0.4, (4.7,))), 4.605)
+    trials = TrialRuns(30, (TrialRun(0.1, (5.1,)), TrialRun(0.4, (4.7,))), 4.605)
     _, below = drawn(curve, suggest(curve, trials, default=0.1), trials=trials).axes
-    assert "what train takes by itself" in below.get_title(loc="left")
+    assert "the default of train" in below.get_title(loc="left")
     assert [text.get_text() for text in below.texts] == ["chance"]
     assert any(set(line.get_ydata()) == {4.605} for line in below.lines)
     assert not any(line.get_marker() == "*" for line in below.lines)
@@ -161,6 +161,6 @@ def test_trials_are_drawn_beside_the_loss_of_chance(drawn):
 
 def test_trials_that_all_diverge_are_drawn_too(drawn):
     curve = build_curve(LRS[:1], [np.nan], "nan", num_iter=100)
-    trials = Trials(30, (Trial(0.1, (np.inf,)),))
+    trials = TrialRuns(30, (TrialRun(0.1, (np.inf,)),))
     _, below = drawn(curve, suggest(curve, trials), trials=trials).axes
-    assert below.get_title(loc="left") == "All trials have diverged."
+    assert below.get_title(loc="left") == "All trial runs diverged."

@@ -115,7 +115,7 @@ def test_it_stops_at_the_first_loss_that_is_no_number(parts, value):
     parts.data[6][0][0] = value
     curve = parts.run()
     assert curve.stopped == "nan"
-    assert curve.usable == 6
+    assert curve.finite_steps == 6
     assert curve.lrs.size == curve.losses.size == curve.smoothed.size == 7
     assert np.isfinite(curve.losses[:6]).all()
     assert not np.isfinite(curve.losses[6])
@@ -131,7 +131,7 @@ def test_it_also_sees_what_the_last_step_did(parts):
 
     curve = parts.run(num_iter=3, criterion=LastIsNan())
     assert curve.stopped == "nan"
-    assert curve.usable == 2
+    assert curve.finite_steps == 2
 
 
 def test_it_stops_where_the_loss_diverges(parts):

@@ -13,7 +13,7 @@ from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.lr_finder.curve import build_curve
 from imgnet_mini.lr_finder.results import FinderResult, latest_suggestion, save_result
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, explain, suggest
-from imgnet_mini.lr_finder.trials import Trial, Trials
+from imgnet_mini.lr_finder.trials import TrialRun, TrialRuns
 
 NOW = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 STEP = np.arange(40)
@@ -209,7 +209,7 @@ def test_a_damaged_result_is_named_with_the_cure(good, tmp_path, text):
 
 
 def test_trials_are_kept_with_the_loss_of_each_step(good, tmp_path):
-    trials = Trials(2, (Trial(0.1, (6.9, 6.5)), Trial(0.2, (6.9, np.inf))))
+    trials = TrialRuns(2, (TrialRun(0.1, (6.9, 6.5)), TrialRun(0.2, (6.9, np.inf))))
     result = replace(good, trials=trials, suggestions=suggest(good.curve, trials))
     paths = save_result(result, tmp_path, NOW)
     content = json.loads(paths.json.read_text("utf-8"), parse_constant=pytest.fail)

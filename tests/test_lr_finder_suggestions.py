@@ -3,20 +3,19 @@ import math
 import numpy as np
 import pytest
 
-from imgnet_mini.lr_finder.curve import build_curve
-from imgnet_mini.lr_finder.features import _middle_of_longest_fall
+from imgnet_mini.lr_finder.curve import _middle_of_longest_fall, build_curve
 from imgnet_mini.lr_finder.suggestions import Regions, explain, suggest
-from imgnet_mini.lr_finder.trials import Trial, Trials
+from imgnet_mini.lr_finder.trials import TrialRun, TrialRuns
 
 STEPS = 100
 LRS = np.geomspace(1e-7, 1, STEPS)
 FACTOR = LRS[1] / LRS[0]
 
 
-def fall(steps=STEPS, *, centre=55, depth=1.0, width=4.0, rises_from=75):
-    """Flat at 6.9, steepest at `centre`, rising again."""
+def fall(steps=STEPS, *, center=55, depth=1.0, width=4.0, rises_from=75):
+    """Flat at 6.9, steepest at `center`, rising again."""
     step = np.arange(steps)
-    down = depth / (1 + np.exp(-(step - centre) / width))
+    down = depth / (1 + np.exp(-(step - center) / width))
     up = depth * np.where(step > rises_from, ((step - rises_from) / 8) ** 2, 0)
     return 6.9 - down + up
 
@@ -33,9 +32,9 @@ def steps_apart(lr, other):
     return abs(np.log(lr / other) / np.log(FACTOR))
 
 
-@pytest.mark.parametrize("centre", [35, 45, 55])
-def test_steepest_is_where_a_quiet_curve_falls_fastest(centre):
-    assert steps_apart(suggest(curve_of(fall(centre=centre))).steepest, LRS[centre]) < 1.1
+@pytest.mark.parametrize("center", [35, 45, 55])
+def test_steepest_is_where_a_quiet_curve_falls_fastest(center):
+    assert steps_apart(suggest(curve_of(fall(center=center))).steepest, LRS[center]) < 1.1
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -80,22 +79,22 @@ def test_valley_of_a_single_fall_is_its_middle():
     assert _middle_of_longest_fall(np.array([9.0, 8, 7, 6, 5, 4, 3])) == 3
 
 
-def test_what_train_takes_by_itself_is_recommended_where_trials_have_learnt_too_little():
-    tried = Trials(100, (Trial(0.1, (4.7,)), Trial(0.4, (4.6,))), math.log(100))
+def test_the_default_of_train_is_recommended_if_trial_runs_learn_too_little():
+    tried = TrialRuns(100, (TrialRun(0.1, (4.7,)), TrialRun(0.4, (4.6,))), math.log(100))
     for curve in (curve_of(fall()), curve_of(np.full(STEPS, 6.9))):
         found = suggest(curve, tried, default=0.025)
         assert (found.recommended, found.lr, found.trials) == ("default", 0.025, None)
     assert suggest(curve_of(fall()), tried, default=0.025).turn is not None
     sentence = explain(found, tried)
-    assert "no trial of 100 steps has learnt enough" in sentence
+    assert "No trial run of 100 steps has learned enough" in sentence
     assert "--trial-steps 300" in sentence
-    diverged = Trials(100, (Trial(0.1, (math.inf,)),), math.log(100))
+    diverged = TrialRuns(100, (TrialRun(0.1, (math.inf,)),), math.log(100))
     assert suggest(curve_of(fall()), diverged, default=0.025).recommended == "turn"
     assert suggest(curve_of(fall()), default=0.025).recommended == "turn"
 
 
-def test_trials_are_recommended_before_the_turn_and_the_turn_before_the_steepest_point():
-    tried = Trials(20, (Trial(0.5, (1.0,)),))
+def test_trial_runs_come_before_the_start_of_divergence_and_that_before_the_steepest_point():
+    tried = TrialRuns(20, (TrialRun(0.5, (1.0,)),))
     with_trials, with_turn = suggest(curve_of(fall()), tried), suggest(curve_of(fall()))
     without = suggest(curve_of(fall(rises_from=STEPS)))
     assert (with_trials.recommended, with_trials.lr) == ("trials", 0.5)
@@ -105,16 +104,18 @@ def test_trials_are_recommended_before_the_turn_and_the_turn_before_the_steepest
 
 
 @pytest.mark.parametrize(("steps", "lr"), [(0, 0.4), (20, 0.4), (160, 0.2), (20_000, 0.04)])
-def test_a_training_takes_a_lower_peak_than_shorter_trials_by_a_cube_root(steps, lr):
-    tried = Trials(20, (Trial(0.2, (2.0,)), Trial(0.4, (1.0,)), Trial(0.8, (2.0,))))
+def test_a_longer_training_gets_a_lower_peak_by_a_cube_root(steps, lr):
+    tried = TrialRuns(20, (TrialRun(0.2, (2.0,)), TrialRun(0.4, (1.0,)), TrialRun(0.8, (2.0,))))
     found = suggest(curve_of(fall()), tried, steps=steps)
     assert (found.recommended, found.lr) == ("trials", pytest.approx(lr))
     sentence = explain(found, tried)
-    assert "one with a peak of 0.4 ended with the lowest loss" in sentence
-    assert (f"A training of {steps} steps favours a lower peak: {lr:g}" in sentence) == (steps > 20)
+    assert "peak lr 0.4 had the lowest final loss" in sentence
+    assert (f"For a training of {steps} steps the peak is lowered to {lr:g}" in sentence) == (
+        steps > 20
+    )
 
 
-def test_the_turn_is_where_half_of_the_fall_is_lost_again():
+def test_divergence_starts_where_the_loss_has_risen_by_half_of_its_drop():
     loss = fall()
     found = suggest(curve_of(loss))
     first = 60 + np.flatnonzero(loss[60:] > 6.9 - 0.5)[0]
@@ -125,14 +126,14 @@ def test_the_turn_is_where_half_of_the_fall_is_lost_again():
 @pytest.mark.parametrize(
     ("trials", "words"),
     [
-        (None, ["turn of the range test", "cautious", "--trials 6"]),
-        ([(0.1, 3.0), (0.2, 2.0), (0.4, 3.0)], ["of 3 trainings of 20 steps", "peak of 0.2"]),
-        ([(0.1, 2.5), (0.2, 2.0), (0.4, 3.0)], ["parabola", "lowest at 0.178"]),
+        (None, ["start of divergence of the range test", "cautious", "--trials 6"]),
+        ([(0.1, 3.0), (0.2, 2.0), (0.4, 3.0)], ["Of 3 runs of 20 steps", "peak lr 0.2"]),
+        ([(0.1, 2.5), (0.2, 2.0), (0.4, 3.0)], ["parabola", "minimum at 0.178"]),
         ([(0.1, 3.0), (0.2, 2.0)], ["the highest that was tried", "--trials"]),
     ],
 )
 def test_a_sentence_says_why(trials, words):
-    tried = trials and Trials(20, tuple(Trial(lr, (loss,)) for lr, loss in trials))
+    tried = trials and TrialRuns(20, tuple(TrialRun(lr, (loss,)) for lr, loss in trials))
     sentence = explain(suggest(curve_of(fall()), tried), tried)
     assert all(word in sentence for word in words), sentence
 
@@ -182,7 +183,7 @@ def assert_refused(found, *words):
     for word in words:
         assert word in found.problem
     assert found.lr is None
-    assert set(found.rates.values()) == {None}
+    assert set(found.lrs.values()) == {None}
     assert found.regions == Regions()
 
 

@@ -1,4 +1,4 @@
-"""The range test, and short trainings, on the network, loss, images and precision of training."""
+"""find-lr: suggest a peak learning rate by a range test and trial runs."""
 
 import sys
 from contextlib import closing
@@ -14,7 +14,7 @@ from imgnet_mini.lr_finder.curve import Curve
 from imgnet_mini.lr_finder.range_test import run_range_test
 from imgnet_mini.lr_finder.results import FinderResult, SavedPaths, save_result
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Suggestions, explain, suggest
-from imgnet_mini.lr_finder.trials import Trials
+from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import describe_device
 from imgnet_mini.training.lr_trials import check_trial_steps, run_lr_trials
@@ -29,16 +29,16 @@ from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
 
-_FAR = 3.0
-"""A peak that is so many times higher is another one, and not the same found less exactly."""
+_CLEARLY_HIGHER = 3.0
+"""A peak this many times the recommended one is not merely the same within the error."""
 
 
 def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) -> None:
-    """Make test and trials, save what they say, and print the line that trains with it.
+    """Run range test and trial runs, save the result, and print the train command to use.
 
     Raises:
-        ConfigError: the curve is too short or never falls, and no trial suggests a rate either.
-        DivergedError: the loss was not finite from the start on.
+        ConfigError: neither the curve nor the trial runs suggest a learning rate.
+        DivergedError: nor was the loss finite for long.
     """
     paths = RunPaths(config.run.output_dir, config.run.name)
     check_trial_steps(config)
@@ -55,7 +55,7 @@ def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) 
         finder=config.finder,
         curve=curve,
         suggestions=suggestions,
-        settings=settings_of(config) | _settings(config, setup),
+        settings=settings_of(config) | _more_settings(config, setup),
         trials=trials,
         command=("imgnet-mini", *sys.argv[1:]),
         options=config_flags(config, *TRAINING_SECTIONS, leave_out=("max_lr",)),
@@ -69,18 +69,17 @@ def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) 
         "Train with",
         f"  {result.train_command}",
         explain(suggestions, trials),
-        *_doubt(config.schedule.max_lr, suggestions.lr),
+        *_note_higher_peak(config.schedule.max_lr, suggestions.lr),
     )
 
 
-def _doubt(own: float | str | None, recommended: float) -> list[str]:
-    """What to say where the settings, of a recipe perhaps, have a much higher peak."""
-    if not isinstance(own, float) or own < _FAR * recommended:
+def _note_higher_peak(max_lr: float | str | None, recommended: float) -> list[str]:
+    if not isinstance(max_lr, float) or max_lr < _CLEARLY_HIGHER * recommended:
         return []
     return [
-        f"These settings have a peak of their own, {own:g}, which train takes without --max-lr. "
-        "The first steps of a deep network favour lower ones: where it comes from whole trainings, "
-        "as that of a recipe does, keep it."
+        f"Note: the settings have a much higher peak, max_lr = {max_lr:g}, which train uses "
+        "without --max-lr. The first steps of a deep network favor lower peaks: if yours comes "
+        "from complete trainings, as that of a recipe does, keep it."
     ]
 
 
@@ -88,20 +87,20 @@ def _announce(config: RunConfig, setup: Setup) -> None:
     finder, epoch = config.finder, len(setup.train_loader)
     lines = [
         f"Range test of {config.model.arch} on {describe_device(setup.device)} in "
-        f"{setup.precision.name}: {finder.num_iter} steps of {config.data.batch_size}, "
-        f"{finder.start_lr:g} to {finder.end_lr:g}"
+        f"{setup.precision.name}: {finder.num_iter} steps, batch size {config.data.batch_size}, "
+        f"lr {finder.start_lr:g} to {finder.end_lr:g}"
     ]
     if finder.trials:
         steps = finder.trials * finder.trial_steps
         lines.append(
-            f"Then up to {finder.trials} short trainings of {finder.trial_steps} steps: "
-            f"{steps / epoch:.2g} epochs in all (--trials 0 leaves them out); longer ones after "
-            "them, if none has learnt enough"
+            f"Then up to {finder.trials} trial runs of {finder.trial_steps} steps: "
+            f"{steps / epoch:.2g} epochs in all (--trials 0: none), and longer ones if none of "
+            "them learns enough"
         )
     print_lines(*setup.images.notes, *lines)
 
 
-def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, Trials | None]:
+def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, TrialRuns | None]:
     with (
         StopRequest(distributed=setup.distributed.world_size > 1) as stop,
         translate_torch_errors(config.data.batch_size),
@@ -136,18 +135,20 @@ def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
             setup.train_loader.endless(),
             config.finder,
             device=setup.device,
-            autocast=autocast if mixed or clip_grad else None,  # the scaler comes with it
+            autocast=autocast
+            if mixed or clip_grad
+            else None,  # LRFinder needs it to use the scaler
             scaler=precision.build_scaler(clip_grad),
             grad_accum_steps=config.data.grad_accum_steps,
-            agree=lambda loss: (
+            all_reduce=lambda loss: (
                 setup.distributed.all_reduce_sum([loss])[0] / setup.distributed.world_size
             ),
             on_step=on_step,
         )
 
 
-def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
-    """What a result tells beside what training compares itself with."""
+def _more_settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
+    """Return facts about the run that are recorded but not compared by train."""
     return {
         "precision": setup.precision.name,
         "seed": config.runtime.seed,
@@ -158,23 +159,23 @@ def _settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
 
 
 def _show(
-    config: RunConfig, suggestions: Suggestions, trials: Trials | None, saved: SavedPaths
+    config: RunConfig, suggestions: Suggestions, trials: TrialRuns | None, saved: SavedPaths
 ) -> None:
     if trials:
-        rows = [[f"{trial.lr:.2e}", f"{trial.loss:.4f}"] for trial in trials.runs]
-        show_table(f"Trainings of {trials.steps} steps", ["peak rate", "loss at the end"], rows)
+        rows = [[f"{run.peak_lr:.2e}", f"{run.final_loss:.4f}"] for run in trials.runs]
+        show_table(f"Trial runs of {trials.steps} steps", ["peak lr", "final loss"], rows)
     rows = [
         [
             METHOD_NAMES[method] + (" *" if method == suggestions.recommended else ""),
-            "none" if rate is None else f"{rate:.2e}",
+            "none" if lr is None else f"{lr:.2e}",
         ]
-        for method, rate in suggestions.rates.items()
+        for method, lr in suggestions.lrs.items()
         if method != "default"
     ]
-    own = isinstance(config.schedule.max_lr, float)
-    origin = "the peak of these settings" if own else "0.1 x batch / 256"
+    is_set = isinstance(config.schedule.max_lr, float)
+    origin = "max_lr of the settings" if is_set else "0.1 x batch size / 256"
     mark = " *" if suggestions.recommended == "default" else ""
     rows.append([f"{METHOD_NAMES['default']} ({origin}){mark}", f"{default_lr(config):.2e}"])
-    show_table("Suggested peak learning rates (* recommended)", ["method", "rate"], rows)
-    also = ", _trials.csv" if trials else ""
-    print_lines(f"Wrote {saved.plot}, and .csv{also} and .json beside it")
+    show_table("Suggested peak learning rates (* recommended)", ["method", "peak lr"], rows)
+    trials_csv = ", _trials.csv" if trials else ""
+    print_lines(f"Wrote {saved.plot}, with .csv{trials_csv} and .json beside it")

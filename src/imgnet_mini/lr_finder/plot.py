@@ -1,4 +1,4 @@
-"""The picture of a range test, and of the trials after it."""
+"""The plot of a range test and of its trial runs."""
 
 import math
 import textwrap
@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from imgnet_mini.lr_finder.curve import Curve
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Method, Suggestions, explain
-from imgnet_mini.lr_finder.trials import Trials
+from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.utils.atomic_file import atomic_write
 
 _LINE = "#1f77b4"
@@ -27,7 +27,7 @@ _STYLES: Final[dict[Method, tuple[str, str]]] = {
     "valley": ("s", "#7b3fa0"),
     "minimum_over_10": ("D", "#d95f02"),
 }
-"""Marker and colour of each method."""
+"""Marker and color of each method."""
 
 _REGIONS = {"flat": "#6e7781", "falling": "#1a7f37", "diverging": "#c62828"}
 
@@ -38,12 +38,11 @@ def draw_range_test(
     settings: dict[str, Any],
     path: Path,
     *,
-    trials: Trials | None = None,
+    trials: TrialRuns | None = None,
 ) -> None:
-    """Write the plot as PNG: loss against learning rate, the suggestions marked on it.
+    """Write a PNG of loss over learning rate with the suggestions, and a panel of trial runs.
 
-    settings: its `arch` and `batch_size`, if there, are named in the title.
-    trials: have a panel of their own below.
+    settings: `arch` and `batch_size`, if present, go into the title.
 
     Raises:
         WriteError: the file cannot be written.
@@ -53,15 +52,15 @@ def draw_range_test(
     axes, *below = figure.subplots(
         2 if trials else 1, squeeze=False, height_ratios=(3, 2) if trials else None
     )[:, 0]
-    _prepare(axes, [*curve.lrs, *(lr for lr in suggestions.rates.values() if lr)])
+    _set_up_axes(axes, [*curve.lrs, *(lr for lr in suggestions.lrs.values() if lr)])
     limits = _loss_limits(curve)
     if limits:
         axes.set_ylim(*limits)
-    axes.plot(curve.lrs, curve.losses, color=_LINE, alpha=0.35, linewidth=1, label="loss of a step")
-    axes.plot(curve.lrs, curve.smoothed, color=_LINE, linewidth=2.4, label="smoothed, peaks cut")
+    axes.plot(curve.lrs, curve.losses, color=_LINE, alpha=0.35, linewidth=1, label="loss")
+    axes.plot(curve.lrs, curve.smoothed, color=_LINE, linewidth=2.4, label="smoothed loss")
     if suggestions.problem is None:
-        _shade(axes, suggestions)
-        _mark(axes, curve, suggestions)
+        _shade_regions(axes, suggestions)
+        _mark_suggestions(axes, curve, suggestions)
     if trials:
         _draw_trials(below[0], trials, suggestions)
     axes.set_title(
@@ -75,8 +74,8 @@ def draw_range_test(
         figure.savefig(file, format="png")
 
 
-def _prepare(axes: Axes, shown: Sequence[float]) -> None:
-    """Scales, ticks and grid; room for all of these rates."""
+def _set_up_axes(axes: Axes, shown: Sequence[float]) -> None:
+    """Set scales, ticks and grid, with room for the learning rates `shown`."""
     axes.set_xscale("log")
     axes.set_xlabel("learning rate (log scale)")
     axes.set_ylabel("training loss")
@@ -96,29 +95,29 @@ def _prepare(axes: Axes, shown: Sequence[float]) -> None:
 
 
 def _loss_limits(curve: Curve) -> tuple[float, float] | None:
-    """Room for the fall and 1.5 times as much above; an exploding loss leaves through the top."""
-    losses, smoothed = curve.losses[: curve.usable], curve.smoothed[: curve.usable]
-    if curve.usable == 0:
+    """Return limits with room for the drop and 1.5 times as much above; clip an exploding loss."""
+    losses, smoothed = curve.losses[: curve.finite_steps], curve.smoothed[: curve.finite_steps]
+    if curve.finite_steps == 0:
         return None
     low = min(float(smoothed.min()), float(np.quantile(losses, 0.02)))
-    first = float(np.median(losses[: max(5, curve.usable // 10)]))
-    early = float(losses[: max(5, curve.usable // 2)].max())  # noise about the first level
+    first = float(np.median(losses[: max(5, curve.finite_steps // 10)]))
+    early = float(losses[: max(5, curve.finite_steps // 2)].max())  # noise about the first level
     high = min(float(losses.max()), max(first + 1.5 * (first - low), min(early, 1.5 * first)))
     margin = max(0.06 * (high - low), 0.01 * abs(first), 1e-6)
     return low - margin, high + margin
 
 
-def _shade(axes: Axes, suggestions: Suggestions) -> None:
+def _shade_regions(axes: Axes, suggestions: Suggestions) -> None:
     for name, color in _REGIONS.items():
         region = getattr(suggestions.regions, name)
         if region:
             axes.axvspan(*region, color=color, alpha=0.09, linewidth=0, label=name)
 
 
-def _mark(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
-    """A point on the smoothed curve for each suggestion, its value in the legend."""
-    usable = slice(0, curve.usable)
-    for method, lr in suggestions.rates.items():
+def _mark_suggestions(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
+    """Mark each suggestion on the smoothed curve and in the legend."""
+    usable = slice(0, curve.finite_steps)
+    for method, lr in suggestions.lrs.items():
         if lr is None:
             continue
         marker, color = _STYLES[method]
@@ -139,36 +138,38 @@ def _mark(axes: Axes, curve: Curve, suggestions: Suggestions) -> None:
         )
 
 
-def _draw_trials(axes: Axes, trials: Trials, suggestions: Suggestions) -> None:
-    """The loss that each trial ended with, where the lowest is thought to be, and what follows."""
+def _draw_trials(axes: Axes, trials: TrialRuns, suggestions: Suggestions) -> None:
+    """Plot the final loss of each trial run, the fitted minimum and the recommended peak."""
     recommended = [] if suggestions.trials is None else [suggestions.trials]
-    _prepare(axes, [*(trial.lr for trial in trials.runs), *recommended])
-    axes.set_xlabel("peak learning rate of a short training (log scale)")
-    axes.set_ylabel("loss at its end")
+    _set_up_axes(axes, [*(run.peak_lr for run in trials.runs), *recommended])
+    axes.set_xlabel("peak learning rate of a trial run (log scale)")
+    axes.set_ylabel("final loss")
     color = _STYLES["trials"][1]
-    finite = [trial for trial in trials.runs if math.isfinite(trial.loss)]
-    losses = [trial.loss for trial in finite]
-    axes.plot([trial.lr for trial in finite], losses, "o-", color=_LINE, linewidth=1.5)
-    if math.isfinite(trials.chance):
-        axes.axhline(trials.chance, color=_FAINT, linestyle=":")
-        of_lines = axes.get_yaxis_transform()  # x as a share of the panel
-        axes.text(0.01, trials.chance, "chance", va="bottom", color=_FAINT, transform=of_lines)
-    for trial in trials.runs:
-        if trial not in finite:
-            axes.axvline(trial.lr, color=_FAINT, linestyle=":")
+    finite = [run for run in trials.runs if math.isfinite(run.final_loss)]
+    losses = [run.final_loss for run in finite]
+    axes.plot([run.peak_lr for run in finite], losses, "o-", color=_LINE, linewidth=1.5)
+    if math.isfinite(trials.chance_loss):
+        axes.axhline(trials.chance_loss, color=_FAINT, linestyle=":")
+        x_in_axes = axes.get_yaxis_transform()  # x as a share of the axes
+        axes.text(
+            0.01, trials.chance_loss, "chance", va="bottom", color=_FAINT, transform=x_in_axes
+        )
+    for run in trials.runs:
+        if run not in finite:
+            axes.axvline(run.peak_lr, color=_FAINT, linestyle=":")
             axes.annotate(
                 "diverged ",
-                (trial.lr, 0.9),
+                (run.peak_lr, 0.9),
                 xycoords=("data", "axes fraction"),
                 horizontalalignment="right",
                 color=_FAINT,
             )
-    for rate in recommended:
-        axes.axvline(rate, color=color, linewidth=1, linestyle="--")
-    if trials.lr is not None:
+    for lr in recommended:
+        axes.axvline(lr, color=color, linewidth=1, linestyle="--")
+    if trials.peak_lr is not None:
         axes.plot(
-            trials.lr,
-            trials.lowest,
+            trials.peak_lr,
+            trials.min_loss,
             linestyle="none",
             marker="*",
             markersize=18,
@@ -176,17 +177,17 @@ def _draw_trials(axes: Axes, trials: Trials, suggestions: Suggestions) -> None:
             markeredgecolor="white",
             zorder=6,
         )
-    reason = explain(suggestions, trials) or "All trials have diverged."
+    reason = explain(suggestions, trials) or "All trial runs diverged."
     axes.set_title("\n".join(textwrap.wrap(reason, width=105)), loc="left", fontsize=10)
 
 
 def _title(suggestions: Suggestions, settings: dict[str, Any]) -> str:
-    words = ["Learning-rate range test"]
+    parts = ["Learning-rate range test"]
     if "arch" in settings:
-        words.append(f"{settings['arch']}")
+        parts.append(str(settings["arch"]))
     if "batch_size" in settings:
-        words.append(f"batch size {settings['batch_size']}")
-    title = ", ".join(words)
+        parts.append(f"batch size {settings['batch_size']}")
+    title = ", ".join(parts)
     if suggestions.problem is None:
         return title
     return "\n".join([title, *textwrap.wrap(f"No suggestion. {suggestions.problem}", width=100)])

@@ -1,4 +1,4 @@
-"""The learning-rate range test, by torch-lr-finder, on the parts that training would use.
+"""The learning-rate range test, run by torch-lr-finder.
 
 Smith 2017, "Cyclical learning rates for training neural networks", arXiv:1506.01186, section 3.3.
 """
@@ -14,45 +14,43 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from imgnet_mini.config.settings import FinderConfig
-from imgnet_mini.lr_finder.curve import Curve, Stopped, build_curve
+from imgnet_mini.lr_finder.curve import Curve, StopReason, build_curve
 
-BatchLoader = Iterator[tuple[Tensor, Tensor]]
+Batches = Iterator[tuple[Tensor, Tensor]]
 OnStep = Callable[[int, float], None]
 
 _DIVERGED = 4.0
-"""The test ends where the loss is so many times its lowest (the factor of fastai's `lr_find`)."""
+"""The test stops at this multiple of the lowest loss (the factor of fastai's `lr_find`)."""
 
 _RECENT_STEPS = 5
-"""Both are means over so many steps, so that one odd batch does not end the test."""
+"""Both losses are means over this many steps, so that one odd batch does not end the test."""
 
 
 def run_range_test(
     model: nn.Module,
     optimizer: Optimizer,
     criterion: nn.Module,
-    batches: BatchLoader,
+    batches: Batches,
     finder: FinderConfig,
     *,
     device: device,
     autocast: dict[str, Any] | None,
     scaler: GradScaler,
     grad_accum_steps: int = 1,
-    agree: Callable[[float], float] | None = None,
+    all_reduce: Callable[[float], float] | None = None,
     on_step: OnStep | None = None,
 ) -> Curve:
-    """Train for `num_iter` steps, each at a learning rate higher than the last by the same factor.
+    """Train for `num_iter` steps while the learning rate grows by a constant factor.
 
-    It stops early where the loss diverges or is not finite. Weights, buffers and mode of the
-    model, the optimizer and the scaler are afterwards as they were, gradients are gone; also
-    if an exception ends the test.
+    Stops early if the loss diverges or is not finite. Restores model, optimizer and scaler and
+    clears the gradients, also if an exception ends the test.
 
-    optimizer: with no scheduler attached; its own rate is not used.
+    optimizer: without a scheduler; its learning rate is not used.
     batches: endless; (N, C, H, W) float images and (N,) or (N, C) targets.
-    autocast: `device_type` and `dtype` of `torch.autocast`; None for plain float32.
-    scaler: a disabled one where nothing is to be scaled.
-    accumulate: batches that make one step.
-    agree: from a process's loss of a step to that of all processes that test together.
-    on_step: called after each step with the steps taken and the step's loss.
+    autocast: `device_type` and `dtype` of `torch.autocast`; None for float32.
+    scaler: may be disabled.
+    all_reduce: averages the loss of a step over all ranks.
+    on_step: called after each step with the number of steps and the loss.
     """
     lr_finder = library.LRFinder(
         model,
@@ -63,8 +61,8 @@ def run_range_test(
         amp_config=autocast,
         grad_scaler=scaler,
     )
-    watched = _WatchedBatches(batches, lr_finder, agree, on_step)
-    stopped: Stopped = "end"
+    watched = _WatchedBatches(batches, lr_finder, all_reduce, on_step)
+    stopped: StopReason = "end"
     with _restoring(lr_finder, scaler), _quiet():
         try:
             lr_finder.range_test(
@@ -74,58 +72,58 @@ def run_range_test(
                 num_iter=finder.num_iter,
                 accumulation_steps=grad_accum_steps,
                 step_mode="exp",
-                # Its smoothing lags and starts from one noisy loss, and its way to stop, which
-                # NaN escapes, looks at that loss: the curve is smoothed and watched here.
+                # LRFinder's smoothing lags and starts from one noisy loss, and its stop criterion
+                # uses that loss and misses NaN: smoothing and stopping are done here.
                 smooth_f=0,
                 diverge_th=math.inf,
             )
-            watched.look_at_loss()
+            watched.check_loss()
         except _StopEarly as stop:
             stopped = stop.reason
         history = lr_finder.history
     return build_curve(history["lr"], history["loss"], stopped, num_iter=finder.num_iter)
 
 
-class _StopEarly(Exception):  # noqa: N818  # no error: the way out of LRFinder's loop
-    def __init__(self, reason: Stopped) -> None:
+class _StopEarly(Exception):  # noqa: N818  # control flow out of LRFinder's loop
+    def __init__(self, reason: StopReason) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
 class _WatchedBatches(library.TrainDataLoaderIter):  # type: ignore[misc]  # it has no types
-    """Hands out batches, and looks before each at the loss of the step before."""
+    """Batches for LRFinder; checks the last loss before each."""
 
     def __init__(
         self,
-        batches: BatchLoader,
+        batches: Batches,
         lr_finder: Any,
-        agree: Callable[[float], float] | None,
+        all_reduce: Callable[[float], float] | None,
         on_step: OnStep | None,
     ) -> None:
         super().__init__(batches)
         self._lr_finder = lr_finder
-        self._agree = agree
+        self._all_reduce = all_reduce
         self._on_step = on_step
         self._lowest = math.inf
         self._seen = 0
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        self.look_at_loss()
+        self.check_loss()
         images, targets = super().__next__()
         return images, targets
 
-    def look_at_loss(self) -> None:
-        """Report the newest loss.
+    def check_loss(self) -> None:
+        """Report the last loss.
 
         Raises:
-            _StopEarly: it is not finite, or the loss diverges.
+            _StopEarly: the loss diverges or is not finite.
         """
         losses: list[float] = self._lr_finder.history["loss"]
         if len(losses) == self._seen:
             return
         self._seen = len(losses)
-        if self._agree:
-            losses[-1] = self._agree(losses[-1])
+        if self._all_reduce:
+            losses[-1] = self._all_reduce(losses[-1])
         if self._on_step:
             self._on_step(len(losses), losses[-1])
         if not math.isfinite(losses[-1]):
@@ -139,7 +137,7 @@ class _WatchedBatches(library.TrainDataLoaderIter):  # type: ignore[misc]  # it 
 
 @contextmanager
 def _restoring(lr_finder: Any, scaler: GradScaler) -> Iterator[None]:
-    """Leave nothing of the test in what it was given."""
+    """Restore model, optimizer and scaler on exit."""
     model, optimizer = lr_finder.model, lr_finder.optimizer
     training = model.training
     scaling = scaler.state_dict()
@@ -155,10 +153,9 @@ def _restoring(lr_finder: Any, scaler: GradScaler) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide LRFinder's own bar and prints, for which it has no switch.
+    """Hide LRFinder's progress bar and prints, which it cannot switch off.
 
-    Only its module's names are changed, and only for as long: redirecting the streams would
-    hide warnings and the caller's own bar with them.
+    Redirecting the streams instead would also hide warnings and the caller's progress bar.
     """
     bar = library.tqdm
     library.tqdm, library.print = iter, _print_nothing

@@ -1,11 +1,8 @@
-"""The files of a range test: plot, curve and suggestions."""
+"""The files of a finder result: plot, CSV files and JSON."""
 
-import csv
-import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,25 +20,26 @@ from pydantic import (
 
 from imgnet_mini.config.settings import FinderConfig
 from imgnet_mini.errors import DataError
-from imgnet_mini.lr_finder.curve import Curve, Stopped
+from imgnet_mini.lr_finder.curve import Curve, StopReason
 from imgnet_mini.lr_finder.plot import draw_range_test
 from imgnet_mini.lr_finder.suggestions import Method, Regions, Suggestions, explain
-from imgnet_mini.lr_finder.trials import Trials
+from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.utils.atomic_file import write_text
+from imgnet_mini.utils.csv_file import write_table
 
 _PREFIX = "lr_finder_"
+_FORMER_SETTINGS = {"clip_norm": "clip_grad", "zero_init": "zero_init_residual"}
 _FILE_MODEL = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class FinderResult:
-    """A range test and what it was made with.
+    """A range test with its trial runs, if any, and the settings used.
 
     name: of the run that it is for.
-    settings: of the network, the data and the training step, as JSON has them.
-    trials: the short trainings; None where none were made.
-    command: the words of the command that made it.
-    options: what follows `imgnet-mini train --max-lr RATE` for the same run, such as ` --name a`.
+    settings: of model, data and optimizer, as plain JSON values.
+    command: arguments of the command that made it.
+    options: to append to `imgnet-mini train --max-lr LR` for the same run, such as ` --name a`.
     """
 
     name: str
@@ -49,20 +47,20 @@ class FinderResult:
     curve: Curve
     suggestions: Suggestions
     settings: dict[str, Any]
-    trials: Trials | None = None
+    trials: TrialRuns | None = None
     command: tuple[str, ...] = ()
     options: str = ""
 
     @property
     def train_command(self) -> str | None:
-        """The line that trains at the recommended rate; None where none is recommended."""
+        """The command that trains at the recommended rate; None if there is none."""
         lr = self.suggestions.lr
         return None if lr is None else f"imgnet-mini train --max-lr {lr:.3g}{self.options}"
 
 
 @dataclass(frozen=True)
 class SavedPaths:
-    """The files of one result; that of the trials is there where they are."""
+    """The files of one result; `trials` exists only if there were trial runs."""
 
     plot: Path
     curve: Path
@@ -70,11 +68,8 @@ class SavedPaths:
     json: Path
 
 
-_FORMER_SETTINGS = {"clip_norm": "clip_grad", "zero_init": "zero_init_residual"}
-
-
 class SavedTrial(BaseModel):
-    """One short training; its loss is None where it diverged."""
+    """One trial run; its final loss is None if it diverged."""
 
     model_config = _FILE_MODEL
 
@@ -83,7 +78,7 @@ class SavedTrial(BaseModel):
 
 
 class SavedTrials(BaseModel):
-    """The short trainings of a result, sorted by learning rate.
+    """The trial runs of a result, sorted by peak learning rate.
 
     losses: name of the CSV file with the loss of each step.
     """
@@ -115,7 +110,7 @@ class SavedResult(BaseModel):
     end_lr: PositiveFloat | None = None
     num_iter: int | None = None
     steps: int | None = None
-    stopped: Stopped | None = None
+    stopped: StopReason | None = None
     suggestions: dict[Method, PositiveFloat | None] = {}
     recommended: Method | None = None
     lr: PositiveFloat | None
@@ -188,20 +183,20 @@ class SavedSuggestion(SavedResult):
     lr: PositiveFloat
 
 
-def save_result(result: FinderResult, finder_dir: Path, stamp: datetime) -> SavedPaths:
-    """Write plot, CSV and JSON under names that are still free; the JSON last.
+def save_result(result: FinderResult, finder_dir: Path, time: datetime) -> SavedPaths:
+    """Write plot, CSV and JSON files under names not yet in use; the JSON last.
 
     Raises:
         WriteError: a file cannot be written.
     """
-    paths = _free_paths(result.finder, finder_dir, stamp)
+    paths = _free_paths(result.finder, finder_dir, time)
     draw_range_test(
         result.curve, result.suggestions, result.settings, paths.plot, trials=result.trials
     )
-    write_text(paths.curve, _curve_csv(result.curve))
+    _write_curve(result.curve, paths.curve)
     if result.trials:
-        write_text(paths.trials, _trials_csv(result.trials))
-    _to_saved(result, stamp, paths).write(paths.json)
+        _write_trials(result.trials, paths.trials)
+    _to_saved(result, time, paths).write(paths.json)
     return paths
 
 
@@ -221,9 +216,9 @@ def latest_suggestion(finder_dir: Path, name: str) -> SavedSuggestion | None:
     return SavedSuggestion.read(newest.path)
 
 
-def _free_paths(finder: FinderConfig, finder_dir: Path, stamp: datetime) -> SavedPaths:
+def _free_paths(finder: FinderConfig, finder_dir: Path, time: datetime) -> SavedPaths:
     base = (
-        f"{_PREFIX}{stamp:%Y%m%d-%H%M%S}_start{finder.start_lr:g}_end{finder.end_lr:g}"
+        f"{_PREFIX}{time:%Y%m%d-%H%M%S}_start{finder.start_lr:g}_end{finder.end_lr:g}"
         f"_iter{finder.num_iter}"
     )
     for number in itertools.count(1):
@@ -235,26 +230,17 @@ def _free_paths(finder: FinderConfig, finder_dir: Path, stamp: datetime) -> Save
     return SavedPaths(*paths)
 
 
-def _curve_csv(curve: Curve) -> str:
-    """One row a step."""
+def _write_curve(curve: Curve, path: Path) -> None:
     columns = (curve.lrs, curve.losses, curve.smoothed)
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    return _to_csv(("lr", "loss", "smoothed"), rows)
+    write_table(path, ("lr", "loss", "smoothed"), rows)
 
 
-def _trials_csv(trials: Trials) -> str:
-    """One row a step of each trial, which its peak rate names."""
-    rows = ((run.lr, step, loss) for run in trials.runs for step, loss in enumerate(run.losses))
-    return _to_csv(("peak_lr", "step", "loss"), rows)
-
-
-def _to_csv(headings: Sequence[str], rows: Iterable[Sequence[float]]) -> str:
-    """Floats are written so that reading gives them back exactly."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headings)
-    writer.writerows(rows)
-    return text.getvalue()
+def _write_trials(trials: TrialRuns, path: Path) -> None:
+    rows = (
+        (run.peak_lr, step, loss) for run in trials.runs for step, loss in enumerate(run.losses)
+    )
+    write_table(path, ("peak_lr", "step", "loss"), rows)
 
 
 def _to_saved(result: FinderResult, time: datetime, paths: SavedPaths) -> SavedResult:
@@ -267,7 +253,7 @@ def _to_saved(result: FinderResult, time: datetime, paths: SavedPaths) -> SavedR
         num_iter=result.finder.num_iter,
         steps=len(result.curve.lrs),
         stopped=result.curve.stopped,
-        suggestions=suggestions.rates,
+        suggestions=suggestions.lrs,
         recommended=suggestions.recommended,
         lr=suggestions.lr,
         training_steps=suggestions.steps,
@@ -283,9 +269,9 @@ def _to_saved(result: FinderResult, time: datetime, paths: SavedPaths) -> SavedR
     )
 
 
-def _to_saved_trials(trials: Trials, csv_name: str) -> SavedTrials:
+def _to_saved_trials(trials: TrialRuns, csv_name: str) -> SavedTrials:
     runs = tuple(
-        SavedTrial(peak_lr=run.lr, loss=run.loss if math.isfinite(run.loss) else None)
-        for run in trials.runs
+        SavedTrial(peak_lr=run.peak_lr, loss=loss if math.isfinite(loss) else None)
+        for run, loss in ((run, run.final_loss) for run in trials.runs)
     )
     return SavedTrials(steps=trials.steps, runs=runs, losses=csv_name)

@@ -1,143 +1,146 @@
-"""Short trainings at a few peak rates, and the peak that they suggest."""
+"""Trial runs: short trainings at a few peak learning rates, and the peak that they suggest."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-Train = Callable[[float], Sequence[float]]
-"""From a peak rate to the loss of each step; one that is not finite is the last."""
+TrainAt = Callable[[float], Sequence[float]]
+"""Trains at a peak learning rate and returns the loss of each step; a non-finite one is last."""
 
-_LEAST_FALL: Final = 0.1
-"""How far below the loss of chance, as a share of it, a trial has learnt enough to judge its rate.
+_MIN_LEARNED: Final = 0.1
+"""Drop below the loss of chance, as a share of it, from which a trial run counts.
 
-Before that, the lowest loss goes to what destroys the least: of ResNet-50's trials of 100 steps
-with the recipe `mini`, which came down by 2 %, to a twelfth of a good peak."""
+Before that, the lowest loss only shows the smallest damage: of ResNet-50's trial runs of 100 steps
+with the recipe `mini`, whose loss fell by 2 %, it was at a twelfth of a good peak."""
 
-_FIRST: Final = (0, 2, 4)
-"""What is tried first, in doublings of the lowest; then the neighbours of the best."""
+_FIRST_DOUBLINGS: Final = (0, 2, 4)
+"""Peaks tried first, in doublings of the lowest; then the neighbors of the best."""
 
-_DECLINE: Final = 1 / 3
+_LENGTH_EXPONENT: Final = 1 / 3
 """The best peak falls with this power of the number of steps.
 
-That it falls as a power of it is Bjorck et al. 2024 (arXiv:2409.19913). Measured here: 0.37 from
-trials of 300 steps to trainings of 1,744 (a small ResNet), 0.4 and more from 900 to 3,597
-(ResNet-50). A peak that is too low costs less than one that is as much too high."""
+A power law as in Bjorck et al. 2024 (arXiv:2409.19913). Measured here: 0.37 from trial runs of 300
+steps to trainings of 1,744 (a small ResNet), 0.4 and more from 900 to 3,597 (ResNet-50). A peak
+that is too low costs less than one that is too high by as much."""
 
-_JUDGED: Final = 0.25
-"""The share of a trial's steps, its last ones, whose mean loss is compared."""
+_FINAL_SHARE: Final = 0.25
+"""Share of a trial run's steps, its last, whose mean loss is compared."""
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialRun:
     """One short training.
 
-    lr: its peak rate.
-    losses: one a step, the mean over its batch; only the last may be infinite or NaN.
+    losses: mean loss of each batch; only the last may be infinite or NaN.
     """
 
-    lr: float
+    peak_lr: float
     losses: tuple[float, ...]
 
     @property
-    def loss(self) -> float:
-        """The mean over the last steps, whose batches are the same in each trial; or infinite."""
-        selection_records = self.losses[-math.ceil(_JUDGED * len(self.losses)) :]
-        mean = math.fsum(selection_records) / len(selection_records)
+    def final_loss(self) -> float:
+        """Mean loss of the last quarter of the steps; infinite if not finite."""
+        last = self.losses[-math.ceil(_FINAL_SHARE * len(self.losses)) :]
+        mean = math.fsum(last) / len(last)
         return mean if math.isfinite(mean) else math.inf
+
+    def has_learned(self, chance_loss: float) -> bool:
+        """Return whether the loss has fallen far enough to compare learning rates."""
+        return self.final_loss < (1 - _MIN_LEARNED) * chance_loss
 
 
 @dataclass(frozen=True)
-class Trials:
-    """Short trainings on the same batches from the same weights.
+class TrialRuns:
+    """Short trainings on the same batches, from the same weights.
 
     steps: of each that did not diverge.
-    runs: by rising rate.
-    chance: the loss of a network that has learnt nothing.
+    runs: sorted by peak learning rate.
+    chance_loss: loss of a network that has learned nothing.
     """
 
     steps: int
-    runs: tuple[Trial, ...]
-    chance: float = math.inf
+    runs: tuple[TrialRun, ...]
+    chance_loss: float = math.inf
 
     @property
-    def best(self) -> Trial:
-        """The one with the lowest loss; of equal ones, that of the lowest rate."""
-        return min(self.runs, key=lambda trial: trial.loss)
+    def best(self) -> TrialRun:
+        """The run with the lowest final loss; of equal ones, that with the lowest peak."""
+        return min(self.runs, key=lambda run: run.final_loss)
 
     @property
-    def have_learnt(self) -> bool:
-        """Whether one of them has learnt enough for the rates to be compared."""
-        return _has_learnt(self.best, self.chance)
+    def has_learned(self) -> bool:
+        """Whether the best run has learned enough to compare learning rates."""
+        return self.best.has_learned(self.chance_loss)
 
     @property
-    def lr(self) -> float | None:
-        """The peak with which trials end lowest; None where none has learnt enough."""
-        return self._vertex[0] if self.have_learnt else None
-
-    def lr_for(self, steps: int) -> float | None:
-        """The peak for a training of so many steps: lower, where that is longer than a trial."""
-        times = max(1.0, steps / self.steps)
-        return None if self.lr is None else self.lr / times**_DECLINE
+    def all_diverged(self) -> bool:
+        """Whether no run ended with a finite loss."""
+        return self.best.final_loss == math.inf
 
     @property
-    def lowest(self) -> float:
-        """The loss at `lr`."""
-        return self._vertex[1]
+    def peak_lr(self) -> float | None:
+        """The peak with the lowest final loss; None if no run has learned enough."""
+        return self._fit_minimum()[0] if self.has_learned else None
 
     @property
-    def _vertex(self) -> tuple[float, float]:
-        """Of the parabola, loss over log rate, through the best trial and its neighbours.
+    def min_loss(self) -> float:
+        """The final loss expected at `peak_lr`."""
+        return self._fit_minimum()[1]
 
-        The best trial itself where it has no such neighbours.
+    def peak_lr_for(self, steps: int) -> float | None:
+        """Return the peak for a training of `steps` steps: lower if it is longer than a run."""
+        ratio = max(1.0, steps / self.steps)
+        return None if self.peak_lr is None else self.peak_lr / ratio**_LENGTH_EXPONENT
+
+    def _fit_minimum(self) -> tuple[float, float]:
+        """Fit a parabola, loss over log lr, to the best run and its neighbors.
+
+        Returns the lr and loss of its minimum; those of the best run if a neighbor is missing.
         """
         best = self.best
-        place = self.runs.index(best)
-        if not 0 < place < len(self.runs) - 1:
-            return best.lr, best.loss
-        below, above = self.runs[place - 1], self.runs[place + 1]
-        left, right = math.log(best.lr / below.lr), math.log(above.lr / best.lr)
-        fall, rise = (below.loss - best.loss) / left, (above.loss - best.loss) / right
-        bend = (fall + rise) / (left + right)
-        if not 0 < bend < math.inf:
-            return best.lr, best.loss
-        slope = rise - bend * right
-        return best.lr * math.exp(-slope / bend / 2), best.loss - slope**2 / bend / 4
+        index = self.runs.index(best)
+        if not 0 < index < len(self.runs) - 1:
+            return best.peak_lr, best.final_loss
+        below, above = self.runs[index - 1], self.runs[index + 1]
+        left, right = math.log(best.peak_lr / below.peak_lr), math.log(above.peak_lr / best.peak_lr)
+        fall = (below.final_loss - best.final_loss) / left
+        rise = (above.final_loss - best.final_loss) / right
+        curvature = (fall + rise) / (left + right)
+        if not 0 < curvature < math.inf:
+            return best.peak_lr, best.final_loss
+        slope = rise - curvature * right
+        lr = best.peak_lr * math.exp(-slope / curvature / 2)
+        return lr, best.final_loss - slope**2 / curvature / 4
 
 
-def search_peak(
-    train: Train, *, first: float, most: int, steps: int, chance: float = math.inf
-) -> Trials:
-    """Try rates until the best lies between two that are half and double, and worse.
+def search_peak_lr(
+    train_at: TrainAt, *, lowest: float, max_runs: int, steps: int, chance_loss: float = math.inf
+) -> TrialRuns:
+    """Train at several peaks until the best has a worse run at half and at double its peak.
 
-    It ends early where none of the first ones has learnt enough, and not all have diverged.
+    Stops early if none of the first runs has learned enough and not all have diverged.
 
-    first: the lowest of those that are tried in any case.
-    most: trials.
-    chance: see `Trials`.
+    lowest: the lowest peak of those always tried.
     """
-    runs: dict[int, Trial] = {}
-    while len(runs) < most:
-        power = _next(runs, chance)
-        if power is None:
+    runs: dict[int, TrialRun] = {}
+    while len(runs) < max_runs:
+        doublings = _next_doublings(runs, chance_loss)
+        if doublings is None:
             break
-        lr = first * 2.0**power
-        runs[power] = Trial(lr, tuple(train(lr)))
-    return Trials(steps, tuple(runs[power] for power in sorted(runs)), chance)
+        peak_lr = lowest * 2.0**doublings
+        runs[doublings] = TrialRun(peak_lr, tuple(train_at(peak_lr)))
+    return TrialRuns(steps, tuple(runs[key] for key in sorted(runs)), chance_loss)
 
 
-def _next(runs: dict[int, Trial], chance: float) -> int | None:
-    """What to try next, in doublings; None where the search is over."""
-    for power in _FIRST:
-        if power not in runs:
-            return power
-    best = min(runs, key=lambda power: (runs[power].loss, power))
-    if runs[best].loss == math.inf:
-        around: tuple[int, ...] = (best - 1,)
+def _next_doublings(runs: dict[int, TrialRun], chance_loss: float) -> int | None:
+    """Return the next peak to try; None if the search is over."""
+    for doublings in _FIRST_DOUBLINGS:
+        if doublings not in runs:
+            return doublings
+    best = min(runs, key=lambda key: (runs[key].final_loss, key))
+    if runs[best].final_loss == math.inf:
+        neighbors: tuple[int, ...] = (best - 1,)
     else:
-        around = (best + 1, best - 1) if _has_learnt(runs[best], chance) else ()
-    return next((power for power in around if power not in runs), None)
-
-
-def _has_learnt(trial: Trial, chance: float) -> bool:
-    return trial.loss < (1 - _LEAST_FALL) * chance
+        neighbors = (best + 1, best - 1) if runs[best].has_learned(chance_loss) else ()
+    return next((key for key in neighbors if key not in runs), None)

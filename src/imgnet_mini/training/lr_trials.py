@@ -1,4 +1,4 @@
-"""Short trainings by the engine that trains, at the rates that the finder asks for."""
+"""Trial runs of the learning-rate finder, by the trainer."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.errors import ConfigError, DivergedError
-from imgnet_mini.lr_finder.trials import Trials, search_peak
+from imgnet_mini.lr_finder.trials import TrialRuns, search_peak_lr
 from imgnet_mini.runs.logger import NullLogger
 from imgnet_mini.training.build import build_trainer
 from imgnet_mini.training.optim import linear_scaling_lr
@@ -22,96 +22,98 @@ from imgnet_mini.training.setup import Setup
 from imgnet_mini.utils.console import print_lines
 from imgnet_mini.utils.signals import StopRequest
 
-_LENGTHENINGS: Final = 2
-_FACTOR: Final = 3
+_MAX_EXTENSIONS: Final = 2
+_EXTENSION_FACTOR: Final = 3
 
 _RNG: Final = 7
-"""What is drawn at random inside the network comes from a stream of its own, in each trial."""
+"""Random stream of dropout and the like, restarted for each trial run."""
 
 
-def run_lr_trials(config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
-    """Train a copy of the fresh network at each of a few peak rates.
+def run_lr_trials(config: RunConfig, setup: Setup, stop: StopRequest) -> TrialRuns:
+    """Train copies of the untrained network at several peak learning rates.
 
-    Deep networks learn next to nothing in their first hundred steps: where no trial has learnt
-    enough, longer ones are made, twice at the most.
+    Deep networks learn next to nothing in their first hundred steps: if no run has learned
+    enough, longer ones follow, twice at most.
 
     Raises:
-        StopRequestedError: a signal has come.
+        StopRequestedError: a signal arrived.
     """
     steps = config.finder.trial_steps
-    trials = _try_for(steps, config, setup, stop)
-    for _ in range(_LENGTHENINGS):
-        if trials.have_learnt or trials.best.loss == math.inf:
+    trials = _run_trials(steps, config, setup, stop)
+    for _ in range(_MAX_EXTENSIONS):
+        if trials.has_learned or trials.all_diverged:
             break
-        print_lines(_describe_longer(steps, config, setup))
-        steps *= _FACTOR
-        trials = _try_for(steps, config, setup, stop)
+        print_lines(_describe_extension(steps, config, setup))
+        steps *= _EXTENSION_FACTOR
+        trials = _run_trials(steps, config, setup, stop)
     return trials
 
 
-def _describe_longer(steps: int, config: RunConfig, setup: Setup) -> str:
-    longer, most = _FACTOR * steps, config.finder.trials
-    epochs = most * longer / len(setup.train_loader)
+def _describe_extension(steps: int, config: RunConfig, setup: Setup) -> str:
+    longer, runs = _EXTENSION_FACTOR * steps, config.finder.trials
+    epochs = runs * longer / len(setup.train_loader)
     return (
-        f"No trial of {steps} steps has learnt enough for peaks to be compared; making up to "
-        f"{most} of {longer}: {epochs:.2g} epochs in all"
+        f"No trial run of {steps} steps has learned enough to compare peaks; starting up to "
+        f"{runs} of {longer} steps: {epochs:.2g} epochs in all"
     )
 
 
-def _try_for(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> Trials:
+def _run_trials(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> TrialRuns:
     batches = _FirstSteps(setup.train_loader, steps, config.data.grad_accum_steps)
 
-    def train(lr: float) -> Sequence[float]:
-        own = replace(setup, model=copy.deepcopy(setup.model))
-        at_rate = config.override({"optimizer": {"ema_decay": 0.0}}).resolve(lr)
-        trainer = build_trainer(at_rate, own, total_steps=steps)
+    def train_at(peak_lr: float) -> Sequence[float]:
+        fresh = replace(setup, model=copy.deepcopy(setup.model))
+        resolved = config.override({"optimizer": {"ema_decay": 0.0}}).resolve(peak_lr)
+        trainer = build_trainer(resolved, fresh, total_steps=steps)
         torch.manual_seed(hash_seed(config.runtime.seed, _RNG, setup.distributed.rank))
         losses = _Losses()
         try:
-            trainer.train_epoch(batches, losses, stop, label=f"trial at {lr:.2g}")
+            trainer.train_epoch(batches, losses, stop, label=f"trial run, peak lr {peak_lr:.2g}")
         except DivergedError:
             return [*takewhile(math.isfinite, losses.values), math.inf]
         return losses.values
 
-    return search_peak(
-        train,
-        first=linear_scaling_lr(config.data.batch_size),
-        most=config.finder.trials,
+    return search_peak_lr(
+        train_at,
+        lowest=linear_scaling_lr(config.data.batch_size),
+        max_runs=config.finder.trials,
         steps=steps,
-        chance=math.log(len(setup.images.train.classes)),
+        chance_loss=math.log(len(setup.images.train.classes)),
     )
 
 
 def check_trial_steps(config: RunConfig) -> None:
-    """Say before all work what the schedule of a trial would say.
+    """Check that the schedule of a trial run is possible, before any work.
 
     Raises:
-        ConfigError: the rate would rise for a step or less.
+        ConfigError: its learning rate would rise for one step or less.
     """
     steps, share = config.finder.trial_steps, config.schedule.pct_start
     if config.finder.trials and steps * share <= 1:
         raise ConfigError(
-            f"--trial-steps {steps} is too few for a one-cycle schedule that rises for {share:g} "
-            f"of it: use more than {1 / share:.0f}, or --trials 0"
+            f"--trial-steps {steps} is too few for a one-cycle schedule with --pct-start "
+            f"{share:g}: use more than {1 / share:.0f}, or --trials 0"
         )
 
 
 class _FirstSteps:
-    """The same first steps of a loader, as one epoch."""
+    """The first steps of a loader, as one epoch."""
 
     def __init__(self, loader: Loader, steps: int, grad_accum_steps: int) -> None:
         self._loader = loader
         self._steps = steps
-        self._parts = grad_accum_steps
+        self._grad_accum_steps = grad_accum_steps
         self.images_per_step = loader.images_per_step
 
     def __len__(self) -> int:
         return self._steps
 
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
-        """Through as many epochs of the loader as it takes."""
+        """Iterate over as many epochs of the loader as needed."""
         batches = chain.from_iterable(map(self._loader.epoch, count(epoch)))
-        yield from islice(batches, start * self._parts, self._steps * self._parts)
+        yield from islice(
+            batches, start * self._grad_accum_steps, self._steps * self._grad_accum_steps
+        )
 
 
 class _Losses(NullLogger):
