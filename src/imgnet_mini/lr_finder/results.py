@@ -1,35 +1,33 @@
 """The files of a finder result: plot, CSV files and JSON."""
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    PositiveFloat,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
     PrivateAttr,
-    ValidationError,
     field_serializer,
     field_validator,
 )
 
 from imgnet_mini.config.settings import FinderConfig
-from imgnet_mini.errors import DataError
 from imgnet_mini.lr_finder.curve import Curve, StopReason
 from imgnet_mini.lr_finder.plot import draw_range_test
 from imgnet_mini.lr_finder.suggestions import Method, Regions, Suggestions, explain
 from imgnet_mini.lr_finder.trials import TrialRuns
-from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.csv_file import write_table
+from imgnet_mini.utils.json_file import Count, JsonModel, Text
 
 _PREFIX = "lr_finder_"
 _FORMER_SETTINGS = {"clip_norm": "clip_grad", "zero_init": "zero_init_residual"}
-_FILE_MODEL = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -68,73 +66,68 @@ class SavedPaths:
     json: Path
 
 
-class SavedTrial(BaseModel):
+def _parse_time(time: Any) -> Any:
+    return datetime.fromisoformat(time).astimezone() if isinstance(time, str) else time
+
+
+class SavedTrial(JsonModel):
     """One trial run; its final loss is None if it diverged."""
 
-    model_config = _FILE_MODEL
-
-    peak_lr: PositiveFloat
-    loss: float | None
+    peak_lr: Rate
+    loss: FiniteFloat | None
 
 
-class SavedTrials(BaseModel):
+class SavedTrials(JsonModel):
     """The trial runs of a result, sorted by peak learning rate.
 
     losses: name of the CSV file with the loss of each step.
     """
 
-    model_config = _FILE_MODEL
-
-    steps: int
-    runs: tuple[SavedTrial, ...]
-    losses: str | None = None
+    steps: Count
+    runs: tuple[SavedTrial, ...] = Field(strict=False)
+    losses: Text | None = None
 
 
-class SavedResult(BaseModel):
+class SavedResult(JsonModel):
     """Content of the JSON file of a result; earlier versions wrote fewer keys.
 
     time: with a UTC offset; one without is local time.
     steps: training steps taken, at most `num_iter`.
-    suggestions: peak learning rate of each method; None where a method has none.
+    suggestions: peak learning rate of each method; None if a method gives none.
     lr: the suggestion of the method `recommended`.
     training_steps: of the training that the suggestion is for.
-    settings: of the run, by their present names; empty where the file has none.
+    settings: of the run, by their present names; empty if the file has none.
     plot, curve: names of the PNG and CSV files beside the JSON file.
     """
 
-    model_config = _FILE_MODEL
+    cure: ClassVar[str] = "remove it, or run find-lr again"
 
-    name: str
-    time: datetime
-    start_lr: PositiveFloat | None = None
-    end_lr: PositiveFloat | None = None
-    num_iter: int | None = None
-    steps: int | None = None
+    name: Text
+    time: Annotated[datetime, BeforeValidator(_parse_time)]
+    start_lr: Rate | None = None
+    end_lr: Rate | None = None
+    num_iter: Count | None = None
+    steps: Count | None = None
     stopped: StopReason | None = None
-    suggestions: dict[Method, PositiveFloat | None] = {}
+    suggestions: dict[Method, Rate | None] = Field(default_factory=dict)
     recommended: Method | None = None
-    lr: PositiveFloat | None
-    training_steps: int = 0
-    reason: str = ""
+    lr: Rate | None
+    training_steps: Count = 0
+    reason: Text = ""
     trials: SavedTrials | None = None
-    problem: str | None = None
+    problem: Text | None = None
     regions: Regions = Regions()
-    settings: dict[str, Any] = {}
-    command: tuple[str, ...] = ()
-    train_command: str | None = None
-    plot: str | None = None
-    curve: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    command: tuple[Text, ...] = Field(default=(), strict=False)
+    train_command: Text | None = None
+    plot: Text | None = None
+    curve: Text | None = None
     _path: Path = PrivateAttr(Path())
 
     @property
     def path(self) -> Path:
         """The file that the result was read from."""
         return self._path
-
-    @field_validator("time")
-    @classmethod
-    def _add_offset(cls, time: datetime) -> datetime:
-        return time if time.tzinfo else time.astimezone()
 
     @field_validator("settings")
     @classmethod
@@ -152,35 +145,15 @@ class SavedResult(BaseModel):
         Raises:
             DataError: the file cannot be read, is damaged, or is not a result of find-lr.
         """
-        try:
-            result = cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            key = ".".join(map(str, problem["loc"]))
-            raise DataError(
-                f"{path} is not a result of find-lr ({key and key + ': '}{problem['msg']}); "
-                "remove it, or run find-lr again"
-            ) from error
+        result = super().read(path)
         result._path = path
         return result
-
-    def write(self, path: Path) -> None:
-        """Write the JSON file.
-
-        Raises:
-            WriteError: see `write_text`.
-        """
-        content = self.model_dump(mode="json")
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        write_text(path, text + "\n")
 
 
 class SavedSuggestion(SavedResult):
     """A result that recommends a learning rate."""
 
-    lr: PositiveFloat
+    lr: Rate
 
 
 def save_result(result: FinderResult, finder_dir: Path, time: datetime) -> SavedPaths:

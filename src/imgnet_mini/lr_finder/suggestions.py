@@ -1,15 +1,17 @@
 """Peak learning rates suggested by a range test and trial runs, or why there is none."""
 
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Final, Literal
 
 import numpy as np
+from pydantic import Field
 
 from imgnet_mini.lr_finder.curve import MIN_STEPS, Curve, CurveFeatures, extract_features
 from imgnet_mini.lr_finder.trials import TrialRuns
+from imgnet_mini.utils.json_file import JsonModel
 
 Method = Literal["trials", "default", "turn", "steepest", "valley", "minimum_over_10"]
-LrRange = tuple[float, float]
+LrRange = Annotated[tuple[float, float], Field(strict=False)]
 
 METHOD_NAMES: Final[dict[Method, str]] = {
     "trials": "trial runs",
@@ -34,8 +36,7 @@ _MIN_DROP: Final = 1e-3
 """A smaller share of the first loss is not a drop either, however quiet the curve."""
 
 
-@dataclass(frozen=True)
-class Regions:
+class Regions(JsonModel):
     """Lowest and highest learning rate of each part of the curve; None if it has no such part.
 
     flat: before the loss has come down by a tenth of its drop.
@@ -71,7 +72,7 @@ class Suggestions:
     minimum_over_10: float | None = None
     problem: str | None = None
     steps: int = 0
-    regions: Regions = Regions()
+    regions: Regions = field(default_factory=Regions)
 
     @property
     def lrs(self) -> dict[Method, float | None]:
