@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imgnet_mini.commands.bench import Rates, explain
+from imgnet_mini.commands.bench import Throughput, explain_limit
 from imgnet_mini.data.transforms import TrainCrop
 
 SMALL = (
@@ -17,16 +17,16 @@ SMALL = (
 @pytest.mark.parametrize(
     ("rates", "on_cpu", "limit", "words"),
     [
-        (Rates(5000, 800, 790), False, "computing", "network sets the pace: loading costs 1%"),
-        (Rates(5000, 800, 810), True, "computing", "network sets the pace: loading costs 0%"),
-        (Rates(300, 800, 290), False, "loading", "300 images arrive a second.*take 800.*64%"),
-        (Rates(60, 100, 40), True, "loading", "Loading sets the pace"),
-        (Rates(900, 100, 80), True, "both", "share the processor, and loading takes 20%"),
-        (Rates(900, 800, 600), False, "both", "quick enough alone.*costs 25%"),
+        (Throughput(5000, 800, 790), False, "computing", "network is the limit: loading costs 1%"),
+        (Throughput(5000, 800, 810), True, "computing", "network is the limit: loading costs 0%"),
+        (Throughput(300, 800, 290), False, "loading", "300 images/s.*process 800.*64%"),
+        (Throughput(60, 100, 40), True, "loading", "Loading is the limit"),
+        (Throughput(900, 100, 80), True, "both", "share the CPU; loading takes 20%"),
+        (Throughput(900, 800, 600), False, "both", "fast enough.*costs 25%"),
     ],
 )
 def test_the_limit_is_told_in_a_sentence(rates, on_cpu, limit, words):
-    found, sentence = explain(rates, on_cpu=on_cpu)
+    found, sentence = explain_limit(rates, on_cpu=on_cpu)
     assert found == limit
     assert re.search(words, sentence)
     assert sentence.endswith(".")
@@ -68,7 +68,7 @@ def test_loading_that_holds_the_network_back_is_named_and_the_pack_lifts_it(data
 def test_a_person_reads_tables_and_nothing_is_left_behind(data, cli):
     before = set(Path().rglob("*"))
     assert cli("bench", *SMALL) == 0, cli.err
-    for words in ("loading alone", "both together", "An epoch trains for", "not tried"):
+    for words in ("loading alone", "both together", "Training time of an epoch", "not tried"):
         assert words in cli.out
     assert set(Path().rglob("*")) == before
 

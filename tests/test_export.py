@@ -140,10 +140,10 @@ def test_the_ending_of_the_output_says_the_format(export, cli):
     assert Path("other/weights.pth.json").is_file()
 
 
-def test_without_the_data_it_is_checked_on_images_that_are_made_up(export, cli):
+def test_without_the_data_it_is_checked_on_random_images(export, cli):
     Path("data").rename("gone")
     assert export("--format", "state-dict") == 0, cli.err
-    assert "Checked on 16 made-up images" in cli.out
+    assert "Checked on 16 random images" in cli.out
 
 
 def test_a_broken_validation_image_is_passed_over(export, cli):
@@ -185,8 +185,8 @@ def test_a_file_that_says_something_else_is_not_kept(export, cli, monkeypatch):
     monkeypatch.setitem(formats.FORMATS, "state-dict", kind)
     for options in ([], ["--overwrite"]):
         assert export("--format", "state-dict", *options) == 1
-        assert cli.says("the exported file says something else than the network")
-        assert cli.says("it is not kept")
+        assert cli.says("the exported model does not match")
+        assert cli.says("The file was not kept")
         assert list(Path("exports/a").iterdir()) == []
 
 
@@ -194,7 +194,7 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(export, cli, m
     kind = replace(formats.FORMATS["onnx"], packages=("onnx", "not_a_package"))
     monkeypatch.setitem(formats.FORMATS, "onnx", kind)
     assert export("--format", "onnx") == 2
-    assert cli.says("--format onnx needs")
+    assert cli.says("--format onnx requires")
     assert cli.says("not_a_package")
     assert cli.says('pip install "imgnet-mini[onnx]"')
 
@@ -204,7 +204,7 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(export, cli, m
     [
         (["--format", "pickle"], 2, "choose one of pt2, torchscript, onnx"),
         (["--checkpoint", "nowhere.pth"], 6, "no checkpoint nowhere.pth"),
-        (["--output", "checkpoints/a/best.pth", "--overwrite"], 2, "this is the checkpoint itself"),
+        (["--output", "checkpoints/a/best.pth", "--overwrite"], 2, "that is the checkpoint itself"),
         (["--output", "data/train/x.pth/y.pth"], 5, "cannot write"),
         (["--arch", "resnet18"], 6, "holds a shufflenet_v2_x0_5"),
     ],

@@ -16,17 +16,17 @@ def images():
     return torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_network_agrees_with_itself(model, images):
-    agreement = compare(model, model, images)
-    assert agreement.holds
-    assert (agreement.images, agreement.same_top1) == (5, 5)
-    assert agreement.difference <= 1e-6
+def test_a_model_matches_itself(model, images):
+    parity = compare(model, model, images)
+    assert parity.is_match
+    assert (parity.images, parity.same_top1) == (5, 5)
+    assert parity.max_difference <= 1e-6
 
 
-def test_the_largest_difference_is_told(model, images):
-    agreement = compare(model, lambda images: model(images) + 2e-4, images)
-    assert agreement.difference == pytest.approx(2e-4, rel=1e-2)
-    assert agreement.holds
+def test_the_largest_difference_is_reported(model, images):
+    parity = compare(model, lambda images: model(images) + 2e-4, images)
+    assert parity.max_difference == pytest.approx(2e-4, rel=1e-2)
+    assert parity.is_match
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_the_largest_difference_is_told(model, images):
     ],
     ids=["shifted", "other-classes", "not-finite", "wrong-alone"],
 )
-def test_another_network_does_not_agree(model, images, change):
-    assert not compare(model, lambda images: change(model(images)), images).holds
+def test_another_model_does_not_match(model, images, change):
+    assert not compare(model, lambda images: change(model(images)), images).is_match

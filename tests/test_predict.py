@@ -114,13 +114,13 @@ def test_a_thousand_nameless_classes_are_imagenets(data, cli):
     assert len(names) == 1000
     assert names["n01440764"] == "tench"
     assert cli("predict", IMAGE, *arguments) == 0
-    assert "plain.pth names no classes; its 1000 outputs are taken to be ImageNet's" in cli.err
+    assert "plain.pth has no class names; its 1000 outputs are assumed to be ImageNet's" in cli.err
 
 
 def test_a_plain_state_dict_without_its_network_says_what_is_missing(data, cli):
     save_plain("plain.pth")
     assert cli("predict", IMAGE, "--checkpoint", "plain.pth") == 2
-    assert cli.says("plain.pth does not say which network")
+    assert cli.says("plain.pth does not name its network")
     assert cli.says("--arch")
 
 
@@ -162,7 +162,7 @@ def test_broken_files_are_named_and_skipped_and_the_rest_is_done(predict, cli):
         "data/val/class_01/b.jpg: not an image",
         "script.eps: not an image",
     ]
-    assert cli.says("3 of 12 images could not be read; they are named above")
+    assert cli.says("3 of 12 images could not be read; they are listed above")
     assert len(document(cli)["images"]) == 9
     assert document(cli)["failed"][2] == {"image": "script.eps", "reason": "not an image"}
 
@@ -181,7 +181,7 @@ def test_where_all_files_are_broken_a_document_says_so(predict, cli):
         (["nowhere.png"], 4, "nowhere.png: there is no such image or folder"),
         (["x" * 5000], 4, "cannot read"),
         (["empty"], 4, "empty holds no images (.jpg, .jpeg"),
-        (["data/val", "--top-k", 4], 2, "--top-k 4: the network of checkpoints/a/best.pth knows 3"),
+        (["data/val", "--top-k", 4], 2, "--top-k 4: the model of checkpoints/a/best.pth has 3"),
         (["data/val", "--top-k", 0], 2, "--top-k"),
         (["data/val", "--json", "--csv"], 2, "choose one of --json and --csv"),
         (["data/val", "--checkpoint", "nowhere.pth"], 6, "no checkpoint nowhere.pth"),
@@ -218,7 +218,7 @@ def test_what_a_checkpoint_says_of_itself_is_checked(predict, cli):
     assert cli.says("floating point")
     torch.save({}, "odd.pth")
     assert predict(IMAGE, "--checkpoint", "odd.pth", "--arch", "resnet18") == 6
-    assert cli.says("does not end with the layer whose outputs are the classes")
+    assert cli.says("does not end with a classification layer")
     torch.save({**content, "classes": ["a", "b"]}, "odd.pth")
     assert predict(IMAGE, "--checkpoint", "odd.pth") == 6
     assert cli.says("does not fit a shufflenet_v2_x0_5 of 2 classes")

@@ -1,4 +1,4 @@
-"""Say what limits the speed of training on this machine, and try what would lift it."""
+"""bench: find what limits the training speed of this machine, and try other settings."""
 
 import json
 import tempfile
@@ -30,19 +30,19 @@ from imgnet_mini.utils.console import format_bytes, print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 ROUNDS: Final = 2
-"""How often loading, computing and both are measured, in turn, if there is time."""
+"""Number of measurements of loading, computing and both, if there is time."""
 
-_STRETCHES: Final = 18
-"""Into so many stretches the time is cut; slow machines take longer ones, and fewer trials."""
+_MEASUREMENTS: Final = 18
+"""The time is divided by this; slow machines take longer per measurement and make fewer."""
 
-_SAMPLE: Final = 512
-"""Images that are packed to see what a pack would bring."""
+_PACKED_SAMPLE: Final = 512
+"""Images to pack for measuring the speed of a pack."""
 
 _NEGLIGIBLE: Final = 0.05
 
 
 @dataclass(frozen=True)
-class Rates:
+class Throughput:
     """Images per second of loading alone, of the network alone, and of both together."""
 
     loading: float
@@ -51,13 +51,13 @@ class Rates:
 
     @property
     def lost(self) -> float:
-        """Share of the time that training takes longer than the network alone."""
+        """Share of the training time that loading adds to the network alone."""
         return max(0.0, 1 - self.training / self.computing)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Training under one changed setting; ratio: against today's, measured just before."""
+class SettingTrial:
+    """Speed of training with one setting changed; ratio: to the speed without the change."""
 
     setting: str
     images_per_second: float | None
@@ -66,27 +66,27 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What was measured, what it means, and what else was tried."""
+class BenchResult:
+    """Measured speeds, what limits them (`limit`; `sentence` explains it), and settings tried."""
 
-    rates: Rates
+    rates: Throughput
     limit: str
     sentence: str
-    trials: list[Trial]
+    trials: list[SettingTrial]
 
     def epoch_seconds(self, images: int) -> float:
-        """How long training takes for so many images."""
+        """Return the seconds of training on this many images."""
         return images / self.rates.training
 
 
 def run(config: RunConfig, *, seconds: float, as_json: bool) -> None:
-    """Measure, explain, try, and print.
+    """Measure the speed, explain it, try other settings, and print the result.
 
-    seconds: about how long to take; one round is taken all the same.
+    seconds: approximate duration; at least one round is measured.
 
     Raises:
         ConfigError, DataError: see `build_setup`.
-        StoppedError: a signal has come.
+        StoppedError: a signal arrived.
     """
     deadline = time.perf_counter() + seconds
     setup = build_setup(config, growing=False)
@@ -97,46 +97,44 @@ def run(config: RunConfig, *, seconds: float, as_json: bool) -> None:
         translate_torch_errors(config.data.batch_size),
         StopRequest() as stop,
     ):
-        bench = _Bench(config, setup, logger, stop, seconds / _STRETCHES)
+        bench = _Bench(config, setup, logger, stop, seconds / _MEASUREMENTS)
         try:
             rates = bench.measure(deadline)
-            limit, sentence = explain(rates, on_cpu=setup.device.type == "cpu")
-            candidates = bench.candidates(limit, Path(folder))
-            trials = list(bench.tried(candidates, deadline))
+            limit, sentence = explain_limit(rates, on_cpu=setup.device.type == "cpu")
+            changes = bench.propose_changes(limit, Path(folder))
+            trials = list(bench.try_changes(changes, deadline))
         except StopRequestedError as error:
             raise StoppedError(f"bench stopped by {error}", error.signal_number) from error
-    findings = Findings(rates, limit, sentence, trials)
+    result = BenchResult(rates, limit, sentence, trials)
     if as_json:
-        print_lines(json.dumps(_content(config, setup, findings), indent=2))
+        print_lines(json.dumps(_content(config, setup, result), indent=2))
     else:
-        _show(config, setup, findings)
+        _show(config, setup, result)
 
 
-def explain(rates: Rates, *, on_cpu: bool) -> tuple[str, str]:
-    """What limits the speed, in a word (`computing`, `loading` or `both`) and in a sentence."""
+def explain_limit(rates: Throughput, *, on_cpu: bool) -> tuple[str, str]:
+    """Return what limits the speed (`computing`, `loading` or `both`), and a sentence about it."""
     lost = f"{rates.lost:.0%}"
     if rates.lost < _NEGLIGIBLE:
         return "computing", (
-            f"The network sets the pace: loading costs {lost} of the time, so that no loader "
-            "could lift the speed."
+            f"The network is the limit: loading costs {lost} of the time, so a faster loader would "
+            "not help."
         )
     if rates.loading < rates.computing:
         return "loading", (
-            f"Loading sets the pace: {rates.loading:.0f} images arrive a second, the network "
-            f"would take {rates.computing:.0f}, and so it stands still {lost} of the time."
+            f"Loading is the limit: {rates.loading:.0f} images/s, while the network could process "
+            f"{rates.computing:.0f}. It idles {lost} of the time."
         )
     if on_cpu:
-        return "both", (
-            f"Loading and the network share the processor, and loading takes {lost} of the time."
-        )
+        return "both", (f"Loading and the network share the CPU; loading takes {lost} of the time.")
     return "both", (
-        f"Loading is quick enough alone ({rates.loading:.0f} images a second), but beside the "
-        f"network's work on the host it costs {lost} of the time."
+        f"Loading alone is fast enough ({rates.loading:.0f} images/s), but while the network runs "
+        f"it costs {lost} of the time."
     )
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class _Change:
     setting: str
     config: RunConfig
     images: ImageSplits
@@ -144,7 +142,7 @@ class _Candidate:
 
 
 class _Bench:
-    """Today's settings under measurement, and others beside them."""
+    """Measures the given settings and changes to them."""
 
     def __init__(
         self,
@@ -156,79 +154,79 @@ class _Bench:
     ) -> None:
         self._config = config
         self._setup = setup
-        self._history = logger
+        self._logger = logger
         self._stop = stop
         self._seconds = seconds
         self._round_seconds = 0.0
 
-    def measure(self, deadline: float) -> Rates:
-        """Take loading, computing and both in turn, so that a slow moment meets all of them."""
+    def measure(self, deadline: float) -> Throughput:
+        """Measure loading, computing and both in turn, so that a slow moment affects all of them."""
         rounds: list[tuple[float, float, float]] = []
-        with closing(self._subject(self._config, self._setup.images)) as subject:
-            batch = subject.fixed_batch()
+        with closing(self._benchmark(self._config, self._setup.images)) as benchmark:
+            batch = benchmark.fixed_batch()
             while len(rounds) < ROUNDS and (not rounds or self._has_time(deadline)):
                 began = time.perf_counter()
-                loading = subject.loading(self._seconds)
-                computing = subject.training(self._seconds, batch)
-                rounds.append((loading, computing, subject.training(self._seconds)))
+                loading = benchmark.loading(self._seconds)
+                computing = benchmark.training(self._seconds, batch)
+                rounds.append((loading, computing, benchmark.training(self._seconds)))
                 self._round_seconds = time.perf_counter() - began
-        return Rates(*map(mean, zip(*rounds, strict=True)))
+        return Throughput(*map(mean, zip(*rounds, strict=True)))
 
-    def candidates(self, limit: str, folder: Path) -> Iterator[_Candidate]:
-        """What may help, the most promising first; a sample is packed into the folder."""
+    def propose_changes(self, limit: str, folder: Path) -> Iterator[_Change]:
+        """Yield changes that may help, the most promising first; packs a sample into `folder`."""
         config, images = self._config, self._setup.images
         if images.pack is None:
-            yield self._packed(folder)
+            yield self._pack_sample(folder)
             workers = config.data.workers
             others = {max(1, workers // 2), min(2 * workers, available_cpus())} - {workers, 0}
             for count in sorted(others, reverse=limit == "loading"):
-                yield self._changed(f"--workers {count}", {"data": {"workers": count}})
+                yield self._change(f"--workers {count}", {"data": {"workers": count}})
         if self._setup.precision.dtype is None:
-            yield self._changed("--amp", {"runtime": {"amp": True}})
+            yield self._change("--amp", {"runtime": {"amp": True}})
         double = 2 * config.data.batch_size
         if double <= len(images.train):
-            yield self._changed(
+            yield self._change(
                 f"--batch-size {double}",
                 {"data": {"batch_size": double}},
-                note="another run: fewer steps, and a higher --max-lr to go with them",
+                note="changes the training: fewer steps, which need a higher --max-lr",
             )
 
-    def tried(self, candidates: Iterator[_Candidate], deadline: float) -> Iterator[Trial]:
-        """Each candidate beside today's settings, as long as there is time."""
-        with closing(self._subject(self._config, self._setup.images)) as today:
-            for candidate in candidates:
+    def try_changes(self, changes: Iterator[_Change], deadline: float) -> Iterator[SettingTrial]:
+        """Measure each change against the given settings, while there is time."""
+        with closing(self._benchmark(self._config, self._setup.images)) as baseline:
+            for change in changes:
                 if not self._has_time(deadline):
-                    yield Trial(candidate.setting, None, None, "not tried: no time left")
+                    yield SettingTrial(change.setting, None, None, "not tried: no time left")
                     continue
                 try:
-                    yield self._try(candidate, today)
+                    yield self._try(change, baseline)
                 except torch.OutOfMemoryError:
-                    yield Trial(candidate.setting, None, None, "does not fit the memory")
+                    yield SettingTrial(change.setting, None, None, "out of memory")
         if not self._config.runtime.compile:
-            yield Trial(
-                "--compile", None, None, "not tried: compiling alone takes a minute or more"
+            yield SettingTrial(
+                "--compile", None, None, "not tried: compiling takes a minute or more"
             )
 
     def _has_time(self, deadline: float) -> bool:
-        """Whether one more round, or a trial, which takes about as long, would end in time."""
+        """Whether another round, or a change, which takes about as long, fits the time."""
         return time.perf_counter() + self._round_seconds < deadline
 
-    def _try(self, candidate: _Candidate, today: TrainingBenchmark) -> Trial:
-        before = today.training(self._seconds)
-        with closing(self._subject(candidate.config, candidate.images)) as subject:
-            after = subject.training(self._seconds)
-        return Trial(candidate.setting, after, after / before, candidate.note)
+    def _try(self, change: _Change, baseline: TrainingBenchmark) -> SettingTrial:
+        before = baseline.training(self._seconds)
+        with closing(self._benchmark(change.config, change.images)) as benchmark:
+            after = benchmark.training(self._seconds)
+        return SettingTrial(change.setting, after, after / before, change.note)
 
-    def _subject(self, config: RunConfig, images: ImageSplits) -> TrainingBenchmark:
-        return TrainingBenchmark(config, images, self._setup.model, self._history, self._stop)
+    def _benchmark(self, config: RunConfig, images: ImageSplits) -> TrainingBenchmark:
+        return TrainingBenchmark(config, images, self._setup.model, self._logger, self._stop)
 
-    def _changed(self, setting: str, changes: Tables, note: str = "") -> _Candidate:
-        return _Candidate(setting, self._config.override(changes), self._setup.images, note)
+    def _change(self, setting: str, changes: Tables, note: str = "") -> _Change:
+        return _Change(setting, self._config.override(changes), self._setup.images, note)
 
-    def _packed(self, folder: Path) -> _Candidate:
-        """A pack of a sample of the training images."""
+    def _pack_sample(self, folder: Path) -> _Change:
+        """Pack a sample of the training images."""
         images = self._setup.images
-        count = max(_SAMPLE, 2 * self._config.data.batch_size)
+        count = max(_PACKED_SAMPLE, 2 * self._config.data.batch_size)
         train, val = _sample(images.train, count), _sample(images.val, 1)
         plan = make_plan(train, val, pack_size=None, img_size=self._config.data.img_size)
         began = time.perf_counter()
@@ -237,7 +235,7 @@ class _Bench:
         total = len(images.train) + len(images.val)
         size = replace(plan, splits={"train": images.train, "val": images.val}).nbytes
         pack = open_pack(folder / "pack", train, val)
-        return _Candidate(
+        return _Change(
             "imgnet-mini prepare",
             self._config,
             ImageSplits(pack.train.images, pack.val.images, pack),
@@ -246,28 +244,28 @@ class _Bench:
 
 
 def _sample(images: ImageFolder, count: int) -> ImageFolder:
-    """Every n-th image, so that about so many remain."""
+    """Return every n-th image, about `count` in all."""
     step = max(1, len(images) // count)
     return replace(images, files=images.files[::step], targets=images.targets[::step])
 
 
-def _show(config: RunConfig, setup: Setup, findings: Findings) -> None:
+def _show(config: RunConfig, setup: Setup, result: BenchResult) -> None:
     environment = describe_environment(setup)
-    rates = findings.rates
+    rates = result.rates
     show_table(
         f"{config.model.arch}, batches of {config.data.batch_size} at {config.data.img_size} px, "
         f"{setup.precision.name}, {environment['loader']}, {environment['device']}",
         ["measured", "images/s"],
         [
             ["loading alone", f"{rates.loading:.0f}"],
-            ["network alone, one batch again and again", f"{rates.computing:.0f}"],
-            ["both together, as train runs", f"{rates.training:.0f}"],
+            ["network alone, on one batch", f"{rates.computing:.0f}"],
+            ["both together, as in train", f"{rates.training:.0f}"],
         ],
     )
     print_lines(
         *setup.images.notes,
-        findings.sentence,
-        f"An epoch trains for {_duration(findings.epoch_seconds(len(setup.images.train)))}.",
+        result.sentence,
+        f"Training time of an epoch: {_duration(result.epoch_seconds(len(setup.images.train)))}.",
     )
     rows = [
         [
@@ -276,17 +274,17 @@ def _show(config: RunConfig, setup: Setup, findings: Findings) -> None:
             "" if trial.ratio is None else f"{trial.ratio:.2f}",
             trial.note,
         ]
-        for trial in sorted(findings.trials, key=lambda trial: -(trial.ratio or 0))
+        for trial in sorted(result.trials, key=lambda trial: -(trial.ratio or 0))
     ]
     if rows:
-        show_table("What would change it", ["setting", "images/s", "times today's", ""], rows)
+        show_table("Other settings", ["setting", "images/s", "speedup", "note"], rows)
 
 
-def _content(config: RunConfig, setup: Setup, findings: Findings) -> dict[str, Any]:
+def _content(config: RunConfig, setup: Setup, result: BenchResult) -> dict[str, Any]:
     return {
-        **asdict(findings),
-        "lost_to_loading": findings.rates.lost,
-        "epoch_seconds": findings.epoch_seconds(len(setup.images.train)),
+        **asdict(result),
+        "lost_to_loading": result.rates.lost,
+        "epoch_seconds": result.epoch_seconds(len(setup.images.train)),
         "settings": config.model_dump(mode="json", include={"data", "model", "runtime"}),
         "notes": list(setup.images.notes),
         "environment": describe_environment(setup),

@@ -16,7 +16,7 @@ from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.tta import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
-from imgnet_mini.inference.model import checkpoint_path, epoch_of, load_network, other_arch
+from imgnet_mini.inference.model import checkpoint_path, epoch_of, load_network, wrong_arch_error
 from imgnet_mini.runs.cleanup import clean_reports
 from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
@@ -120,7 +120,7 @@ def _take_up(
         # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
         config = config.override({"data": {"loader": "auto"}})
     paths = config.run.paths()
-    path = checkpoint_path(checkpoint, paths, config)
+    path = checkpoint_path(checkpoint, config)
     check_writable(paths.report_dir)
     clean_reports(paths)
     return config, path, read_weights(path)
@@ -189,7 +189,7 @@ def _load_network(
     """
     arch = content.get("config", {}).get("model", {}).get("arch", config.model.arch)
     if arch != config.model.arch:
-        raise other_arch(path, arch, config.model.arch)
+        raise wrong_arch_error(path, arch, config.model.arch)
     classes = content.get("classes", list(images.classes))
     if classes != list(images.classes):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Write a trained network as a file that other programs run, and prove that it is the same."""
+"""export: write a trained model in another format, and check the file."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +16,7 @@ from imgnet_mini.data.inference_images import find_inference_images, load_batche
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import ConfigError, DataError, ExportError
 from imgnet_mini.export.description import Description, describe, to_json
-from imgnet_mini.export.formats import FORMATS, Format
+from imgnet_mini.export.formats import FORMATS, ExportFormat
 from imgnet_mini.export.parity import ParityResult, compare
 from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.training.model import build_with_weights
@@ -30,8 +30,8 @@ from imgnet_mini.utils.atomic_file import (
 from imgnet_mini.utils.console import format_bytes, print_lines
 
 _CPU: Final = torch.device("cpu")
-_CHECKED: Final = 16
-"""Images that the exported file is tried on."""
+_CHECK_IMAGES: Final = 16
+"""Number of images to check the exported file on."""
 
 
 def run(
@@ -42,119 +42,122 @@ def run(
     output: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Export a checkpoint, check the file on images, and describe it in a JSON file beside it.
+    """Export a checkpoint, check the file on images, and write a JSON description beside it.
 
-    form: a key of `FORMATS`; unset: by the ending of `output`, or else `pt2`.
-    output: the file to write; unset: `exports/<name>/` and the name of the checkpoint.
+    form: a key of `FORMATS`; by default from the suffix of `output`, else `pt2`.
+    output: the file to write; by default named after the checkpoint, in `exports/<name>/`.
 
     Raises:
-        ConfigError: there is such a file already, the format is unknown, or its packages are
-            missing.
+        ConfigError: the file exists, the format is unknown, or its packages are not installed.
         CheckpointError: see `load_inference_model`.
-        ExportError: the file says something else than the network; it is removed.
-        WriteError: it cannot be written.
+        ExportError: the exported model does not match; the file is removed.
+        WriteError: the file cannot be written.
     """
-    form = _form(form, output)
-    kind = FORMATS[form]
-    _check_packages(form, kind)
-    trained = load_inference_model(overrides, checkpoint, _CPU)
-    path = output or overrides.run.paths().export_dir / f"{trained.path.stem}{kind.suffix}"
-    beside = path.with_name(f"{path.name}.json")
-    _check_no_run([path, beside], trained, overwrite=overwrite)
-    images, whence = _images(overrides, trained.img_size)
-    description = describe(trained.arch, trained.img_size, trained.classes) | {
-        "checkpoint": trained.path.name,
-        "checkpoint_sha256": trained.sha256,
-        "epoch": trained.epoch,
+    form = _choose_format(form, output)
+    export_format = FORMATS[form]
+    _check_packages(form, export_format)
+    model = load_inference_model(overrides, checkpoint, _CPU)
+    path = output or overrides.run.paths().export_dir / f"{model.path.stem}{export_format.suffix}"
+    json_path = path.with_name(f"{path.name}.json")
+    _check_new([path, json_path], model, overwrite=overwrite)
+    images, source = _load_images(overrides, model.img_size)
+    description = describe(model.arch, model.img_size, model.classes) | {
+        "checkpoint": model.path.name,
+        "checkpoint_sha256": model.sha256,
+        "epoch": model.epoch,
     }
-    agreement = _write(kind, trained, images, description, path)
-    write_text(beside, to_json(description))
+    parity = _write(export_format, model, images, description, path)
+    write_text(json_path, to_json(description))
     print_lines(
-        f"{trained.arch} of {len(trained.classes)} classes as {form}: "
+        f"{model.arch} of {len(model.classes)} classes as {form}: "
         f"{format_bytes(path.stat().st_size)}",
-        f"Checked on {agreement.images} {whence}: the same top-1 on all of them, logits within "
-        f"{agreement.difference:.1e}",
-        f"Wrote {path} and {beside}",
+        f"Checked on {parity.images} {source}: the same top-1 on all of them, logits within "
+        f"{parity.max_difference:.1e}",
+        f"Wrote {path} and {json_path}",
     )
 
 
-def _form(form: str | None, output: Path | None) -> str:
+def _choose_format(form: str | None, output: Path | None) -> str:
     if form is None:
-        endings = {kind.suffix: name for name, kind in FORMATS.items()}
-        form = endings.get(output.suffix.lower(), "pt2") if output is not None else "pt2"
+        suffixes = {known.suffix: name for name, known in FORMATS.items()}
+        form = suffixes.get(output.suffix.lower(), "pt2") if output is not None else "pt2"
     if form not in FORMATS:
         raise ConfigError(f"--format {form}: choose one of {', '.join(FORMATS)}")
     return form
 
 
-def _check_packages(form: str, kind: Format) -> None:
-    missing = kind.missing_packages()
+def _check_packages(form: str, export_format: ExportFormat) -> None:
+    missing = export_format.missing_packages()
     if missing:
         raise ConfigError(
-            f"--format {form} needs {', '.join(missing)}, which this Python has not; install with\n"
-            f'  pip install "imgnet-mini[{kind.extra}]"'
+            f"--format {form} requires {', '.join(missing)}, not installed. Run:\n"
+            f'  pip install "imgnet-mini[{export_format.extra}]"'
         )
 
 
-def _check_no_run(files: list[Path], trained: InferenceModel, *, overwrite: bool) -> None:
+def _check_new(files: list[Path], model: InferenceModel, *, overwrite: bool) -> None:
     for file in files:
-        if file.resolve() == trained.path.resolve():
-            raise ConfigError(f"--output {file}: this is the checkpoint itself")
+        if file.resolve() == model.path.resolve():
+            raise ConfigError(f"--output {file}: that is the checkpoint itself")
         if file.exists() and not overwrite:
             raise ConfigError(
                 f"{file} exists; replace it with --overwrite, or name another one with --output"
             )
 
 
-def _images(overrides: RunConfig, img_size: int) -> tuple[Tensor, str]:
-    """Images ready for the network, and what they are: of validation, or else made up."""
+def _load_images(overrides: RunConfig, img_size: int) -> tuple[Tensor, str]:
+    """Return normalized images and where they are from: validation, or random if it is missing."""
     val = saved_settings(overrides).run.data_root / "val"
     files: list[Path] = []
-    with suppress(DataError):  # the data need not be here
+    with suppress(DataError):  # the data may be elsewhere
         files = find_inference_images([val])
-    chosen = files[:: max(1, len(files) // _CHECKED)][:_CHECKED]
-    batches = load_batches(chosen, EvalCrop(img_size).load, batch_size=_CHECKED, threads=1)
+    chosen = files[:: max(1, len(files) // _CHECK_IMAGES)][:_CHECK_IMAGES]
+    batches = load_batches(chosen, EvalCrop(img_size).load, batch_size=_CHECK_IMAGES, threads=1)
     found = [image for batch in batches for image in batch.images]
-    pixels = torch.stack(found) if found else _made_up(img_size)
-    what = f"images of {val}" if found else "made-up images"
-    return Normalize(_CPU)(pixels).contiguous(), what
+    pixels = torch.stack(found) if found else _random_images(img_size)
+    source = f"images of {val}" if found else "random images"
+    return Normalize(_CPU)(pixels).contiguous(), source
 
 
-def _made_up(img_size: int) -> Tensor:
-    """Coarse blots of colour, always the same: (N, 3, S, S) uint8."""
+def _random_images(img_size: int) -> Tensor:
+    """Return smooth random images from a fixed seed: (N, 3, S, S) uint8."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(_CHECKED, 3, 5, 5, generator=generator)
-    blots = F.interpolate(coarse, size=img_size, mode="bilinear")
-    return (255 * blots).to(torch.uint8)
+    coarse = torch.rand(_CHECK_IMAGES, 3, 5, 5, generator=generator)
+    smooth = F.interpolate(coarse, size=img_size, mode="bilinear")
+    return (255 * smooth).to(torch.uint8)
 
 
 def _write(
-    kind: Format, trained: InferenceModel, images: Tensor, description: Description, path: Path
+    export_format: ExportFormat,
+    model: InferenceModel,
+    images: Tensor,
+    description: Description,
+    path: Path,
 ) -> ParityResult:
-    model = trained.model.to(memory_format=torch.contiguous_format)
+    module = model.module.to(memory_format=torch.contiguous_format)
 
-    def rebuild(weights: dict[str, Tensor]) -> nn.Module:
+    def build(weights: dict[str, Tensor]) -> nn.Module:
         return build_with_weights(
-            ModelConfig(arch=trained.arch),
+            ModelConfig(arch=model.arch),
             weights,
-            classes=len(trained.classes),
-            img_size=trained.img_size,
+            classes=len(model.classes),
+            img_size=model.img_size,
         )
 
     with (
-        translate_write_errors(path, tensor_bytes(model.state_dict())),
+        translate_write_errors(path, tensor_bytes(module.state_dict())),
         temporary_file(path) as (file, temporary),
     ):
         with torch.no_grad():
-            kind.write(model, images[:1].repeat(2, 1, 1, 1), description, file)
+            export_format.write(module, images[:1].repeat(2, 1, 1, 1), description, file)
         flush_and_close(file, temporary)
-        agreement = compare(model, kind.read(temporary, rebuild), images)
-        if not agreement.holds:
+        parity = compare(module, export_format.read(temporary, build), images)
+        if not parity.is_match:
             raise ExportError(
-                f"the exported file says something else than the network: the same top-1 on "
-                f"{agreement.same_top1} of {agreement.images} images, logits up to "
-                f"{agreement.difference:.1e} apart; it is not kept. Try another --format"
+                f"the exported model does not match: top-1 agrees on {parity.same_top1} of "
+                f"{parity.images} images, logits differ by up to {parity.max_difference:.1e}. "
+                "The file was not kept; try another --format"
             )
         temporary.replace(path)
         fsync_folder(path.parent)
-    return agreement
+    return parity

@@ -102,7 +102,7 @@ def read_image(path: Path) -> Image.Image:
         ImageError: the file cannot be read, is no image, ends too early, or is too large.
     """
     with _opened(path) as image:
-        return _to_rgb(image)
+        return to_rgb(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -131,7 +131,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ImageError(path, reason) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB, scaling 16 bits to 8; a ValueError says which values have no known range."""
     if image.mode.startswith("I"):  # Pillow would clip 16 bits to white instead of scaling them
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:

@@ -1,1 +1,1 @@
-"""From a trained network to a file that other programs run, and the proof that it is the same."""
+"""Export formats, and the check that an exported model matches the network."""

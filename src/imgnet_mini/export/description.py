@@ -1,4 +1,4 @@
-"""What whoever runs an exported network has to know, inside its file and beside it."""
+"""Description of an exported model, stored in its file and in a JSON file beside it."""
 
 import json
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from imgnet_mini.data.classes import human_names
 from imgnet_mini.data.transforms import MEAN, STD, eval_resize
 
 Description = dict[str, Any]
-"""Plain data, as in JSON."""
+"""Plain JSON data."""
 
 
 def describe(arch: str, img_size: int, classes: Sequence[str]) -> Description:
-    """How to prepare images, and what the outputs mean; `classes` in the order of the outputs."""
+    """Describe preprocessing and outputs; `classes` in the order of the outputs."""
     return {
         "arch": arch,
         "input": {"name": "images", "shape": ["batch", 3, img_size, img_size], "type": "float32"},
@@ -38,12 +38,12 @@ def describe(arch: str, img_size: int, classes: Sequence[str]) -> Description:
 
 
 def to_json(description: Description) -> str:
-    """The text of the file beside the exported one, in ASCII, whatever the classes are called."""
+    """Return the text of the JSON file, in ASCII."""
     return json.dumps(description, indent=2) + "\n"
 
 
 def to_properties(description: Description) -> dict[str, str]:
-    """The same by name, where a format keeps texts only; all but texts are JSON."""
+    """Return the description as strings for formats that store only those; other values as JSON."""
     return {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in description.items()

@@ -1,4 +1,4 @@
-"""The kinds of file. Each is written, and read back as those will read it who run it."""
+"""Export formats: each writes a file and reads it back with the library that will run it."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,49 +14,52 @@ from torch import Tensor, jit, nn
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.export.description import Description, to_json, to_properties
 
-Run = Callable[[Tensor], Tensor]
-"""From images (N, 3, S, S) float32 to logits (N, C)."""
+ExportedModel = Callable[[Tensor], Tensor]
+"""Takes images (N, 3, S, S) float32 and returns logits (N, C)."""
 
-Rebuild = Callable[[dict[str, Tensor]], nn.Module]
-"""From weights to the network they are of."""
+ModelBuilder = Callable[[dict[str, Tensor]], nn.Module]
+"""Builds the network from a state dict."""
 
-Write = Callable[[nn.Module, Tensor, Description, BinaryIO], None]
-"""Writes a network that will take any number of images such as these, two or more."""
+FormatWriter = Callable[[nn.Module, Tensor, Description, BinaryIO], None]
+"""Writes a network for any batch size; takes two or more example images."""
+
+FormatReader = Callable[[Path, ModelBuilder], ExportedModel]
+"""Loads a file to run it; the builder is for formats that hold only weights."""
 
 EXTRA_FILE: Final = "imgnet-mini.json"
-"""The name under which torch's own archives hold the description."""
+"""Name of the description inside the archives of torch."""
 
-_MOST_ONNX_BYTES: Final = 2**31 - 2**24
-"""Of weights; a message of protobuf ends at 2 GiB, and the graph takes some of it."""
+_MAX_ONNX_BYTES: Final = 2**31 - 2**24
+"""Limit for the weights: a protobuf message has at most 2 GiB, with the graph."""
 
 
 @dataclass(frozen=True)
-class Format:
-    """One kind of file.
+class ExportFormat:
+    """One export format.
 
-    suffix: of its usual name.
-    extra: the one of this package that brings `packages`.
+    suffix: of the file name.
+    extra: extra of this package that installs `packages`.
     """
 
     suffix: str
-    write: Write
-    read: Callable[[Path, Rebuild], Run]
+    write: FormatWriter
+    read: FormatReader
     extra: str = ""
     packages: tuple[str, ...] = ()
 
     def missing_packages(self) -> list[str]:
-        """What has to be installed before such a file can be written and checked."""
+        """Return the packages to install before a file can be written and checked."""
         return [package for package in self.packages if find_spec(package) is None]
 
 
 def _write_program(
     model: nn.Module, images: Tensor, description: Description, file: BinaryIO
 ) -> None:
-    program = torch.export.export(model, (images,), dynamic_shapes=(_any_number(),))
+    program = torch.export.export(model, (images,), dynamic_shapes=(_dynamic_batch(),))
     torch.export.save(program, file, extra_files={EXTRA_FILE: to_json(description)})
 
 
-def _read_program(path: Path, _: Rebuild) -> Run:
+def _read_program(path: Path, _: ModelBuilder) -> ExportedModel:
     with _quiet(), path.open("rb") as file:
         return torch.export.load(file).module()
 
@@ -69,15 +72,17 @@ def _write_script(
         jit.save(traced, file, _extra_files={EXTRA_FILE: to_json(description)})
 
 
-def _read_script(path: Path, _: Rebuild) -> Run:
+def _read_script(path: Path, _: ModelBuilder) -> ExportedModel:
     with _quiet(), path.open("rb") as file:
-        script: Run = jit.load(file)
+        script: ExportedModel = jit.load(file)
     return script
 
 
 def _write_onnx(model: nn.Module, images: Tensor, description: Description, file: BinaryIO) -> None:
-    if sum(tensor.nbytes for tensor in model.state_dict().values()) > _MOST_ONNX_BYTES:
-        raise ConfigError("--format onnx: one such file holds 2 GB at most, and the weights more")
+    if sum(tensor.nbytes for tensor in model.state_dict().values()) > _MAX_ONNX_BYTES:
+        raise ConfigError(
+            "--format onnx: a file holds at most 2 GB, and the weights are larger; use --format pt2"
+        )
     with _quiet():
         program = torch.onnx.export(
             model,
@@ -86,7 +91,7 @@ def _write_onnx(model: nn.Module, images: Tensor, description: Description, file
             verbose=False,
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes=(_any_number(),),
+            dynamic_shapes=(_dynamic_batch(),),
         )
     if program is None:
         raise TypeError("torch.onnx has returned no program")
@@ -96,7 +101,7 @@ def _write_onnx(model: nn.Module, images: Tensor, description: Description, file
     file.write(proto.SerializeToString())
 
 
-def _read_onnx(path: Path, _: Rebuild) -> Run:
+def _read_onnx(path: Path, _: ModelBuilder) -> ExportedModel:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -114,40 +119,41 @@ def _write_safetensors(
     file.write(save(weights, {"format": "pt", **to_properties(description)}))
 
 
-def _read_safetensors(path: Path, rebuild: Rebuild) -> Run:
+def _read_safetensors(path: Path, build: ModelBuilder) -> ExportedModel:
     from safetensors.torch import load_file
 
-    return rebuild(load_file(path))
+    return build(load_file(path))
 
 
 def _write_state_dict(model: nn.Module, _: Tensor, __: Description, file: BinaryIO) -> None:
     torch.save(model.state_dict(), file)
 
 
-def _read_state_dict(path: Path, rebuild: Rebuild) -> Run:
-    return rebuild(torch.load(path, map_location="cpu", weights_only=True))
+def _read_state_dict(path: Path, build: ModelBuilder) -> ExportedModel:
+    return build(torch.load(path, map_location="cpu", weights_only=True))
 
 
 FORMATS: Final = {
-    "pt2": Format(".pt2", _write_program, _read_program),
-    "torchscript": Format(".pt", _write_script, _read_script),
-    "onnx": Format(".onnx", _write_onnx, _read_onnx, "onnx", ("onnx", "onnxscript", "onnxruntime")),
-    "safetensors": Format(
+    "pt2": ExportFormat(".pt2", _write_program, _read_program),
+    "torchscript": ExportFormat(".pt", _write_script, _read_script),
+    "onnx": ExportFormat(
+        ".onnx", _write_onnx, _read_onnx, "onnx", ("onnx", "onnxscript", "onnxruntime")
+    ),
+    "safetensors": ExportFormat(
         ".safetensors", _write_safetensors, _read_safetensors, "safetensors", ("safetensors",)
     ),
-    "state-dict": Format(".pth", _write_state_dict, _read_state_dict),
+    "state-dict": ExportFormat(".pth", _write_state_dict, _read_state_dict),
 }
-"""By name: pt2 is the graph of torch.export, the successor of torchscript; the last two hold the
-weights alone."""
+"""pt2 is the graph of torch.export, the successor of torchscript; the last two hold weights."""
 
 
-def _any_number() -> dict[int, Any]:
+def _dynamic_batch() -> dict[int, Any]:
     return {0: torch.export.Dim("batch")}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Say nothing of what torch deprecates, traces or copies on its way: the file is checked."""
+    """Suppress warnings about deprecation, tracing and copies: the file is checked afterwards."""
     with warnings.catch_warnings():
         for deprecated in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", deprecated)

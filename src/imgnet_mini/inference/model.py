@@ -1,86 +1,173 @@
-"""A trained network, as its file alone describes it: no images are needed to know it."""
+"""A trained model loaded from its checkpoint file alone, ready to predict."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.classes import imagenet_classes
-from imgnet_mini.errors import CheckpointError, ConfigError
-from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.data.classes import human_names, imagenet_classes
+from imgnet_mini.data.images import to_rgb
+from imgnet_mini.data.transforms import EvalCrop, Normalize
+from imgnet_mini.errors import CheckpointError, ConfigError, DataError
 from imgnet_mini.training.model import build_with_weights, check_img_size
+from imgnet_mini.training.torch_errors import translate_torch_errors
+
+ImageInput = str | os.PathLike[str] | Image.Image
+
+_TOP_K: Final = 5
 
 _LARGEST_CROP: Final = 2048
 """Pixels; a file that asks for more could be after the memory."""
 
 
 @dataclass(frozen=True)
-class InferenceModel:
-    """A network in evaluation mode and float32, and how to feed and to read it.
+class Prediction:
+    """The most likely classes of one image, most likely first.
 
-    img_size: side of the images it takes.
-    classes: folder names, in the order of the outputs.
-    names_known: whether the file has named them.
-    epoch: the one after which the weights were saved, where that is known.
+    indices: of the model's outputs.
+    classes: folder names.
+    names: human names for ImageNet ids, else the folder names.
+    probabilities: from 0 to 1.
     """
 
-    model: nn.Module
+    indices: tuple[int, ...]
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class InferenceModel:
+    """A trained model in evaluation mode and float32, with its input size and classes.
+
+    module: takes normalized images (N, 3, S, S) and returns logits (N, C).
+    path, sha256: the checkpoint file and its digest.
+    img_size: S, in pixels.
+    classes: folder names, in the order of the outputs.
+    has_class_names: false if the file has none, so that `classes` is a guess.
+    epoch: after which the weights were saved; None if unknown.
+    """
+
+    module: nn.Module
     path: Path
     sha256: str
     arch: str
     img_size: int
     classes: tuple[str, ...]
-    names_known: bool
+    has_class_names: bool
     epoch: int | None
+    device: torch.device
+
+    def predict(
+        self, images: Tensor | Sequence[ImageInput], *, top_k: int | None = None
+    ) -> list[Prediction]:
+        """Return the `top_k` most likely classes of each image, in one batch.
+
+        images: (N, 3, S, S) uint8; or image files and Pillow images, which are resized and
+            cropped as `evaluate` does.
+        top_k: by default 5, or all classes if there are fewer.
+
+        Raises:
+            DataError: an image cannot be decoded, or a tensor has another shape or dtype.
+            ConfigError: `top_k` exceeds the number of classes; the device is out of memory.
+        """
+        count = self.check_top_k(top_k)
+        if not len(images):
+            return []
+        batch = images if isinstance(images, Tensor) else self._load(images)
+        if batch.dtype != torch.uint8 or batch.shape[1:] != (3, self.img_size, self.img_size):
+            raise DataError(
+                f"images are {str(batch.dtype).removeprefix('torch.')} of shape "
+                f"{tuple(batch.shape)}: give uint8 of shape (N, 3, {self.img_size}, "
+                f"{self.img_size}), or image files"
+            )
+        with torch.no_grad(), translate_torch_errors(len(batch)):
+            logits = self.module(Normalize(self.device)(batch.to(self.device))).float()
+        probabilities = logits.softmax(1)
+        top = logits.topk(count).indices
+        rows = zip(top.tolist(), probabilities.gather(1, top).tolist(), strict=True)
+        return [self._describe(indices, values) for indices, values in rows]
+
+    def check_top_k(self, top_k: int | None) -> int:
+        """Return the number of classes to predict.
+
+        Raises:
+            ConfigError: it is below 1 or above the number of classes.
+        """
+        classes = len(self.classes)
+        if top_k is None:
+            return min(_TOP_K, classes)
+        if not 1 <= top_k <= classes:
+            raise ConfigError(
+                f"--top-k {top_k}: the model of {self.path} has {classes} classes; use --top-k "
+                f"1 to {classes}"
+            )
+        return top_k
+
+    def _load(self, images: Sequence[ImageInput]) -> Tensor:
+        crop = EvalCrop(self.img_size)
+        return torch.stack([_load_image(image, crop) for image in images])
+
+    def _describe(self, indices: list[int], probabilities: list[float]) -> Prediction:
+        classes = tuple(self.classes[index] for index in indices)
+        return Prediction(
+            tuple(indices), classes, tuple(human_names(classes)), tuple(probabilities)
+        )
 
 
 def load_inference_model(
     overrides: RunConfig, checkpoint: str, device: torch.device
 ) -> InferenceModel:
-    """Load `best`, `last`, or the file of a path; what was typed wins over what it says of itself.
+    """Load `best`, `last`, or a file; explicit settings take precedence over those in the file.
 
-    Of a plain state dict the classes are counted: a thousand are taken to be ImageNet's.
+    The classes of a plain state dict are counted: a thousand are assumed to be ImageNet's.
 
     Raises:
-        CheckpointError: it is missing or damaged, holds another network than the one named, or
-            claims what cannot be.
-        ConfigError: it does not say what network it is of, and nobody else did.
+        CheckpointError: the file is missing or damaged, holds another network than asked for, or
+            claims something impossible.
+        ConfigError: neither the file nor `overrides` names the network.
     """
-    path = checkpoint_path(checkpoint, overrides.run.paths(), overrides)
+    path = checkpoint_path(checkpoint, overrides)
     content, sha256 = read_weights(path)
-    config = _settings(content, overrides, path)
-    named = content.get("classes") if "model" in content else None
-    classes = tuple(named) if named else _classes_of(_weights(content), path)
+    config = _inference_settings(content, overrides, path)
+    names = content.get("classes") if "model" in content else None
+    classes = tuple(names) if names else _guess_classes(_weights(content), path)
     try:
-        model = load_network(config, content, path, classes=len(classes), device=device)
+        module = load_network(config, content, path, classes=len(classes), device=device)
     except ConfigError as error:
         if "model" in overrides.explicit():
             raise
-        raise CheckpointError(f"{path} cannot be used: {error}") from error  # it has said so itself
+        raise CheckpointError(f"{path} cannot be used: {error}") from error  # the file's settings
     return InferenceModel(
-        model,
+        module,
         path,
         sha256,
         arch=config.model.arch,
         img_size=config.data.eval_size,
         classes=classes,
-        names_known=named is not None,
+        has_class_names=names is not None,
         epoch=epoch_of(content),
+        device=device,
     )
 
 
-def checkpoint_path(checkpoint: str, paths: RunPaths, config: RunConfig) -> Path:
-    """The file that `best`, `last` or a path stands for.
+def checkpoint_path(checkpoint: str, config: RunConfig) -> Path:
+    """Return the file that `best`, `last` or a path stands for.
 
     Raises:
         CheckpointError: it does not exist.
     """
+    paths = config.run.paths()
     path = {"best": paths.best, "last": paths.checkpoint}.get(checkpoint, Path(checkpoint))
     if not path.is_file():
         raise CheckpointError(
@@ -93,17 +180,17 @@ def checkpoint_path(checkpoint: str, paths: RunPaths, config: RunConfig) -> Path
 def load_network(
     config: RunConfig, content: Content, path: Path, *, classes: int, device: torch.device
 ) -> nn.Module:
-    """The network with the weights of a checkpoint of ours or of a plain state dict.
+    """Build the network and load the weights of a checkpoint or of a plain state dict.
 
     Raises:
-        CheckpointError: they are those of another network.
-        ConfigError: there is no such network, or not for this size of the evaluation.
+        CheckpointError: the weights are those of another network.
+        ConfigError: torchvision has no such network, or it does not take this image size.
     """
     check_img_size(config.model, config.data)
     weights, img_size = _weights(content), config.data.img_size
     try:
         model = build_with_weights(config.model, weights, classes=classes, img_size=img_size)
-    except torch.OutOfMemoryError:  # a RuntimeError too, but of the machine
+    except torch.OutOfMemoryError:  # also a RuntimeError
         raise
     except RuntimeError as error:
         lines = str(error).splitlines()
@@ -115,7 +202,7 @@ def load_network(
 
 
 def epoch_of(content: Content) -> int | None:
-    """The epoch after which the weights were saved; unknown for a plain state dict."""
+    """Return the epoch after which the weights were saved; None for a plain state dict."""
     if "state" in content:
         finished = int(content["state"]["epoch"])
         return finished - 1 if finished else None
@@ -123,8 +210,8 @@ def epoch_of(content: Content) -> int | None:
     return epoch if isinstance(epoch, int) else None
 
 
-def other_arch(path: Path, arch: str, asked: str) -> CheckpointError:
-    """The error of a file that holds another network than was asked for."""
+def wrong_arch_error(path: Path, arch: str, asked: str) -> CheckpointError:
+    """Return the error for a file that holds another network than was asked for."""
     return CheckpointError(f"{path} holds a {arch}, not a {asked}: use --arch {arch}")
 
 
@@ -133,42 +220,53 @@ def _weights(content: Content) -> dict[str, Tensor]:
     return weights
 
 
-def _settings(content: Content, overrides: RunConfig, path: Path) -> RunConfig:
-    """The file's own network and crop, under what was typed."""
-    own: dict[str, dict[str, Any]] = content.get("config") or {} if "model" in content else {}
-    arch, sizes = own.get("model", {}).get("arch"), own.get("data", {})
-    typed = overrides.explicit()
-    typed_sizes = typed.get("data", {}).keys() & {"img_size", "eval_size"}
-    asked = typed.get("model", {}).get("arch")
+def _inference_settings(content: Content, overrides: RunConfig, path: Path) -> RunConfig:
+    """Return the network and image size of the file, with explicit settings on top."""
+    saved: dict[str, dict[str, Any]] = content.get("config") or {} if "model" in content else {}
+    arch, sizes = saved.get("model", {}).get("arch"), saved.get("data", {})
+    explicit = overrides.explicit()
+    explicit_sizes = explicit.get("data", {}).keys() & {"img_size", "eval_size"}
+    asked = explicit.get("model", {}).get("arch")
     if arch is None and asked is None:
         raise ConfigError(
-            f"{path} does not say which network it holds the weights of: name it with --arch, and "
-            "the side of its images with --img-size where that is not 224"
+            f"{path} does not name its network: name it with --arch, and its image size with "
+            "--img-size if that is not 224"
         )
     if arch is not None and asked is not None and arch != asked:
-        raise other_arch(path, arch, asked)
-    said = {"model": {"arch": arch}} if arch is not None else {}
-    said |= {"data": {name: sizes[name] for name in ("img_size", "eval_size") if name in sizes}}
+        raise wrong_arch_error(path, arch, asked)
+    tables = {"model": {"arch": arch}} if arch is not None else {}
+    tables |= {"data": {name: sizes[name] for name in ("img_size", "eval_size") if name in sizes}}
     try:
-        config = RunConfig().override(said)
-        if "img_size" in typed_sizes:  # it is that of the evaluation too
+        config = RunConfig().override(tables)
+        if "img_size" in explicit_sizes:  # also the size of the evaluation
             config = config.override({"data": {"eval_size": None}})
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
     side = config.data.eval_size
-    if side > _LARGEST_CROP and not typed_sizes:
+    if side > _LARGEST_CROP and not explicit_sizes:
         raise CheckpointError(
-            f"{path} asks for images of {side} pixels a side; if that is meant, say so with "
-            f"--img-size {side}"
+            f"{path} asks for images of {side} pixels a side; if that is right, use --img-size "
+            f"{side}"
         )
-    return config.override(typed)
+    return config.override(explicit)
 
 
-def _classes_of(weights: dict[str, Tensor], path: Path) -> tuple[str, ...]:
-    """Names for the outputs of a network whose file has none."""
+def _guess_classes(weights: dict[str, Tensor], path: Path) -> tuple[str, ...]:
+    """Return class names for a network whose file has none."""
     last = next(reversed(weights.values()), torch.tensor(0))
     if not last.numel() or not last.ndim:
-        raise CheckpointError(f"{path} does not end with the layer whose outputs are the classes")
+        raise CheckpointError(f"{path} does not end with a classification layer")
     if len(last) == len(imagenet_classes()):
         return imagenet_classes()
     return tuple(f"class {number}" for number in range(len(last)))
+
+
+def _load_image(image: ImageInput, crop: EvalCrop) -> Tensor:
+    """Return an image file or a Pillow image as (3, S, S) uint8."""
+    if not isinstance(image, Image.Image):
+        return crop.load(Path(image))
+    try:
+        pixels = np.asarray(to_rgb(image))
+    except ValueError as error:
+        raise DataError(f"cannot use a Pillow image: {error}") from error
+    return torch.from_numpy(np.array(crop(pixels))).permute(2, 0, 1)
