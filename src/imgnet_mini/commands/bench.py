@@ -160,7 +160,7 @@ class _Bench:
         self._round_seconds = 0.0
 
     def measure(self, deadline: float) -> Throughput:
-        """Measure loading, computing and both in turn, so that a slow moment affects all of them."""
+        """Measure loading, computing and both in turn, so that a slow moment affects all."""
         rounds: list[tuple[float, float, float]] = []
         with closing(self._benchmark(self._config, self._setup.images)) as benchmark:
             batch = benchmark.fixed_batch()
