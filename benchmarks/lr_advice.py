@@ -1,18 +1,17 @@
-"""Is find-lr's advice any good? Training to the end at what it advises, and at rates around.
+"""Compare the peaks that find-lr suggests with a grid: complete trainings at each of them.
 
     python benchmarks/lr_advice.py --data-root data/tiny-imagenet-mini --work-dir out
 
-For each recipe and batch size: a grid of peak rates, a factor of 2 apart, which grows while its
-best is at an end; what each method of find-lr suggests, over seeds; and a training at the
-geometric mean of each method's suggestions. One row of the CSV is one result: what is there is
-not made again, so that a stopped benchmark goes on, and several may share the work.
+For each recipe and batch size: a grid of peaks, a factor of 2 apart, extended while its best is at
+an end; the suggestions of each method of find-lr over several seeds; and a training at the
+geometric mean of each method's suggestions. One row of the CSV is one result. Results that exist
+are not measured again, so a stopped benchmark can be continued, and several can share the work.
 
 The defaults are for one CPU. With a GPU: --arch resnet50 --img-size 64 --epochs 25 --seeds 0 1 2.
 """
 
 import argparse
 import csv
-import json
 import math
 import shutil
 import statistics
@@ -27,11 +26,12 @@ from torchvision.models._api import register_model
 from torchvision.models.resnet import BasicBlock
 
 from imgnet_mini import cli
+from imgnet_mini.lr_finder.results import SavedResult
 
 RECIPES: Final = ("reference", "mini")
 
 FAR: Final = 10.0
-"""No training is made at a rate so many times under the lowest of the grid."""
+"""Rates this many times below the lowest of the grid are not trained at."""
 
 DIVERGED: Final = 7
 """Exit code."""
@@ -63,12 +63,12 @@ class SlimResNet(nn.Module):
 
 
 def slim_resnet(*, num_classes: int, zero_init_residual: bool = False, **_: None) -> SlimResNet:
-    """As torchvision's builders are called, with `weights=None` too."""
+    """Build the network; takes the arguments of torchvision's builders."""
     return SlimResNet(num_classes, zero_init_residual)
 
 
 class Cell(NamedTuple):
-    """What the grid and the suggestions are compared within."""
+    """One combination for which grid and suggestions are compared."""
 
     recipe: str
     batch_size: int
@@ -76,7 +76,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """A row: the rate that a method suggested, or the top-1 (percent) that training came to.
+    """A row: the peak that a method suggested, or the final top-1 (percent) of a training.
 
     method: `train`, or a method of find-lr; of the latter `top1` is NaN.
     """
@@ -93,14 +93,14 @@ class Result:
 
 
 class Bench:
-    """Makes results, and keeps them in a CSV file."""
+    """Measures results and keeps them in a CSV file."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.path: Path = options.results
 
     def results(self, cell: Cell) -> list[Result]:
-        """Those that are there, on the network that was asked for."""
+        """Return the existing results for the network asked for."""
         rows = read_results(self.path, Result)
         wanted = asdict(self.result(cell, 0, "", 0.0))
         same = ("arch", "img_size", "epochs", "recipe", "batch_size")
@@ -117,10 +117,12 @@ class Bench:
             add_result(self.path, result)
 
     def train(self, cell: Cell, seed: int, lr: float) -> float:
-        """Train at a rate, unless that is done; the top-1 after the last epoch, in percent."""
-        for one in self.results(cell):
-            if (one.method, one.seed) == ("train", seed) and math.isclose(one.lr, lr, rel_tol=0.01):
-                return one.top1
+        """Return the top-1 after the last epoch, in percent; train unless the result exists."""
+        for known in self.results(cell):
+            if (known.method, known.seed) == ("train", seed) and math.isclose(
+                known.lr, lr, rel_tol=0.01
+            ):
+                return known.top1
         name = f"{cell.recipe}-{cell.batch_size}-{seed}-{lr:.4g}"
         epochs = ("--epochs", str(self.options.epochs))
         code = self.run("train", "--resume", *epochs, "--max-lr", repr(lr), name=name, cell=cell)
@@ -131,20 +133,20 @@ class Bench:
         return top1
 
     def find(self, cell: Cell, seed: int) -> None:
-        """Run find-lr, unless that is done."""
-        if any(one.method != "train" and one.seed == seed for one in self.results(cell)):
+        """Run find-lr, unless its results exist."""
+        if any(known.method != "train" and known.seed == seed for known in self.results(cell)):
             return
         name = f"{cell.recipe}-{cell.batch_size}-{seed}"
         epochs = ("--epochs", str(self.options.epochs))
         self.run("find-lr", *epochs, *self.options.find_lr.split(), name=name, cell=cell, seed=seed)
         folder = self.options.work_dir / "lr_finder_plots"
-        saved = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
-        newest = max((one for one in saved if one["name"] == name), key=lambda one: one["time"])
-        rates = newest["suggestions"].items()
+        saved = [SavedResult.read(path) for path in folder.glob("*.json")]
+        newest = max((found for found in saved if found.name == name), key=lambda found: found.time)
+        rates = newest.suggestions.items()
         self.add(*(self.result(cell, seed, method, lr or math.nan) for method, lr in rates))
 
     def run(self, command: str, *words: str, name: str, cell: Cell, seed: int = 0) -> int:
-        """Run a command of imgnet-mini; its exit code, which is 0, or that of divergence."""
+        """Run a command of imgnet-mini and return its exit code: 0, or that of divergence."""
         options = self.options
         images = ["--data-root", str(options.data_root), "--img-size", str(options.img_size)]
         pack = ["--pack-dir", str(options.work_dir / "pack")]
@@ -179,27 +181,27 @@ def search_grid(bench: Bench, cell: Cell, seed: int) -> None:
 
 
 def grid_rate(cell: Cell, power: int) -> float:
-    """So many doublings above the linear rule's."""
+    """Return the peak this many doublings above linear scaling."""
     return 0.1 * cell.batch_size / 256 * 2.0**power
 
 
 def train_as_suggested(bench: Bench, cell: Cell, seed: int) -> list[Row]:
-    """A row for the best of the grid, and one for each method."""
+    """Return a row for the best of the grid, and one for each method."""
     results = bench.results(cell)
     powers = range(-8, 16)
     rates = [grid_rate(cell, power) for power in powers]
     grid = {
-        one.lr: one.top1
-        for one in results
-        if (one.method, one.seed) == ("train", seed) and _is_near(one.lr, rates)
+        row.lr: row.top1
+        for row in results
+        if (row.method, row.seed) == ("train", seed) and _is_near(row.lr, rates)
     }
     best = max(grid, key=lambda lr: grid[lr])
     about = {"recipe": cell.recipe, "batch": str(cell.batch_size)}
     rows: list[Row] = [
         about | {"method": "best of the grid", "rate": f"{best:.3g}", "top-1": grid[best]}
     ]
-    for method in dict.fromkeys(one.method for one in results if one.method != "train"):
-        found = [one.lr for one in results if one.method == method and one.lr > 0]
+    for method in dict.fromkeys(row.method for row in results if row.method != "train"):
+        found = [row.lr for row in results if row.method == method and row.lr > 0]
         if not found:
             rows.append(about | {"method": method, "rate": "none"})
             continue

@@ -208,7 +208,7 @@ class _Bench:
             )
 
     def _has_time(self, deadline: float) -> bool:
-        """Whether another round, or a change, which takes about as long, fits the time."""
+        """Return whether another round, or a change, which takes about as long, fits the time."""
         return time.perf_counter() + self._round_seconds < deadline
 
     def _try(self, change: _Change, baseline: TrainingBenchmark) -> SettingTrial:

@@ -1,4 +1,4 @@
-"""The whole workflow on the handwritten digits that ship inside scikit-learn."""
+"""demo: the whole workflow on the handwritten digits of scikit-learn."""
 
 import time
 from pathlib import Path
@@ -20,13 +20,13 @@ from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import print_lines
 
 VAL_EVERY: Final = 5
-"""One image in five is kept for validation."""
+"""Every fifth image is for validation."""
 
 AFFORDABLE_SECONDS: Final = 120.0
-"""What training may take of the three minutes that the demo promises on two slow cores."""
+"""Limit for the training, of the three minutes that the demo takes on two slow cores."""
 
 SETTINGS: Final[Tables] = {
-    # Digits are small, fill their image, and are not what their mirror image is.
+    # Digits are small, fill their image, and change their meaning when flipped.
     "data": {"batch_size": 32, "img_size": 32, "workers": 0, "crop_scale_min": 0.5, "flip": False},
     "schedule": {"epochs": 10, "max_lr": 0.003},
     "finder": {"start_lr": 1e-6, "trials": 0},
@@ -34,10 +34,10 @@ SETTINGS: Final[Tables] = {
 
 
 def run(directory: Path, *, device: str) -> None:
-    """Make data, pack it, find a learning rate, train, evaluate, report and render a README.
+    """Write images, then prepare, find-lr, train, evaluate, report and readme.
 
     Raises:
-        ConfigError: the folder holds something already.
+        ConfigError: the folder is not empty.
         WriteError: the folder cannot be written.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -69,7 +69,7 @@ def run(directory: Path, *, device: str) -> None:
         "",
         f"The demo took {time.perf_counter() - began:.0f} s. Look at",
         f"  {directory / 'README.md'} (the results)",
-        f"  {directory / 'reports' / 'demo' / 'index.html'} (all of it on one page)",
+        f"  {directory / 'reports' / 'demo' / 'index.html'} (the report page)",
         f"  tensorboard --logdir {directory / 'runs'}",
         "With ImageNet-Mini (Kaggle: ifigotin/imagenetmini-1000) in data/imagenet-mini:",
         "  imgnet-mini prepare",
@@ -82,7 +82,7 @@ def run(directory: Path, *, device: str) -> None:
 
 
 def _run_workflow(config: RunConfig, config_path: Path) -> None:
-    """The commands as a user would type them, each announced by its line."""
+    """Run the commands as a user would type them, and print each."""
     run_flags = config_flags(config, "run", leave_out=("data_root",))
     _step(f"prepare --config {config_path}")
     prepare.run(config)
@@ -90,7 +90,7 @@ def _run_workflow(config: RunConfig, config_path: Path) -> None:
     try:
         find_lr.run(config)
     except (ConfigError, DivergedError) as error:
-        print_lines(str(error), "The demo goes on with the rate in its settings.")
+        print_lines(str(error), "The demo continues with the learning rate of its settings.")
     _step(f"train --config {config_path}")
     train.run(config, overwrite=False)
     _step(f"evaluate{run_flags}")
@@ -118,7 +118,7 @@ def _write_digits(data_root: Path) -> int:
 
 
 def _affordable_arch(config: RunConfig, images: int) -> str:
-    """ResNet-50 where a few timed steps say that its training fits the time, else ResNet-18."""
+    """Return resnet50 if its training fits the time, by a few timed steps; else resnet18."""
     device = choose_device(config.runtime)
     if device.type != "cpu":
         return "resnet50"
@@ -128,7 +128,7 @@ def _affordable_arch(config: RunConfig, images: int) -> str:
     batch = torch.randn(batch_size, 3, size, size).to(memory_format=torch.channels_last)
     targets = torch.zeros(batch_size, dtype=torch.int64)
     seconds = []
-    for _ in range(6):  # the first builds its kernels, and another program may slow some
+    for _ in range(6):  # the first one is slow, and other programs may slow some
         began = time.perf_counter()
         with precision.autocast():
             loss = nn.functional.cross_entropy(model(batch), targets)

@@ -28,7 +28,7 @@ class ParityResult:
 
     @property
     def is_match(self) -> bool:
-        """Whether both models agree within the tolerance."""
+        """True if both models agree within the tolerance."""
         is_close = self.max_difference <= _TOLERANCE * self.max_logit
         return self.same_top1 == self.images and is_close
 

@@ -69,11 +69,15 @@ class InferenceModel:
     device: torch.device
 
     def predict(
-        self, images: Tensor | Sequence[ImageInput], *, top_k: int | None = None
+        self,
+        images: Tensor | Sequence[ImageInput],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 64,
     ) -> list[Prediction]:
-        """Return the `top_k` most likely classes of each image, in one batch.
+        """Return the `top_k` most likely classes of each image, in order.
 
-        images: (N, 3, S, S) uint8; or image files and Pillow images, which are resized and
+        images: (N, 3, S, S) uint8, RGB; or image files and Pillow images, which are resized and
             cropped as `evaluate` does.
         top_k: by default 5, or all classes if there are fewer.
 
@@ -82,9 +86,14 @@ class InferenceModel:
             ConfigError: `top_k` exceeds the number of classes; the device is out of memory.
         """
         count = self.check_top_k(top_k)
-        if not len(images):
-            return []
-        batch = images if isinstance(images, Tensor) else self._load(images)
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            pixels = batch if isinstance(batch, Tensor) else self._load(batch)
+            predictions += self._predict_batch(pixels, count)
+        return predictions
+
+    def _predict_batch(self, batch: Tensor, count: int) -> list[Prediction]:
         if batch.dtype != torch.uint8 or batch.shape[1:] != (3, self.img_size, self.img_size):
             raise DataError(
                 f"images are {str(batch.dtype).removeprefix('torch.')} of shape "

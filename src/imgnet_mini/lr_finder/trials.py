@@ -70,12 +70,12 @@ class TrialRuns:
 
     @property
     def has_learned(self) -> bool:
-        """Whether the best run has learned enough to compare learning rates."""
+        """True if the best run has learned enough to compare learning rates."""
         return self.best.has_learned(self.chance_loss)
 
     @property
     def all_diverged(self) -> bool:
-        """Whether no run ended with a finite loss."""
+        """True if no run ended with a finite loss."""
         return self.best.final_loss == math.inf
 
     @property

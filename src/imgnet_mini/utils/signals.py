@@ -1,6 +1,7 @@
 """SIGINT (Ctrl-C) and SIGTERM: end a command between two steps, never inside one."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in SIGNALS:
+        for number in _signals_to_handle():
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -90,7 +91,7 @@ def raise_on_signal(*, ignore_later: bool = False) -> Iterator[None]:
     Raises:
         ImmediateStopError: a signal has come.
     """
-    previous = {number: signal.signal(number, _stop_immediately) for number in SIGNALS}
+    previous = {number: signal.signal(number, _stop_immediately) for number in _signals_to_handle()}
     try:
         yield
     finally:
@@ -101,12 +102,17 @@ def raise_on_signal(*, ignore_later: bool = False) -> Iterator[None]:
 @contextmanager
 def default_signal_handlers() -> Iterator[None]:
     """Let a signal kill the process, in a blocking call that runs no Python handlers."""
-    previous = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    previous = {number: signal.signal(number, signal.SIG_DFL) for number in _signals_to_handle()}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _signals_to_handle() -> tuple[signal.Signals, ...]:
+    """Return `SIGNALS`; none in a thread, where Python does not let handlers be set."""
+    return SIGNALS if threading.current_thread() is threading.main_thread() else ()
 
 
 def _stop_immediately(number: int, frame: FrameType | None) -> None:
