@@ -30,7 +30,7 @@ from imgnet_mini.utils.console import print_lines
 
 
 def has_checkpoint(overrides: RunConfig) -> bool:
-    """Whether there is a run to continue."""
+    """Tell whether the run has a checkpoint."""
     paths = RunPaths(overrides.run.output_dir, overrides.run.name)
     return paths.checkpoint.exists() or bool(paths.earlier_checkpoints())
 

@@ -1,4 +1,4 @@
-"""Train a network from scratch, or continue a run. The one place that puts the parts together."""
+"""Train a network from scratch: assemble the parts of a run and run its epochs."""
 
 import signal
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -64,7 +64,7 @@ def run(
 
 
 def writing(paths: RunPaths, distributed: DistributedContext) -> AbstractContextManager[None]:
-    """Around all that writes to a run: the lock, on the rank that does.
+    """Lock the run on the main process, which alone writes to it.
 
     Raises:
         InUseError: another process holds it.
@@ -91,7 +91,7 @@ def _check_no_run(config: RunConfig, paths: RunPaths, *, overwrite: bool) -> Non
 
 
 def train(run: TrainingRun, *, new_plan: bool) -> None:
-    """Take the epochs that remain, saving after each, and inside long ones.
+    """Run the remaining epochs, with a checkpoint after each and within long ones.
 
     new_plan: whether nothing is saved yet of the schedule.
 
@@ -144,7 +144,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
 
 
 def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:
-    """Let a signal that has come since the last step keep what would follow from its work."""
+    """Stop before the report if a signal arrived since the last step."""
     received = run.setup.distributed.broadcast_from_rank0(lambda: stop.received)
     if received is not None:
         raise StoppedError(
@@ -155,7 +155,7 @@ def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:
 
 
 def _remove_run(paths: RunPaths) -> None:
-    """Remove the files that the run of this name has made, if there is one, and no others."""
+    """Remove the files of the run of this name, if it exists, and no others."""
     written = [*paths.checkpoint_files(), paths.train_log, paths.markdown_log, paths.environment]
     written += [*paths.report_files, *paths.event_dir.glob("events.out.tfevents.*")]
     with translate_write_errors(paths.checkpoint_dir):
@@ -181,7 +181,7 @@ def _announce(config: ResolvedConfig, paths: RunPaths, setup: Setup) -> None:
 
 
 def _describe_batch(config: RunConfig, distributed: DistributedContext) -> str:
-    """The images of a step, and how they are shared out, such as `64 images (2 ranks x 32)`."""
+    """Return the batch size and its division, such as `64 images (2 ranks x 32)`."""
     data = config.data
     images = f"{data.batch_size} images"
     if distributed.world_size == data.grad_accum_steps == 1:
@@ -193,7 +193,7 @@ def _describe_batch(config: RunConfig, distributed: DistributedContext) -> str:
 
 
 def _describe_growth(config: RunConfig) -> str:
-    """What is to be known of images that grow, such as `, images of 48 to 64 px, ...`."""
+    """Return a note on progressive resizing, such as `, images of 48 to 64 px, ...`."""
     data, epochs = config.data, config.schedule.epochs
     if data.progressive is None:
         return ""

@@ -17,7 +17,7 @@ DUPLICATE_SECONDS: Final = 0.5
 """A second signal within this time is a duplicate: a launcher forwards a signal of its group."""
 
 RANK_DUPLICATE_SECONDS: Final = 5.0
-"""The same for ranks: torchrun forwards later, while a rank may be saving for all."""
+"""Seconds for ranks: torchrun forwards signals later, and a rank may be saving for all."""
 
 
 class StopRequestedError(Exception):

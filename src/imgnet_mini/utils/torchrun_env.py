@@ -43,7 +43,7 @@ class TorchrunEnv:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process prints and writes files: rank 0 does."""
+        """Tell whether this is rank 0, which prints and writes files."""
         return self.rank == 0
 
 

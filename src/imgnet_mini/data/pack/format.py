@@ -84,7 +84,7 @@ class PackManifest(BaseModel):
     skipped: list[str]
     """`train/<class>/<image>: <reason>` of each file that was left out."""
     suspect: list[str]
-    """The same of damaged JPEG files that could be decoded, and are packed."""
+    """Place and reason of each damaged JPEG file that could be decoded and was packed."""
 
 
 @dataclass(frozen=True)
