@@ -200,7 +200,7 @@ def epochs_for(budget: int, arch: str, data: DataConfig) -> int:
 def arithmetic(epochs: int, arch: str, data: DataConfig) -> float:
     """That of so many epochs, in epochs at the full size."""
     sizes = build_progressive_resize(data, epochs)
-    taken = sum(operations(arch, sizes.of(epoch)) for epoch in range(epochs))
+    taken = sum(operations(arch, sizes.size_at(epoch)) for epoch in range(epochs))
     return taken / operations(arch, sizes.last)
 
 

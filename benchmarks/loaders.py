@@ -52,11 +52,11 @@ from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS, sample_crop
 from imgnet_mini.data.folder import ImageFolder, find_images
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.errors import DataError
 
 USUAL_SIZE = 500, 375  # of ImageNet's photographs
@@ -87,7 +87,7 @@ def copy_images(data_root: Path | None, to: Path, count: int) -> ImageFolder:
     if len(source) < count:
         sys.exit(f"{source.root} has {len(source)} images: --images {count} is too many")
     for index in np.linspace(0, len(source) - 1, count).round().astype(int):
-        path = to / source.relative(index)
+        path = to / source.relative_path(index)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.path(index), path)
     return find_images(to)

@@ -24,7 +24,7 @@ from figures import write_photographs
 
 from imgnet_mini.commands import prepare
 from imgnet_mini.config.run_config import RunConfig, Tables
-from imgnet_mini.data.open import open_splits
+from imgnet_mini.data.splits import open_splits
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import choose_device, describe_device

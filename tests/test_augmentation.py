@@ -12,15 +12,17 @@ from torchvision.transforms import InterpolationMode, v2
 from helpers.packs import build, opened
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.data.augment.affine_erase import RandomAffineErase
+from imgnet_mini.data.augment.batch_random import BatchRandom
+from imgnet_mini.data.augment.erasing import RandomErasing
+from imgnet_mini.data.augment.trivial_augment import TrivialAugment
 from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.progressive_resize import ProgressiveResize
-from imgnet_mini.data.rng import hash_seed, uniforms
+from imgnet_mini.data.rng import RandomStream, hash_seed, uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
-from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import Normalize, RandomAffineErase, RandomErasing, TrainCrop
-from imgnet_mini.data.trivial_augment import TrivialAugment
+from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.transforms import Normalize, TrainCrop
 from imgnet_mini.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -87,10 +89,18 @@ def changed_by_torchvision(images, indices, *, epoch, seed=SEED):
     return torch.stack(results)
 
 
+def trivial_augment(images, epoch, indices):
+    random = BatchRandom(RandomStream(key=(2,)), SEED, BatchKey(epoch, indices, 40))
+    targets = torch.zeros(len(images), dtype=torch.int64)
+    changed, same_targets = TrivialAugment()(images, targets, random)
+    assert same_targets is targets
+    return changed
+
+
 def test_trivial_augment_is_torchvisions_under_the_seed_of_each_image():
     images, indices = noisy(200), np.arange(1000, 1200)
     before = images.clone()
-    ours = TrivialAugment(SEED)(images, BatchKey(3, indices, 40))
+    ours = trivial_augment(images, 3, indices)
     assert torch.equal(images, before)
     assert torch.equal(ours, changed_by_torchvision(images, indices, epoch=3))
     changed = (ours != images).flatten(1).any(1)
@@ -99,17 +109,17 @@ def test_trivial_augment_is_torchvisions_under_the_seed_of_each_image():
 
 def test_trivial_augment_of_an_image_is_the_same_in_any_batch_and_layout():
     images, indices = noisy(12), np.arange(12)
-    together = TrivialAugment(SEED)(images, BatchKey(0, indices, 40))
+    together = trivial_augment(images, 0, indices)
     for n in range(12):
-        alone = TrivialAugment(SEED)(images[n : n + 1], BatchKey(0, indices[n : n + 1], 40))
+        alone = trivial_augment(images[n : n + 1], 0, indices[n : n + 1])
         assert torch.equal(alone[0], together[n])
     last = images.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(TrivialAugment(SEED)(last, BatchKey(0, indices, 40)), together)
+    assert torch.equal(trivial_augment(last, 0, indices), together)
 
 
 def test_each_ingredient_has_its_own_numbers_and_its_place_in_the_order(folder):
     order = ResumableBatchSampler(
-        len(folder.train), 6, seed=SEED, sizes=ProgressiveResize.always(40)
+        len(folder.train), 6, seed=SEED, sizes=ProgressiveResize.constant(40)
     )
     order.epoch = 1
     indices = np.concatenate([key.indices for key in order])
@@ -124,10 +134,10 @@ def test_each_ingredient_has_its_own_numbers_and_its_place_in_the_order(folder):
     )
 
     def style(images):
-        return RandomAffineErase(CPU)(images, numbers[:, style_at:erasing_at])
+        return RandomAffineErase(CPU).transform(images, numbers[:, style_at:erasing_at])
 
     def erase(images):
-        return RandomErasing(0.6, CPU)(images, numbers[:, erasing_at:])
+        return RandomErasing(0.6, CPU).erase(images, numbers[:, erasing_at:])
 
     changed = changed_by_torchvision(crops, indices, epoch=1)
     on = INGREDIENTS

@@ -23,8 +23,7 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.data.images import MAX_PIXELS, decode, find_problem, read_pixels
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
-from imgnet_mini.data.open import open_splits
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.splits import find_splits, open_splits
 from imgnet_mini.errors import DataError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such links and names")
@@ -78,7 +77,7 @@ def assert_stops_or_is_left_out(cli, reason):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it is empty"),
+        (b"", "the file is empty"),
         (jpeg()[:200], ""),
         (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "not an image"),
         (np.random.default_rng(0).bytes(4096), "not an image"),
@@ -126,7 +125,7 @@ def test_e3_deep_grey_is_scaled_or_refused(cli, data, dtype, kind, low, high):
     ramp = np.linspace(low, high, 48 * 48).reshape(48, 48).astype(dtype)
     BAD.write_bytes(encoded(Image.fromarray(ramp), kind))
     if dtype is np.float32 or (low, high) != (0, 65535):
-        assert_stops_or_is_left_out(cli, "have no known range")
+        assert_stops_or_is_left_out(cli, "without a known range")
     else:
         assert abs(read_pixels(BAD).mean() - 127.5) < 1
 
@@ -173,7 +172,7 @@ def test_e5_files_of_other_extensions_are_counted_wherever_images_are_looked_for
         (BAD.parent / f"{number}.HEIC").write_bytes(b"x")
     assert cli("check", "--data-root", DATA) == 0
     assert "Ignored files: 12 .heic" in cli.out
-    assert choose().notes == ("Note: files passed over: 12 .heic",)
+    assert choose().notes == ("Note: ignored files: 12 .heic",)
     assert cli("prepare", "--data-root", DATA, "--img-size", 32) == 0
     assert "Ignored files: 12 .heic" in cli.out
 
@@ -188,7 +187,7 @@ def test_e6_exif_orientation_is_ignored_alike_in_files_and_packs(data, picture):
             (DATA / split / "class_01" / f"{name}.jpg").write_bytes(content)
     build(pack_size=48)
     for split in (opened().train, opened().val):
-        rows = {split.images.relative(n): split.pixels[n] for n in range(len(split.images))}
+        rows = {split.images.relative_path(n): split.pixels[n] for n in range(len(split.images))}
         assert np.array_equal(rows["class_01/plain.jpg"], rows["class_01/turned.jpg"])
     turned, plain = (decode(BAD.with_name(f"{name}.jpg"))[0] for name in ("turned", "plain"))
     assert np.array_equal(turned, plain)
@@ -338,8 +337,8 @@ def test_e9_odd_names_train_and_nothing_unprintable_is_printed(cli, tmp_path):
     assert cli("prepare", "--data-root", DATA, "--img-size", 32, "--skip-bad") == 0
     assert_printable()
     skipped = f"train/{broken.relative_to(DATA / 'train')}"
-    assert choose().skipped == {skipped: "it is empty"}
-    assert choose(skip_bad=True).skipped == {skipped: "it is empty"}
+    assert choose().skipped == {skipped: "the file is empty"}
+    assert choose(skip_bad=True).skipped == {skipped: "the file is empty"}
     assert cli("train", *SHORT, "--name", "packed") == 0, cli.err
     assert_printable()
 
@@ -381,7 +380,7 @@ def test_e10_classes_that_differ_are_listed_and_images_checked_all_the_same(
     assert all(map(cli.says, said))
     assert cli("check", "--data-root", DATA) == 4
     assert all(text in cli.out for text in said)
-    assert "class_00/000.JPEG: it is empty" in cli.out
+    assert "class_00/000.JPEG: the file is empty" in cli.out
 
 
 def test_e10_hidden_folders_are_no_classes(cli, data):
@@ -462,7 +461,7 @@ def test_e11_an_image_that_goes_during_the_run_is_named(data, workers):
 @posix
 def test_e12_links_that_loop_are_refused_by_name(cli, data):
     loop = DATA / "train" / "loop"
-    for target, said in ((".", "a folder that it is in"), ("loop", "symbolic links")):
+    for target, said in ((".", "a folder that contains it"), ("loop", "symbolic links")):
         loop.symlink_to(target)
         for command in (("train", *SHORT), ("check", "--data-root", DATA)):
             assert cli(*command) == 4

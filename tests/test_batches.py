@@ -3,10 +3,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
 from imgnet_mini.data.batches import Batch, DevicePrefetcher, prefetch_map, thread_pool
+from imgnet_mini.data.sampler import BatchKey
 
 
 @pytest.fixture(params=[1, 3])
@@ -89,15 +91,20 @@ def test_closing_cancels_what_has_not_begun():
 
 def a_batch(crops):
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
-    return Batch(images, torch.tensor([1, 0]), torch.tensor([5, 7]), crops)
+    return Batch(images, torch.tensor([1, 0]), BatchKey(3, np.array([5, 7]), 8), crops)
+
+
+def tensors_of(batch):
+    return [batch.images, batch.targets] + ([] if batch.crops is None else [batch.crops])
 
 
 @pytest.mark.parametrize("crops", [None, torch.ones(2, 5)], ids=["cut", "to be cut"])
-def test_a_change_applies_to_each_tensor_of_a_batch(crops):
+def test_a_function_is_applied_to_each_tensor_of_a_batch_and_its_key_kept(crops):
     batch = a_batch(crops)
-    changed = batch.apply(lambda tensor: tensor + 1)
-    for before, after in zip(batch, changed, strict=True):
-        assert after is None if before is None else torch.equal(after, before + 1)
+    changed = batch.map_tensors(lambda tensor: tensor + 1)
+    assert changed.key is batch.key
+    for before, after in zip(tensors_of(batch), tensors_of(changed), strict=True):
+        assert torch.equal(after, before + 1)
 
 
 @pytest.mark.parametrize("crops", [None, torch.ones(2, 5)], ids=["cut", "to be cut"])
@@ -110,7 +117,7 @@ def test_a_batch_stays_as_it_is_on_the_cpu(crops):
 
 def test_each_tensor_of_a_batch_moves_to_the_device():
     moved = DevicePrefetcher(torch.device("meta"))(a_batch(torch.ones(2, 5)))
-    assert {tensor.device.type for tensor in moved} == {"meta"}
+    assert {tensor.device.type for tensor in tensors_of(moved)} == {"meta"}
 
 
 def test_threads_that_share_work_start_no_team_of_torchs_own_and_leave_the_main_threads_alone():

@@ -63,7 +63,7 @@ def test_a_problem_of_the_folders_does_not_keep_images_from_being_checked(check,
     for text in (
         *("no images in empty of data/train", "only in train/: class_02, empty"),
         *("only in val/: Class_02", "differing in case only: class_02 and Class_02"),
-        *(f"  {path}: it is empty", "Decoded 32 of 33 images"),
+        *(f"  {path}: the file is empty", "Decoded 32 of 33 images"),
     ):
         assert text in cli.out
     assert cli.says("2 problem(s) with the folders and 1 image(s) that cannot be decoded")

@@ -12,9 +12,8 @@ from helpers.packs import PACK
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig, ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.open import open_splits
 from imgnet_mini.data.pack.plan import make_plan
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.splits import find_splits, open_splits
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv

@@ -9,8 +9,7 @@ from torchvision import transforms
 
 from imgnet_mini.config.settings import DataConfig, ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.open import ImageSplits
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.data.tta import TestTimeAugmentation
 from imgnet_mini.training.evaluation import evaluate
 from imgnet_mini.training.model import build_model
@@ -41,7 +40,7 @@ def measure(
     model, images, *, batch_size=8, views=TestTimeAugmentation.CENTER_CROP, label_smoothing=0.0
 ):
     data = DataConfig(batch_size=batch_size, img_size=32, workers=0)
-    batches = build_eval_loader(data, images, device=CPU, views=views)
+    batches = build_eval_loader(data, images, device=CPU, tta=views)
     with closing(batches) as loader, StopRequest() as stop:
         return evaluate(
             model, loader, Precision("cpu", None), stop, label_smoothing=label_smoothing
@@ -110,8 +109,8 @@ def test_ten_crops_are_those_of_torchvision_and_count_alike(model, images):
 
 def test_the_crops_of_a_square_have_the_size_it_was_made_for():
     for size in range(32, 600):
-        side = TestTimeAugmentation.TEN_CROP.side(size)
-        shown = TestTimeAugmentation.TEN_CROP.of(torch.empty(1, 1, side, side))
+        side = TestTimeAugmentation.TEN_CROP.source_size(size)
+        shown = TestTimeAugmentation.TEN_CROP.views(torch.empty(1, 1, side, side))
         assert [crop.shape[-2:] for crop in shown] == [(size, size)] * 10
 
 

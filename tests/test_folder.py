@@ -8,16 +8,16 @@ import pytest
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import (
-    SHOWN,
-    count_ignored,
+    MAX_LISTED,
+    describe_ignored,
     escape_line,
     file_stamps,
     find_images,
     fingerprint,
-    some_of,
+    join_names,
 )
 from imgnet_mini.data.scan import check_images_decode
-from imgnet_mini.data.splits import case_twins, find_splits, find_tree_problems, read_splits
+from imgnet_mini.data.splits import case_collisions, find_splits, find_tree_problems, read_splits
 from imgnet_mini.errors import DataError
 
 needs_any_name = pytest.mark.skipif(
@@ -37,7 +37,7 @@ def touch(path):
 
 
 def listed(split):
-    return [(split.relative(i), int(split.targets[i])) for i in range(len(split))]
+    return [(split.relative_path(i), int(split.targets[i])) for i in range(len(split))]
 
 
 def test_images_come_by_class_and_then_by_path(tree):
@@ -218,9 +218,9 @@ def test_a_root_that_is_not_there_is_named(tmp_path):
 
 
 def test_names_are_counted_only_above_the_limit():
-    names = [f"n{i}" for i in range(SHOWN + 1)]
-    assert some_of(names[:SHOWN]) == ", ".join(names[:SHOWN])
-    assert some_of(names).endswith(", n9 and 1 more")
+    names = [f"n{i}" for i in range(MAX_LISTED + 1)]
+    assert join_names(names[:MAX_LISTED]) == ", ".join(names[:MAX_LISTED])
+    assert join_names(names).endswith(", n9 and 1 more")
 
 
 def test_stamps_are_the_length_and_the_time_of_each_file(tree):
@@ -297,11 +297,11 @@ def test_what_is_passed_over_is_counted_by_kind(tree):
         touch(tree / path)
     train, val = find_splits(tree)
     counted = "3 .txt, 2 hidden, 1 without an extension, 1 outside the class folders"
-    assert sorted(count_ignored(train, val).split(", ")) == sorted(counted.split(", "))
-    assert count_ignored(train, val).startswith("3 .txt, 2 hidden, ")
-    assert "hidden" not in count_ignored(train, val, hidden=False)
-    assert count_ignored(val) in ("1 .txt, 1 hidden", "1 hidden, 1 .txt")
-    assert count_ignored() == ""
+    assert sorted(describe_ignored(train, val).split(", ")) == sorted(counted.split(", "))
+    assert describe_ignored(train, val).startswith("3 .txt, 2 hidden, ")
+    assert "hidden" not in describe_ignored(train, val, hidden=False)
+    assert describe_ignored(val) in ("1 .txt, 1 hidden", "1 hidden, 1 .txt")
+    assert describe_ignored() == ""
 
 
 def test_images_are_left_out_by_their_place(tree):
@@ -312,7 +312,7 @@ def test_images_are_left_out_by_their_place(tree):
     ]
     assert train.without(gone).targets.tolist() == [0, 0, 1, 1, 1]
     assert val.without(gone).targets.tolist() == [0, 0, 1]
-    assert [train.place(i) for i in (0, 5)] == ["train/cat/000.JPEG", "train/dog/002.JPEG"]
+    assert [train.path_in_root(i) for i in (0, 5)] == ["train/cat/000.JPEG", "train/dog/002.JPEG"]
     with pytest.raises(DataError, match=f"no image can be decoded in dog of {tree / 'val'}"):
         val.without({f"val/dog/{name}": "" for name in ("000.JPEG", "001.png")})
 
@@ -322,7 +322,7 @@ def test_places_of_any_name_can_be_left_out(tree):
     touch(tree / "train" / "cat" / os.fsdecode(b"\xff\n.jpg"))
     train = find_images(tree / "train")
     place = f"train/cat/{os.fsdecode(bytes([255, 10]))}.jpg"
-    assert place in [train.place(i) for i in range(len(train))]
+    assert place in [train.path_in_root(i) for i in range(len(train))]
     assert len(train.without({place: ""})) == len(train) - 1
 
 
@@ -342,8 +342,8 @@ def test_a_fingerprint_does_not_depend_on_the_room_for_names(tree):
 
 
 def test_names_that_differ_in_case_only_are_found():
-    assert case_twins(["Cat", "ant", "cat", "CAT", "bee"]) == ["Cat and cat and CAT"]
-    assert case_twins(["cat", "ant"]) == []
+    assert case_collisions(["Cat", "ant", "cat", "CAT", "bee"]) == ["Cat and cat and CAT"]
+    assert case_collisions(["cat", "ant"]) == []
 
 
 def test_a_text_is_made_one_line():
@@ -355,6 +355,6 @@ def test_a_class_that_is_a_link_to_a_folder_around_it_is_refused(tree):
     for target in (tree / "train", tree, "."):
         link = tree / "train" / "loop"
         link.symlink_to(target)
-        with pytest.raises(DataError, match=f"{link} is a link to a folder that it is in"):
+        with pytest.raises(DataError, match=f"{link} is a link to a folder that contains it"):
             find_splits(tree)
         link.unlink()

@@ -17,16 +17,18 @@ from imgnet_mini.config.settings import (
     RuntimeConfig,
     ScheduleConfig,
 )
+from imgnet_mini.data.augment.affine_erase import RandomAffineErase
+from imgnet_mini.data.augment.batch_random import BatchRandom
+from imgnet_mini.data.augment.erasing import RandomErasing
+from imgnet_mini.data.augment.mixing import MixupCutmix
 from imgnet_mini.data.batches import Batch, DevicePrefetcher
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.mixing import MixupCutmix
-from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.source import DeviceRows
-from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.rng import CROP_STREAM, uniforms
 from imgnet_mini.data.sampler import BatchKey
-from imgnet_mini.data.splits import find_splits
-from imgnet_mini.data.transforms import STD, Normalize, RandomAffineErase, RandomErasing
+from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.transforms import STD, Normalize
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training.device import choose_device
@@ -126,42 +128,42 @@ def test_a_batch_is_cropped_as_on_the_cpu_within_one_grey_level(size):
 def test_class_style_is_that_of_the_cpu_within_one_grey_level():
     images = squares()[0].permute(0, 3, 1, 2)
     numbers = uniforms(0, 0, np.arange(len(images)), RandomAffineErase.NUMBERS)
-    ours = RandomAffineErase(CUDA)(images.cuda(), numbers)
-    assert_within_one_grey_level(ours, RandomAffineErase(CPU)(images, numbers))
+    ours = RandomAffineErase(CUDA).transform(images.cuda(), numbers)
+    assert_within_one_grey_level(ours, RandomAffineErase(CPU).transform(images, numbers))
 
 
 def test_erasing_is_that_of_the_cpu():
     images = squares()[0].permute(0, 3, 1, 2)
     numbers = uniforms(0, 0, np.arange(len(images)), RandomErasing.NUMBERS)
-    ours = RandomErasing(0.5, CUDA)(images.cuda(), numbers)
-    assert torch.equal(ours.cpu(), RandomErasing(0.5, CPU)(images, numbers))
+    ours = RandomErasing(0.5, CUDA).erase(images.cuda(), numbers)
+    assert torch.equal(ours.cpu(), RandomErasing(0.5, CPU).erase(images, numbers))
 
 
-@pytest.mark.parametrize("settings", [{"mixup": 0.4}, {"cutmix": 1.0}])
-def test_mixing_is_that_of_the_cpu(settings):
+@pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 1.0)], ids=["mixup", "cutmix"])
+def test_mixing_is_that_of_the_cpu(alphas):
     images = squares()[0].permute(0, 3, 1, 2).float()
-    targets, mixing = torch.arange(len(images)) % 7, MixupCutmix(DataConfig(**settings), 7, 0)
-    key = BatchKey(0, np.arange(len(images)), 96)
-    ours, theirs = mixing(images.cuda(), targets.cuda(), key), mixing(images, targets, key)
+    targets, mixing = torch.arange(len(images)) % 7, MixupCutmix(*alphas, classes=7)
+    random = BatchRandom(CROP_STREAM, 0, BatchKey(0, np.arange(len(images)), 96))
+    ours, theirs = mixing(images.cuda(), targets.cuda(), random), mixing(images, targets, random)
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one.cpu(), other, atol=1e-4)
 
 
 def test_what_is_done_to_whole_batches_never_waits_for_the_gpu():
     images, crops = (tensor.cuda() for tensor in squares())
-    targets, key = (
-        torch.arange(len(images), device=CUDA) % 7,
-        BatchKey(0, np.arange(len(images)), 32),
-    )
+    targets = torch.arange(len(images), device=CUDA) % 7
+    random = BatchRandom(CROP_STREAM, 0, BatchKey(0, np.arange(len(images)), 32))
     numbers = uniforms(0, 0, np.arange(len(images)), RandomErasing.NUMBERS)
     style, erase, normalize = RandomAffineErase(CUDA), RandomErasing(0.5, CUDA), Normalize(CUDA)
-    mixings = [MixupCutmix(DataConfig(**{name: 1.0}), 7, 0) for name in ("mixup", "cutmix")]
+    mixings = [MixupCutmix(*alphas, classes=7) for alphas in ((1.0, 0.0), (0.0, 1.0))]
 
     def work():
-        styled = style(crop_batch(images, crops, 32), numbers[:, : RandomAffineErase.NUMBERS])
-        found = normalize(erase(styled, numbers))
+        styled = style.transform(
+            crop_batch(images, crops, 32), numbers[:, : RandomAffineErase.NUMBERS]
+        )
+        found = normalize(erase.erase(styled, numbers))
         for mixing in mixings:
-            mixing(found, targets, key)
+            mixing(found, targets, random)
 
     work()
     with never_waiting():
@@ -171,13 +173,16 @@ def test_what_is_done_to_whole_batches_never_waits_for_the_gpu():
 
 def test_moving_a_pinned_batch_never_waits_for_the_gpu():
     images, crops = squares()
-    positions = torch.arange(len(images))
-    batch = Batch(images, positions, positions, crops).apply(lambda tensor: tensor.pin_memory())
+    key = BatchKey(0, np.arange(len(images)), 32)
+    batch = Batch(images, torch.arange(len(images)), key, crops)
+    batch = batch.map_tensors(lambda tensor: tensor.pin_memory())
     move = DevicePrefetcher(CUDA)
     with never_waiting():
         moved = [move(batch) for _ in range(3)]
     for one in moved:
-        for before, after in zip(batch, one, strict=True):
+        assert one.key is key
+        for name in ("images", "targets", "crops"):
+            before, after = getattr(batch, name), getattr(one, name)
             assert after.is_cuda
             assert torch.equal(after.cpu(), before)
 
@@ -245,7 +250,7 @@ def test_a_pack_is_on_the_gpu_at_once_or_after_an_epoch_or_never(pack, wanted, f
 def test_a_pack_waits_for_images_at_their_full_size():
     resident = DeviceRows(np.zeros(2**10, np.uint8), CUDA, "auto")
     for _ in range(3):
-        resident.before_epoch(at_full_size=False)
+        resident.before_epoch(is_full_size=False)
     resident.before_epoch()
     assert resident.tensor is None
     resident.before_epoch()

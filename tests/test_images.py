@@ -232,8 +232,8 @@ def test_what_is_no_image_is_refused(tmp_path, content):
 
 def test_an_empty_file_is_called_empty(tmp_path):
     path = written(tmp_path / "x.jpg", b"")
-    assert find_problem(path) == "it is empty"
-    with pytest.raises(DataError, match="it is empty"):
+    assert find_problem(path) == "the file is empty"
+    with pytest.raises(DataError, match="the file is empty"):
         decode(path)
 
 

@@ -110,7 +110,7 @@ def test_what_is_kept_is_known_to_be_whole(train, cache):
     [
         lambda _: "",
         lambda _: "[]",
-        lambda text: text.replace('"format":1', '"format":2'),
+        lambda text: text.replace('"format":2', '"format":3'),
         lambda text: json.dumps(json.loads(text) | {"root": "/elsewhere"}),
         lambda text: json.dumps(json.loads(text) | {"files": "../../files.npy"}),
         lambda text: json.dumps(json.loads(text) | {"more": 1}),
@@ -149,7 +149,7 @@ def test_a_file_that_breaks_later_is_found(train):
     check_images_decode(find_images_cached(train))
     (train / "a/001.png").write_bytes(b"")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"1 broken image file.*\n.*a/001\.png: it is empty"):
+        with pytest.raises(DataError, match=r"1 broken .*\n.*a/001\.png: the file is empty"):
             check_images_decode(find_images_cached(train))
     (train / "b/001.png").unlink()
     (train / "b/001.png").symlink_to("nowhere.png")
@@ -159,7 +159,7 @@ def test_a_file_that_breaks_later_is_found(train):
 
 
 def test_without_some_files_the_others_are_known_all_the_same(train, monkeypatch):
-    broken = {"train/a/001.png": "it is empty"}
+    broken = {"train/a/001.png": "the file is empty"}
     check_images_decode(find_images_cached(train).without(broken))
     looked = []
     monkeypatch.setattr(scan, "find_problem", looked.append)

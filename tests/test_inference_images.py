@@ -72,10 +72,10 @@ def test_files_are_taken_as_they_are_named_and_folders_are_searched(tmp_path):
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("nowhere", "nowhere: there is no such image or folder"),
-        ("empty", "empty holds no images"),
+        ("nowhere", "nowhere: no such image or folder"),
+        ("empty", "empty contains no images"),
         ("n" * 300, "File name too long"),
-        ("pipe", "pipe: there is no such image or folder"),
+        ("pipe", "pipe: no such image or folder"),
     ],
 )
 def test_what_is_no_image_and_no_folder_is_named(tmp_path, place, words):

@@ -199,7 +199,7 @@ def test_a_message_names_a_class_on_one_line(published, name, cli, make_folder):
     assert cli.says(f"only in train/: {SHOWN[name]} Add")
     assert cli("check", "--data-root", "data") == 4
     assert is_printable(cli.out)
-    assert f"  data/train/{SHOWN[name]}/{SHOWN[name]}.png: it is empty\n" in cli.out
+    assert f"  data/train/{SHOWN[name]}/{SHOWN[name]}.png: the file is empty\n" in cli.out
 
 
 @pytest.fixture(params=["README.md", "experiment.md"])
@@ -224,9 +224,9 @@ def test_a_page_has_no_parts_but_its_own(published, page):
 def test_a_page_lists_a_broken_file_on_one_line(published, page):
     name = next(iter(SHOWN))
     broken = BROKEN.replace("\n", r"\n").replace("\x1b", r"\x1b")
-    assert f"train/{name}/{broken}: it is empty\n" in [fence.content for fence in page.fences]
+    assert f"train/{name}/{broken}: the file is empty\n" in [fence.content for fence in page.fences]
     text = published.paths.skipped_images.read_text("utf-8")
-    assert text == f"train/{name}/{broken}: it is empty\n"
+    assert text == f"train/{name}/{broken}: the file is empty\n"
 
 
 def test_a_page_shows_a_name_as_it_is_and_in_its_cell(published, page, name):
@@ -281,7 +281,10 @@ def test_a_web_page_shows_a_name_as_it_is_and_in_its_place(published, name):
 
 def test_a_web_page_lists_a_broken_file_on_one_line(published):
     broken = BROKEN.replace("\n", r"\n").replace("\x1b", r"\x1b")
-    assert f"train/{next(iter(SHOWN))}/{broken}: it is empty" in WebPage(published.paths.page).texts
+    assert (
+        f"train/{next(iter(SHOWN))}/{broken}: the file is empty"
+        in WebPage(published.paths.page).texts
+    )
 
 
 def test_the_markdown_log_is_one_block_of_code(published):

@@ -13,12 +13,13 @@ from torchvision.transforms import v2
 from helpers.packs import build, opened
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+from imgnet_mini.data.augment.batch_random import BatchRandom
+from imgnet_mini.data.augment.mixing import MixupCutmix
+from imgnet_mini.data.augment.registry import enabled_augmentations
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.mixing import MixupCutmix
-from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.rng import hash_seed, seeded
 from imgnet_mini.data.sampler import BatchKey
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
@@ -37,9 +38,10 @@ def batch(count=8):
 
 
 def mixed(settings, *, seed=5, epoch=2, indices=range(30, 38)):
-    return MixupCutmix(DataConfig(**settings), CLASSES, seed)(
-        *batch(), BatchKey(epoch, np.array(indices), 16)
-    )
+    (augmentation,) = enabled_augmentations(DataConfig(**settings))
+    mix = MixupCutmix(settings.get("mixup", 0.0), settings.get("cutmix", 0.0), classes=CLASSES)
+    key = BatchKey(epoch, np.array(indices), 16)
+    return mix(*batch(), BatchRandom(augmentation.stream, seed, key))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -157,10 +159,13 @@ def test_off_nothing_changes(images):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mixup": 0.2, "batch_size": 1}, "--mixup 0.2 mixes .* --batch-size 2 or more"),
+        (
+            {"mixup": 0.2, "batch_size": 1},
+            "--mixup 0.2 needs 2 images or more .* --batch-size 1 leaves 1: .*size 2 or more",
+        ),
         (
             {"cutmix": 1.0, "batch_size": 4, "grad_accum_steps": 4},
-            "--cutmix 1 mixes .* 4 in --grad-accum-steps 4 parts .*--batch-size 8 or more",
+            "--cutmix 1 needs .* 4 with --grad-accum-steps 4 leaves 1: .*--batch-size 8 or more",
         ),
         ({"mixup": 0.2, "cutmix": 1.0, "batch_size": 1}, "--mixup 0.2 --cutmix 1 .* leave them"),
     ],

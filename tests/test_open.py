@@ -8,8 +8,7 @@ import torch
 from helpers.packs import DATA, PACK, build
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
-from imgnet_mini.data.open import open_splits
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.splits import find_splits, open_splits
 from imgnet_mini.errors import DataError
 
 TRAIN = DATA / "train" / "class_01" / "001.png"
@@ -234,7 +233,7 @@ def test_on_resume_exactly_the_recorded_files_are_left_out_without_a_scan(
 ):
     hide_damage(TRAIN)
     hide_damage(VAL)
-    monkeypatch.setattr("imgnet_mini.data.open.find_broken_images", pytest.fail)
+    monkeypatch.setattr("imgnet_mini.data.splits.find_broken_images", pytest.fail)
     recorded = {TRAIN_PLACE: "broken", "train/class_00/gone.jpg": "it was there once"}
     images = choose(skip_bad=skip_bad, skipped=recorded)
     assert images.skipped == recorded

@@ -108,7 +108,7 @@ def test_an_image_of_the_pack_size_is_stored_unchanged(data):
             image.resize((40, 40)).save(path)
     build(pack_size=40)
     images = split_of("train")
-    index = [i for i in range(len(images)) if images.relative(i).endswith("png")]
+    index = [i for i in range(len(images)) if images.relative_path(i).endswith("png")]
     packed = np.load(PACK / "train_images.npy")
     assert all(np.array_equal(packed[i], read_pixels(images.path(i))) for i in index)
 

@@ -171,16 +171,16 @@ def test_where_all_files_are_broken_a_document_says_so(predict, cli):
     Path("a.png").write_bytes(b"")
     assert predict("a.png", "--json") == 1
     assert document(cli)["images"] == []
-    assert document(cli)["failed"] == [{"image": "a.png", "reason": "it is empty"}]
+    assert document(cli)["failed"] == [{"image": "a.png", "reason": "the file is empty"}]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         ([], 2, "Missing argument"),
-        (["nowhere.png"], 4, "nowhere.png: there is no such image or folder"),
+        (["nowhere.png"], 4, "nowhere.png: no such image or folder"),
         (["x" * 5000], 4, "cannot read"),
-        (["empty"], 4, "empty holds no images (.jpg, .jpeg"),
+        (["empty"], 4, "empty contains no images (.jpg, .jpeg"),
         (["data/val", "--top-k", 4], 2, "--top-k 4: the model of checkpoints/a/best.pth has 3"),
         (["data/val", "--top-k", 0], 2, "--top-k"),
         (["data/val", "--json", "--csv"], 2, "choose one of --json and --csv"),

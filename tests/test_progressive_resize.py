@@ -12,7 +12,6 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.progressive_resize import (
     ProgressiveResize,
     build_progressive_resize,
@@ -20,7 +19,7 @@ from imgnet_mini.data.progressive_resize import (
 )
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import RankShard, ResumableBatchSampler
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.data.transforms import STD, Normalize, TrainCrop
 from imgnet_mini.errors import ConfigError
 
@@ -29,7 +28,7 @@ CPU = torch.device("cpu")
 
 def sides(first, last, epochs):
     sizes = ProgressiveResize(first, last, epochs)
-    return [sizes.of(epoch) for epoch in range(epochs)]
+    return [sizes.size_at(epoch) for epoch in range(epochs)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_the_growth_is_that_of_a_line_up_to_half_a_step():
 def test_unset_or_without_epochs_the_size_stays():
     plain, growing = DataConfig(img_size=64), DataConfig(img_size=64, progressive="48:64")
     for sizes in (build_progressive_resize(plain, 9), build_progressive_resize(growing, None)):
-        assert {sizes.of(epoch) for epoch in range(99)} == {64}
+        assert {sizes.size_at(epoch) for epoch in range(99)} == {64}
 
 
 def test_the_share_of_pixels_is_the_mean_over_the_epochs():
@@ -105,7 +104,7 @@ def test_what_is_no_growth_is_refused_with_an_example(sides):
 )
 def test_sides_may_be_shares_of_the_image_size(shares, img_size, sides):
     sizes = build_progressive_resize(DataConfig(img_size=img_size, progressive=shares), 10)
-    assert (sizes.of(0), sizes.of(9)) == sides
+    assert (sizes.size_at(0), sizes.size_at(9)) == sides
 
 
 @pytest.fixture
@@ -155,7 +154,7 @@ def test_the_crops_of_an_epoch_are_those_of_full_size_made_smaller(folder):
         [
             key.indices
             for key in ResumableBatchSampler(
-                len(data), 4, seed=5, sizes=ProgressiveResize.always(64), share=RankShard()
+                len(data), 4, seed=5, sizes=ProgressiveResize.constant(64), shard=RankShard()
             )
         ]
     )

@@ -7,7 +7,7 @@ import torch
 from imgnet_mini.data.progressive_resize import ProgressiveResize
 from imgnet_mini.data.sampler import RankShard, ResumableBatchSampler
 
-SIZES = ProgressiveResize.always(32)
+SIZES = ProgressiveResize.constant(32)
 
 
 def batches(images=103, size=10, *, seed=5, epoch=0, start=0):
@@ -77,7 +77,7 @@ def steps_of(ranks, parts, *, images=103, size=12, seed=5, start=0):
     shares = []
     for rank in range(ranks):
         order = ResumableBatchSampler(
-            images, size, seed=seed, sizes=SIZES, share=RankShard(rank, ranks, parts)
+            images, size, seed=seed, sizes=SIZES, shard=RankShard(rank, ranks, parts)
         )
         order.epoch, order.start = 2, start
         shares.append([key.indices.tolist() for key in order])
@@ -103,7 +103,7 @@ def test_ranks_and_parts_of_the_same_number_give_the_same_blocks():
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_without_a_seed_each_image_is_one_ranks_and_shares_are_as_equal_as_can_be(images, ranks):
     orders = [
-        ResumableBatchSampler(images, 32, seed=None, sizes=SIZES, share=RankShard(rank, ranks))
+        ResumableBatchSampler(images, 32, seed=None, sizes=SIZES, shard=RankShard(rank, ranks))
         for rank in range(ranks)
     ]
     positions = [order.positions().tolist() for order in orders]

@@ -10,8 +10,8 @@ from imgnet_mini.data.scan import (
     check_images_decode,
     describe_skipped,
     find_broken_images,
+    no_progress_bar,
     scan_images,
-    unwatched,
 )
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError
@@ -38,7 +38,7 @@ def test_broken_images_are_all_listed_at_once_with_two_cures(make_folder, tmp_pa
         check_images_decode(*find_splits(root))
     first, *lines, cures = str(error.value).splitlines()
     assert first == "12 broken image file(s):"
-    expected = [f"  {path}: it is empty" for path in broken]
+    expected = [f"  {path}: the file is empty" for path in broken]
     expected += [f"  {path}: not an image" for path in html]
     assert sorted(lines) == sorted(expected)
     assert "imgnet-mini check" in cures
@@ -69,7 +69,7 @@ def test_a_file_takes_one_line_whatever_its_name(tree):
         (tree / "val" / "dog" / "a\n\x1b[2Jb.jpg").write_bytes(b"")
         with pytest.raises(DataError) as error:
             check_images_decode(*find_splits(tree))
-        assert str(error.value).splitlines()[1].endswith(r"/dog/a\n\x1b[2Jb.jpg: it is empty")
+        assert str(error.value).splitlines()[1].endswith(r"/dog/a\n\x1b[2Jb.jpg: the file is empty")
 
 
 def damage_three(tree):
@@ -89,7 +89,7 @@ def test_a_scan_decodes_all_and_tells_broken_from_suspect_by_position(tree):
     findings = scan_images(split, done.append)
     assert done == [1, 2, 3, 4, 5, 6]
     assert findings.broken.keys() == {0, 1}
-    assert findings.broken[0] == "it is empty"
+    assert findings.broken[0] == "the file is empty"
     assert str(tree) not in "".join(findings.broken.values())
     assert findings.suspect.keys() == {3}
 
@@ -123,9 +123,9 @@ def test_broken_images_are_found_by_place_and_reason_under_a_bar_for_each_split(
 
     broken = find_broken_images(*find_splits(tree), watch=watch)
     assert list(broken) == ["train/cat/000.JPEG", "train/cat/001.png"]
-    assert broken["train/cat/000.JPEG"] == "it is empty"
+    assert broken["train/cat/000.JPEG"] == "the file is empty"
     assert shown[5:7] == [("check train of 6", 6), ("check val of 4", 1)]
-    assert find_broken_images(*find_splits(tree), watch=unwatched) == broken
+    assert find_broken_images(*find_splits(tree), watch=no_progress_bar) == broken
 
 
 def test_what_was_left_out_is_counted_by_split():

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import SMALL
 from imgnet_mini.data.shared_memory import (
-    PREFETCHED,
+    PREFETCH_FACTOR,
     check_shared_memory,
     shared_memory_error,
 )
@@ -39,7 +39,7 @@ def free(monkeypatch):
 
 @linux
 def test_two_batches_for_each_worker_and_one_in_use_must_fit(free):
-    need = (2 * PREFETCHED + 1) * BATCH
+    need = (2 * PREFETCH_FACTOR + 1) * BATCH
     free(need)
     check_shared_memory(2, BATCH)
     free(need - 1)
@@ -110,14 +110,14 @@ FILLED_UP = """
 import torch
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data import folder_source
-from imgnet_mini.data.open import choose_images
+from imgnet_mini.data.splits import open_splits
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.errors import WriteError
 
-folder_source.refuse_little_shared_memory = lambda *_: None  # as if there had been room then
+folder_source.check_shared_memory = lambda *_: None  # as if there had been room then
 data = {"img_size": 512, "batch_size": 12, "workers": 2}
 config = RunConfig().override({"run": {"data_root": "data"}, "data": data})
-images = choose_images(config.run, config.data)
+images = open_splits(config.run, config.data)
 loader = build_train_loader(config.data, images, seed=0, device=torch.device("cpu"))
 kept = []
 try:

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from imgnet_mini.config.settings import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.open import ImageSplits
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths

@@ -12,6 +12,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.data.augment.affine_erase import RandomAffineErase
+from imgnet_mini.data.augment.erasing import RandomErasing
 from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
 from imgnet_mini.data.images import read_image
 from imgnet_mini.data.rng import uniforms
@@ -19,8 +21,6 @@ from imgnet_mini.data.transforms import (
     MEAN,
     EvalCrop,
     Normalize,
-    RandomAffineErase,
-    RandomErasing,
     TrainCrop,
     eval_resize,
 )
@@ -85,7 +85,7 @@ def test_nothing_is_drawn_from_the_global_generators(save):
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     EvalCrop(32).load(path)
     images = torch.stack(list(loads(path, 5, img_size=32)))
-    RandomAffineErase(CPU)(images, draws(RandomAffineErase.NUMBERS, 5))
+    RandomAffineErase(CPU).transform(images, draws(RandomAffineErase.NUMBERS, 5))
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
@@ -185,7 +185,7 @@ def style_numbers(times, *, warp=None, hole=None):
 
 def styled(images, numbers):
     before = images.clone()
-    result = RandomAffineErase(CPU)(images, numbers)
+    result = RandomAffineErase(CPU).transform(images, numbers)
     assert torch.equal(images, before)
     assert (result.shape, result.dtype) == (images.shape, torch.uint8)
     return result
@@ -242,7 +242,7 @@ def test_a_hole_is_one_rectangle_distributed_as_those_that_torchvision_erases():
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        erase = [black(1)[0], RandomAffineErase.HOLE_AREA, (1 / 3.3, 3.3), [0.0]]
+        erase = [black(1)[0], RandomAffineErase.ERASED_AREA, (1 / 3.3, 3.3), [0.0]]
         theirs = [transforms.RandomErasing.get_params(*erase)[:4] for _ in range(1000)]
     i, j, h, w = np.array(theirs).T
     for mine, other in ((top, i), (left, j), (height, h), (width, w), (height * width, h * w)):
@@ -259,7 +259,7 @@ def test_a_hole_reaches_the_borders(number, corner):
 def erased(times, *, side=SIDE, probability=1.0):
     """Where rectangles were erased: (N, S, S)."""
     images = black(times, side)
-    result = RandomErasing(probability, CPU)(images, draws(RandomErasing.NUMBERS, times))
+    result = RandomErasing(probability, CPU).erase(images, draws(RandomErasing.NUMBERS, times))
     assert (result.shape, result.dtype, int(images.sum())) == (images.shape, torch.uint8, 0)
     return holes(result)
 
@@ -296,9 +296,9 @@ def test_so_many_images_are_erased_as_the_probability_says(probability):
 def test_what_never_fits_is_left_as_it_is():
     numbers = draws(RandomErasing.NUMBERS, 4)
     numbers[:, 1:-2] = np.nextafter(1, 0)  # a third of the area, 3.3 times as high as wide
-    assert not holes(RandomErasing(1.0, CPU)(black(4), numbers)).any()
+    assert not holes(RandomErasing(1.0, CPU).erase(black(4), numbers)).any()
     numbers[:, 1 + 2 * 9 : -2] = 0.5  # but for the last try
-    assert holes(RandomErasing(1.0, CPU)(black(4), numbers)).any((1, 2)).all()
+    assert holes(RandomErasing(1.0, CPU).erase(black(4), numbers)).any((1, 2)).all()
 
 
 @pytest.mark.parametrize("side", [33, SIDE])
@@ -311,7 +311,7 @@ def test_a_warp_is_torchvisions_of_the_angle_shift_and_scale_that_its_numbers_sa
             image - mean,
             angle=RandomAffineErase.DEGREES * (2 * row[1] - 1),
             scale=low + (high - low) * row[2],
-            translate=list(RandomAffineErase.SHIFT * side * (2 * row[3:5] - 1)),
+            translate=list(RandomAffineErase.TRANSLATE * side * (2 * row[3:5] - 1)),
             shear=[0.0, 0.0],
             interpolation=InterpolationMode.BILINEAR,
         )
@@ -343,8 +343,8 @@ class Dtypes(TorchFunctionMode):
     "work",
     [
         lambda: crop_batch(torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.ones(2, 5), 32),
-        lambda: RandomAffineErase(CPU)(black(2), style_numbers(2, warp=True, hole=True)),
-        lambda: RandomErasing(1.0, CPU)(black(2), draws(RandomErasing.NUMBERS, 2)),
+        lambda: RandomAffineErase(CPU).transform(black(2), style_numbers(2, warp=True, hole=True)),
+        lambda: RandomErasing(1.0, CPU).erase(black(2), draws(RandomErasing.NUMBERS, 2)),
         lambda: Normalize(CPU)(black(2)),
     ],
     ids=["crop", "style", "erasing", "normalise"],

@@ -15,10 +15,10 @@ import torch
 from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.config.run_config import RunConfig, Tables
 from imgnet_mini.data.folder import ImageFolder
-from imgnet_mini.data.open import ImageSplits
 from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.errors import StoppedError
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths

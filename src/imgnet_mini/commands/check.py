@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.folder import ImageFolder, count_ignored, listed
-from imgnet_mini.data.scan import Findings, scan_images
-from imgnet_mini.data.splits import case_twins, find_tree_problems, read_splits
+from imgnet_mini.data.folder import ImageFolder, describe_ignored, list_lines
+from imgnet_mini.data.scan import ScanResult, scan_images
+from imgnet_mini.data.splits import case_collisions, find_tree_problems, read_splits
 from imgnet_mini.errors import DataError, StoppedError
 from imgnet_mini.utils.console import print_lines
 from imgnet_mini.utils.progress import progress_bar
@@ -30,12 +30,12 @@ def run(config: RunConfig) -> None:
     suspect = _to_lines(splits, [found.suspect for found in findings])
     if broken:
         print_lines(
-            f"{len(broken)} image(s) that cannot be decoded:", listed(broken, most=len(broken))
+            f"{len(broken)} image(s) that cannot be decoded:", list_lines(broken, most=len(broken))
         )
     if suspect:
         print_lines(
             f"{len(suspect)} damaged image(s) that can be decoded:",
-            listed(suspect, most=len(suspect)),
+            list_lines(suspect, most=len(suspect)),
         )
     _print_notes(*splits)
     total = sum(map(len, splits))
@@ -44,7 +44,7 @@ def run(config: RunConfig) -> None:
         raise DataError(_summarize(len(problems), len(broken)))
 
 
-def _scan(splits: tuple[ImageFolder, ...]) -> list[Findings]:
+def _scan(splits: tuple[ImageFolder, ...]) -> list[ScanResult]:
     total = sum(map(len, splits))
     done = 0
     findings = []
@@ -75,12 +75,12 @@ def _to_lines(splits: tuple[ImageFolder, ...], found: list[Mapping[int, str]]) -
 
 
 def _print_notes(train: ImageFolder, val: ImageFolder) -> None:
-    twins = case_twins(train.classes)
+    twins = case_collisions(train.classes)
     if twins:
         print_lines(
-            "Class names that differ only in case, which other systems confuse:", listed(twins)
+            "Class names that differ only in case, which other systems confuse:", list_lines(twins)
         )
-    ignored = count_ignored(train, val)
+    ignored = describe_ignored(train, val)
     if ignored:
         print_lines(f"Ignored files: {ignored}")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.folder import some_of
+from imgnet_mini.data.folder import join_names
 from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.reporting.comparison_curves import draw_comparison
 from imgnet_mini.reporting.page.comparison_page import GENERATOR, build_comparison_page
@@ -57,8 +57,8 @@ def _check_runs(output_dir: Path, names: Sequence[str]) -> None:
     if missing:
         there = sorted(path.parent.name for path in (output_dir / "out").glob("*/train_log.csv"))
         raise ConfigError(
-            f"there is no run {some_of(missing)} in {output_dir.absolute()}; there is "
-            f"{some_of(there) or 'none yet'}. Name others, or another folder with --output-dir"
+            f"there is no run {join_names(missing)} in {output_dir.absolute()}; there is "
+            f"{join_names(there) or 'none yet'}. Name others, or another folder with --output-dir"
         )
     unfinished = [one for one in paths if not _is_validated(one)]
     if unfinished:

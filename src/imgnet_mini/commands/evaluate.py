@@ -12,7 +12,7 @@ from imgnet_mini.checkpoint.load import Weights, read_weights
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.open import ImageSplits
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.tta import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
@@ -91,7 +91,7 @@ def run(
         epoch=epoch_of(content),
         arch=config.model.arch,
         img_size=config.data.eval_size,
-        resize=views.resize(config.data.eval_size),
+        resize=views.resize_size(config.data.eval_size),
         views=views.value,
         precision="fp32",
         device=describe_device(device),
@@ -140,7 +140,7 @@ def _measure(
         translate_torch_errors(config.data.batch_size),
         closing(
             build_eval_loader(
-                config.data, images, device=device, views=views, distributed=distributed
+                config.data, images, device=device, tta=views, distributed=distributed
             )
         ) as loader,
     ):

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.folder import ImageFolder, count_ignored, listed
+from imgnet_mini.data.folder import ImageFolder, describe_ignored, list_lines
 from imgnet_mini.data.pack.format import PackManifest, array_files, open_pack
 from imgnet_mini.data.pack.plan import PackPlan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
@@ -28,7 +28,7 @@ def run(config: RunConfig) -> None:
     train, val = find_splits(
         config.run.data_root, allow_missing_val_classes=config.data.allow_missing_val_classes
     )
-    ignored = count_ignored(train, val)
+    ignored = describe_ignored(train, val)
     if ignored:
         print_lines(f"Ignored files: {ignored}")
     plan = make_plan(
@@ -47,11 +47,13 @@ def run(config: RunConfig) -> None:
     )
     manifest = _write(plan, pack_dir, skip=config.data.skip_bad)
     if manifest.skipped:
-        print_lines(f"Left out {len(manifest.skipped)} broken image(s):", listed(manifest.skipped))
+        print_lines(
+            f"Left out {len(manifest.skipped)} broken image(s):", list_lines(manifest.skipped)
+        )
     if manifest.suspect:
         print_lines(
             f"Packed {len(manifest.suspect)} damaged image(s) that can be decoded:",
-            listed(manifest.suspect),
+            list_lines(manifest.suspect),
         )
     print_lines("train, resume, find-lr and evaluate now use the pack by default")
 

@@ -199,4 +199,4 @@ def _describe_growth(config: RunConfig) -> str:
         return ""
     sizes = build_progressive_resize(data, epochs)
     share = pixel_fraction(data, epochs)
-    return f", images of {sizes.of(0)} to {sizes.last} px, {share:.2f} of the pixels"
+    return f", images of {sizes.size_at(0)} to {sizes.last} px, {share:.2f} of the pixels"

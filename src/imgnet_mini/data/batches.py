@@ -1,4 +1,4 @@
-"""A batch on its way to a device."""
+"""A batch, and its way to a device."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -9,92 +9,94 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from imgnet_mini.data.sampler import BatchKey
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Batch(NamedTuple):
-    """N images as a source gives them.
+    """N images as a source yields them.
 
-    images: (N, 3, S, S) uint8, ready but for what is done to whole batches; or, where `crops`
-        are given, whole rows of a pack, (N, P, P, 3) uint8.
-    targets, indices: (N,) int64, the classes, and the positions in the split.
-    crops: (N, 5) float32, rows of `Crop`.
+    images: (N, 3, S, S) uint8, cropped; or, with `crops`, whole rows of a pack, (N, P, P, 3) uint8.
+    targets: (N,) int64, classes.
+    key: the epoch, the indices of the images in the split, and S.
+    crops: (N, 5) float32, rows of `Crop`, still to be applied on the device.
     """
 
     images: Tensor
     targets: Tensor
-    indices: Tensor
+    key: BatchKey
     crops: Tensor | None = None
 
-    def apply(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same with each tensor changed."""
-        crops = None if self.crops is None else change(self.crops)
-        return Batch(change(self.images), change(self.targets), change(self.indices), crops)
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with a function applied to each of its tensors."""
+        crops = None if self.crops is None else function(self.crops)
+        return Batch(function(self.images), function(self.targets), self.key, crops)
 
 
 class BatchSource(Protocol):
-    """Where batches come from, epoch after epoch, in the order that was set before."""
+    """Batches of a split, in the order of its sampler."""
 
     def batches(self) -> Iterator[Batch]:
-        """The batches of the current epoch; all but rows of a resident pack on the host."""
+        """Yield the batches of the sampler's epoch, in host memory unless the pack is resident."""
 
     def close(self) -> None:
-        """End its workers."""
+        """End the worker processes or threads."""
 
 
 def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that share work among them, and so start none of torch's own beneath them.
+    """Return a thread pool in whose threads torch and OpenMP run single-threaded.
 
-    Else each would bring up a team as large as the machine, and the teams wait for one another.
+    Otherwise each thread would start as many OpenMP threads as there are cores.
     """
     return ThreadPoolExecutor(
-        max(1, threads), thread_name_prefix="imgnet-mini", initializer=_stay_single
+        max(1, threads), thread_name_prefix="imgnet-mini", initializer=_limit_to_one_thread
     )
 
 
-def _stay_single() -> None:
-    torch.get_num_threads()  # torch sets up a new thread at its first call; what follows holds
+def _limit_to_one_thread() -> None:
+    torch.get_num_threads()  # a thread's first call of torch sets its OpenMP threads: limit later
     threadpool_limits(1, user_api="openmp")
 
 
 def prefetch_map(
-    work: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, ahead: int
+    function: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, ahead: int
 ) -> Generator[R]:
-    """Results in the order of the items, with up to `ahead` of them made in advance."""
-    waiting: deque[Future[R]] = deque()
+    """Yield the results for all items in order, with up to `ahead` of them computed in advance."""
+    pending: deque[Future[R]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        for future in waiting:
+        for future in pending:
             future.cancel()
 
 
 class DevicePrefetcher:
-    """Moves batches to a device; to a GPU while it still works on the batch before."""
+    """Moves batches to a device; to a GPU on a stream of their own, while it computes."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batch: Batch) -> Batch:
-        """Move one batch, from pinned memory without a wait."""
-        if self._beside is None:
-            return batch.apply(lambda tensor: tensor.to(self._device))
-        with torch.cuda.stream(self._beside):
-            moved = batch.apply(lambda tensor: tensor.to(self._device, non_blocking=True))
-        # The network's stream waits for the copy, the host does not; and the memory is not
-        # given to another batch before that stream is done with it.
-        here = torch.cuda.current_stream(self._device)
-        here.wait_stream(self._beside)
-        return moved.apply(lambda tensor: _keep_for(tensor, here))
+        """Move one batch; from pinned memory to a GPU this does not block."""
+        if self._copy_stream is None:
+            return batch.map_tensors(lambda tensor: tensor.to(self._device))
+        with torch.cuda.stream(self._copy_stream):
+            moved = batch.map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True))
+        # The compute stream waits for the copy, the host does not. The allocator must not reuse
+        # the memory before the compute stream is done with it.
+        compute_stream = torch.cuda.current_stream(self._device)
+        compute_stream.wait_stream(self._copy_stream)
+        return moved.map_tensors(lambda tensor: _record_stream(tensor, compute_stream))
 
 
-def _keep_for(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
+def _record_stream(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
     tensor.record_stream(stream)
     return tensor

@@ -6,25 +6,25 @@ from importlib.resources import files
 
 
 def display_names(classes: Iterable[str]) -> list[str]:
-    """`n01440764 (tench)` for a folder named by an ImageNet id; any other name as it is."""
+    """Return `n01440764 (tench)` for an ImageNet id, and any other name unchanged."""
     known = _imagenet_names()
     return [f"{name} ({known[name]})" if name in known else name for name in classes]
 
 
 def human_names(classes: Iterable[str]) -> list[str]:
-    """`tench` for a folder named by an ImageNet id; any other name as it is."""
+    """Return `tench` for an ImageNet id, and any other name unchanged."""
     known = _imagenet_names()
     return [known.get(name, name) for name in classes]
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """The 1,000 ids, in the order of the outputs of torchvision's own weights."""
+    """Return the 1,000 ImageNet ids, in the order of the outputs of torchvision's weights."""
     return tuple(_imagenet_names())
 
 
 @cache
 def _imagenet_names() -> dict[str, str]:
-    """The sorted ids meet torchvision's category names, which are in the same order."""
+    """Map ImageNet ids to torchvision's category names, which are in the order of sorted ids."""
     from torchvision.models import ResNet50_Weights
 
     ids = files("imgnet_mini.data").joinpath("imagenet_wnids.txt").read_text("utf-8").split()

@@ -1,4 +1,4 @@
-"""The random resized crop: its numbers, and its pixels for one image or a batch on a device."""
+"""The random resized crop: sampling, and its pixels for one image or a batch on a device."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-_TRIES: Final = 10
+_ATTEMPTS: Final = 10
 _LOG_RATIO: Final = math.log(4 / 3)
-_LEFT, _TOP, _MIRROR = 2 * _TRIES, 2 * _TRIES + 1, 2 * _TRIES + 2
-CROP_NUMBERS: Final = 2 * _TRIES + 3
-"""How many numbers `sample_crop` may look at."""
+_LEFT, _TOP, _HFLIP = 2 * _ATTEMPTS, 2 * _ATTEMPTS + 1, 2 * _ATTEMPTS + 2
+CROP_NUMBERS: Final = 2 * _ATTEMPTS + 3
+"""Random numbers per image that `sample_crop` takes."""
 
 
 class Crop(NamedTuple):
-    """A part of an image, in pixels, and whether it is mirrored left to right."""
+    """A rectangle of an image, in pixels; hflip: flip it horizontally."""
 
     left: int
     top: int
@@ -28,56 +28,55 @@ class Crop(NamedTuple):
 
 
 def sample_crop(
-    numbers: Sequence[float], width: int, height: int, *, crop_scale_min: float, flip: bool
+    u: Sequence[float], width: int, height: int, *, crop_scale_min: float, flip: bool
 ) -> Crop:
-    """A crop of an image of this size, from numbers in [0, 1).
+    """Return the crop that numbers u in [0, 1) select from an image of this size.
 
     The distribution is that of torchvision's RandomResizedCrop (Szegedy et al. 2015,
-    arXiv:1409.4842, section 6): a share of the area from min_crop to 1, an aspect ratio from
-    3/4 to 4/3, any place; where ten tries do not fit, the largest centre crop of such a ratio.
+    arXiv:1409.4842, section 6): area from `crop_scale_min` to 1 of the image, aspect ratio from
+    3/4 to 4/3, any position; if ten attempts do not fit, the largest center crop of such a ratio.
     """
-    hflip = flip and numbers[_MIRROR] < 0.5
-    for first in range(0, 2 * _TRIES, 2):
-        area = width * height * (crop_scale_min + (1 - crop_scale_min) * numbers[first])
-        ratio = math.exp(_LOG_RATIO * (2 * numbers[first + 1] - 1))
+    hflip = flip and u[_HFLIP] < 0.5
+    for first in range(0, 2 * _ATTEMPTS, 2):
+        area = width * height * (crop_scale_min + (1 - crop_scale_min) * u[first])
+        ratio = math.exp(_LOG_RATIO * (2 * u[first + 1] - 1))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left = int(numbers[_LEFT] * (width - w + 1))
-            top = int(numbers[_TOP] * (height - h + 1))
+            left = int(u[_LEFT] * (width - w + 1))
+            top = int(u[_TOP] * (height - h + 1))
             return Crop(left, top, w, h, hflip)
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     return Crop((width - w) // 2, (height - h) // 2, w, h, hflip)
 
 
 def squash_crop(crop: Crop, width: int, height: int, side: int) -> Crop:
-    """The same part of the image after it was squashed from width x height to side x side."""
-    left, right = _squash(crop.left, crop.width, side / width, side)
-    top, bottom = _squash(crop.top, crop.height, side / height, side)
+    """Return the crop's place in the image resized from width x height to side x side."""
+    left, right = _scale_interval(crop.left, crop.width, side / width, side)
+    top, bottom = _scale_interval(crop.top, crop.height, side / height, side)
     return Crop(left, top, right - left, bottom - top, crop.hflip)
 
 
-def _squash(start: int, length: int, scale: float, side: int) -> tuple[int, int]:
-    """Whole pixels, and at least one."""
+def _scale_interval(start: int, length: int, scale: float, side: int) -> tuple[int, int]:
+    """Return first and end pixel of a scaled interval, of one pixel or more."""
     first = min(round(start * scale), side - 1)
     return first, max(first + 1, round((start + length) * scale))
 
 
 def crop_image(pixels: NDArray[np.uint8], crop: Crop, size: int) -> Tensor:
-    """Cut and resize one image, (H, W, 3) to (3, size, size) uint8: bilinear, antialiased."""
+    """Crop and resize one image, (H, W, 3) to (3, size, size) uint8: bilinear, antialiased."""
     part = torch.from_numpy(pixels)[
         crop.top : crop.top + crop.height, crop.left : crop.left + crop.width
     ]
-    # Copied to one block of memory, torch's quickest kernel takes it.
+    # Contiguous memory gets torch's fastest kernel.
     part = part.permute(2, 0, 1).unsqueeze(0).contiguous(memory_format=torch.channels_last)
     part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
     return part.flip(2) if crop.hflip else part
 
 
 def crop_batch(images: Tensor, crops: Tensor, size: int) -> Tensor:
-    """Cut and resize a batch on its device, as `crop_image` does up to a grey level.
+    """Crop and resize a batch on its device; equals `crop_image` within one gray level.
 
-    A resize is two products with matrices of triangle weights, one per axis: work that a GPU
-    does at its full speed, with nothing read back.
+    The resize is a matrix product with triangle weights along each axis. Never blocks.
 
     images: (N, P, P, 3) uint8; crops: (N, 5) float32, rows of `Crop`; gives (N, 3, size, size)
     uint8.
@@ -98,19 +97,19 @@ def crop_batch(images: Tensor, crops: Tensor, size: int) -> Tensor:
 def _weights(
     position: Tensor, start: Tensor, length: Tensor, *, side: int, dtype: torch.dtype
 ) -> Tensor:
-    """What each of `side` pixels adds to each of `size`: (N, size) positions to (N, size, side).
+    """Return the weight of each input pixel in each output pixel: (N, size, side).
 
-    start, length: (N, 1), the crop along this axis; pixels outside it add nothing.
+    position: (N, size), output pixels; start, length: (N, 1), the crop along this axis.
     """
     count, size = position.shape
     scale = length / size
-    centre = start + (position + 0.5) * scale - 0.5
+    center = start + (position + 0.5) * scale - 0.5
     reach = scale.clamp(min=1)
     pixel = torch.arange(side, device=position.device, dtype=torch.float32)
     inside = ((pixel >= start) & (pixel < start + length)).to(dtype).unsqueeze(1)
-    # These six passes over N x size x side numbers are what a GPU's time goes to; the lower
-    # precision is exact enough near 0, and what is far away is cut off.
+    # These six passes over N x size x side numbers take most of the GPU's time, hence fp16: it is
+    # precise enough near 0, and larger values are clamped.
     weights = torch.empty(count, size, side, dtype=dtype, device=position.device)
-    torch.sub((pixel / reach).unsqueeze(1), (centre / reach).unsqueeze(2), out=weights)
+    torch.sub((pixel / reach).unsqueeze(1), (center / reach).unsqueeze(2), out=weights)
     weights = torch.addcmul(inside, inside, weights.abs_(), value=-1).clamp_(min=0)
     return weights.div_(weights.sum(2, keepdim=True))

@@ -1,10 +1,10 @@
-"""Find the classes and images of a data folder; refuse a broken tree before anything starts."""
+"""The images of a folder with one subfolder per class."""
 
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,8 +18,8 @@ from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import escape_line
 
-SHOWN = 10
-"""How many culprits a message names before it counts the rest."""
+MAX_LISTED = 10
+"""Names in a message before the rest is counted."""
 
 _HIDDEN = "hidden"
 
@@ -28,11 +28,11 @@ _HIDDEN = "hidden"
 class ImageFolder:
     """One split: N images under `root/<class>/`, ordered by class, then by path.
 
-    files: (N,) bytes, paths relative to `root`: one compact array, since a list of a
-    million strings would be copied into every worker.
+    files: (N,) bytes, paths relative to `root`: a compact array, since a list of a million strings
+        would be copied into every worker.
     targets: (N,) int64, positions in `classes`.
-    ignored: kind to number of the files that were passed over, such as `.txt` or `hidden`.
-    rows: (N,) which images of the whole split these are; None for all.
+    ignored: number of ignored files by kind, such as `.txt` or `hidden`.
+    rows: (N,) indices of these images in the whole split; None: all of it.
     """
 
     root: Path
@@ -46,54 +46,54 @@ class ImageFolder:
         return len(self.files)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What workers are given: they have no use for stamps."""
+        """Leave out the stamps, which workers do not need."""
         return {name: value for name, value in vars(self).items() if name != "stamps"}
 
     @cached_property
     def stamps(self) -> NDArray[np.int64]:
-        """`file_stamps` of this split, as they were when they were first asked for: (N, 2)."""
+        """`file_stamps` of this split at the first access: (N, 2)."""
         return file_stamps(self)
 
-    def relative(self, index: int) -> str:
-        """Path of an image relative to `root`, with forward slashes."""
+    def relative_path(self, index: int) -> str:
+        """Return the path of an image relative to `root`, with forward slashes."""
         return os.fsdecode(self.files[index])
 
-    def place(self, index: int) -> str:
-        """Path of an image from the split on, such as `train/<class>/<image>`: wherever it lies."""
-        return f"{self.root.name}/{self.relative(index)}"
+    def path_in_root(self, index: int) -> str:
+        """Return the path of an image in the data root, such as `train/<class>/<image>`."""
+        return f"{self.root.name}/{self.relative_path(index)}"
 
     def path(self, index: int) -> Path:
-        """Path of an image."""
-        return self.root / self.relative(index)
+        """Return the path of an image."""
+        return self.root / self.relative_path(index)
 
-    def without(self, places: Mapping[str, str]) -> "ImageFolder":
-        """All but the images at these places.
+    def without(self, skipped: Collection[str]) -> "ImageFolder":
+        """Return the split without some images, named by `train/<class>/<image>`.
 
         Raises:
-            DataError: a class loses all that it has.
+            DataError: a class loses all of its images.
         """
         prefix = f"{self.root.name}/"
-        inside = [place for place in places if place.startswith(prefix)]
-        names = [os.fsencode(place.removeprefix(prefix)) for place in inside]
+        inside = [path for path in skipped if path.startswith(prefix)]
+        names = [os.fsencode(path.removeprefix(prefix)) for path in inside]
         kept = ~np.isin(self.files, np.array(names, bytes))
-        self.check_unchanged(self.targets[kept])
+        self.check_no_class_lost(self.targets[kept])
         rows = np.arange(len(self)) if self.rows is None else self.rows
         return replace(self, files=self.files[kept], targets=self.targets[kept], rows=rows[kept])
 
-    def check_unchanged(self, kept: NDArray[np.integer]) -> None:
-        """Compare with the targets of what is left of the images.
+    def check_no_class_lost(self, kept: NDArray[np.integer]) -> None:
+        """Check that the targets of the remaining images hold every class that the split has.
 
         Raises:
-            DataError: a class has lost all that it had.
+            DataError: a class has lost all of its images.
         """
         lost = np.setdiff1d(self.targets, kept)
         if len(lost):
-            names = some_of([self.classes[target] for target in lost])
+            names = join_names([self.classes[target] for target in lost])
             raise DataError(f"no image can be decoded in {names} of {self.root}")
 
 
 def find_images(root: Path) -> ImageFolder:
-    """Find the images of one split, one subfolder per class; hidden files are passed over.
+    """Find the images of one split, one subfolder per class; hidden files are ignored.
 
     Raises:
         DataError: a folder cannot be read.
@@ -103,9 +103,9 @@ def find_images(root: Path) -> ImageFolder:
 
 
 def find_images_and_folders(root: Path) -> tuple[ImageFolder, dict[str, int]]:
-    """The images of one split, and the time of the last change of each folder that was read.
+    """Find the images of one split, and the modification time of each folder before it was read.
 
-    Folders: paths relative to `root`, to nanoseconds, as they were before they were read.
+    Folders: path relative to `root`, to nanoseconds.
 
     Raises:
         DataError: a folder cannot be read.
@@ -129,9 +129,9 @@ def find_images_and_folders(root: Path) -> tuple[ImageFolder, dict[str, int]]:
 
 
 def file_stamps(split: ImageFolder) -> NDArray[np.int64]:
-    """Length in bytes and time of the last change in nanoseconds of each file: (N, 2).
+    """Return size in bytes and modification time in nanoseconds of each file: (N, 2).
 
-    Both are -1 for a file that cannot be reached, such as a link to nothing.
+    Both are -1 for a file that cannot be read, such as a dangling link.
     """
     root = os.fsencode(split.root)
     stamps = np.full((len(split), 2), -1, np.int64)
@@ -144,14 +144,14 @@ def file_stamps(split: ImageFolder) -> NDArray[np.int64]:
 
 
 def fingerprint(*splits: ImageFolder, sizes: bool = True) -> str:
-    """Changes when an image is added, removed, renamed or reclassed.
+    """Return a hash of classes, file names and targets.
 
-    sizes: also when one is of another length.
+    sizes: include the sizes of the files.
     """
     digest = hashlib.sha256()
     for split in splits:
         digest.update(json.dumps([split.classes, len(split)]).encode())
-        # A pack leaves more room for names than they need.
+        # A pack stores names in a wider dtype than they need.
         names = split.files.astype(f"S{np.char.str_len(split.files).max(initial=1)}")
         digest.update(names.tobytes())
         digest.update(split.targets.astype("<i8").tobytes())
@@ -160,23 +160,23 @@ def fingerprint(*splits: ImageFolder, sizes: bool = True) -> str:
     return digest.hexdigest()
 
 
-def listed(problems: Sequence[str], *, most: int = SHOWN) -> str:
-    """The first problems, a line each whatever is in them, and how many more there are."""
+def list_lines(problems: Sequence[str], *, most: int = MAX_LISTED) -> str:
+    """Return the first problems on one line each, and the number of further ones."""
     more = [f"and {len(problems) - most} more"] if len(problems) > most else []
     return "\n".join(f"  {escape_line(problem)}" for problem in [*problems[:most], *more])
 
 
-def some_of(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return escape_line(", ".join(names[:SHOWN])) + more
+def join_names(names: Sequence[str]) -> str:
+    """Return the first names, and the number of further ones."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return escape_line(", ".join(names[:MAX_LISTED])) + more
 
 
-def count_ignored(*splits: ImageFolder, hidden: bool = True) -> str:
-    """What was passed over, such as `12 .txt, 3 hidden`; empty where nothing was."""
+def describe_ignored(*splits: ImageFolder, hidden: bool = True) -> str:
+    """Count the ignored files by kind, such as `12 .txt, 3 hidden`; empty if there are none."""
     counts = sum((Counter(split.ignored) for split in splits), Counter[str]())
     kinds = [kind for kind, _ in counts.most_common() if hidden or kind != _HIDDEN]
-    return some_of([f"{counts[kind]} {kind}" for kind in kinds])
+    return join_names([f"{counts[kind]} {kind}" for kind in kinds])
 
 
 def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
             elif not entry.is_dir():
                 ignored["outside the class folders"] += 1
             elif entry.is_symlink() and root.resolve().is_relative_to(Path(entry).resolve()):
-                raise DataError(f"{root / entry.name} is a link to a folder that it is in")
+                raise DataError(f"{root / entry.name} is a link to a folder that contains it")
             else:
                 yield entry.name
 
@@ -195,9 +195,9 @@ def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
 def walk_images(
     root: Path, prefix: str, ignored: Counter[str], folders: dict[str, int]
 ) -> Iterator[str]:
-    """Image files below `root / prefix`, from the prefix on; no link to a folder, which may loop.
+    """Yield the image files below `root / prefix`, relative to `root`; skip links to folders.
 
-    ignored, folders: what is passed over is counted, and the time of each folder noted.
+    ignored: counts ignored files by kind; folders: receives the modification time of each folder.
     """
     folder = root / prefix
     folders[prefix] = folder.stat().st_mtime_ns
@@ -207,7 +207,7 @@ def walk_images(
                 ignored[_HIDDEN] += 1
             elif entry.is_dir(follow_symlinks=False):
                 yield from walk_images(root, f"{prefix}{entry.name}/", ignored, folders)
-            # A link to nothing is named by the check to come; a pipe would be waited for.
+            # Dangling links are reported by a later check; reading a pipe would block.
             elif entry.name.lower().endswith(EXTENSIONS) and (
                 entry.is_symlink() or entry.is_file()
             ):

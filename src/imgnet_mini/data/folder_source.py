@@ -1,4 +1,4 @@
-"""Batches decoded from image files, by worker processes."""
+"""Batches decoded from image files by worker processes."""
 
 import signal
 import sys
@@ -19,14 +19,14 @@ from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
 from imgnet_mini.data.shared_memory import (
-    PREFETCHED,
+    PREFETCH_FACTOR,
     check_shared_memory,
     shared_memory_error,
 )
 from imgnet_mini.errors import DataError, ImgnetMiniError, WriteError
 
-Load = Callable[[Path, Sequence[float], int], Tensor]
-"""From a file, random numbers in [0, 1) and a side S to pixels: (3, S, S) uint8."""
+LoadImage = Callable[[Path, Sequence[float], int], Tensor]
+"""From a file, random numbers in [0, 1) and a size S to pixels: (3, S, S) uint8."""
 
 _GRACE_SECONDS: Final = 20
 
@@ -34,58 +34,58 @@ _GRACE_SECONDS: Final = 20
 class FolderSource:
     """Batches of image files.
 
-    neighbours: processes of this machine that load as this one does.
+    local_world_size: processes on this machine, each with as many workers.
     """
 
     def __init__(
         self,
-        order: ResumableBatchSampler,
+        sampler: ResumableBatchSampler,
         split: ImageFolder,
-        load: Load,
+        load_image: LoadImage,
         *,
         workers: int,
         device: torch.device,
-        neighbours: int = 1,
+        local_world_size: int = 1,
     ) -> None:
-        batch_bytes = 3 * order.sizes.last**2 * order.max_micro_batch
-        check_shared_memory(workers, batch_bytes, neighbours)
+        batch_bytes = 3 * sampler.sizes.last**2 * sampler.max_micro_batch
+        check_shared_memory(workers, batch_bytes, local_world_size)
         self._workers, self._batch_bytes = workers, batch_bytes
         self._loader: DataLoader[Batch | ImgnetMiniError] = DataLoader(
-            _Files(split, load, order.seed),
-            sampler=order,
+            _BatchDataset(split, load_image, sampler.seed),
+            sampler=sampler,
             batch_size=None,  # the dataset makes whole batches
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=workers,
             persistent_workers=workers > 0,
-            prefetch_factor=PREFETCHED if workers else None,
+            prefetch_factor=PREFETCH_FACTOR if workers else None,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_begin_worker,
-            generator=torch.Generator(),  # else each epoch draws from the global one
+            worker_init_fn=_init_worker,
+            generator=torch.Generator(),  # else each epoch draws from the global generator
         )
 
     def batches(self) -> Iterator[Batch]:
-        """The batches of the order's epoch.
+        """Yield the batches of the sampler's epoch.
 
         Raises:
             DataError: an image cannot be decoded; names it.
-            WriteError: shared memory is too small for the workers, or one was killed.
+            WriteError: shared memory is too small for the workers, or a worker was killed.
         """
         try:
             for batch in self._loader:
                 if isinstance(batch, ImgnetMiniError):
                     raise batch
                 yield batch
-        except RuntimeError as error:  # a bus error may end a worker before it can say why
+        except RuntimeError as error:  # a bus error may end a worker before it can report
             if "shared memory" not in str(error):
                 raise
             raise shared_memory_error(self._workers, self._batch_bytes) from error
-        except (ConnectionError, EOFError) as error:  # of one that DataLoader saw alive still
-            raise lost_worker() from error
+        except (ConnectionError, EOFError) as error:  # DataLoader did not notice the worker's end
+            raise lost_worker_error() from error
 
     def close(self) -> None:
-        """End the workers, also where the traceback of an error still holds them.
+        """End the workers, even while the traceback of an error refers to DataLoader's iterator.
 
-        DataLoader ends them with its iterator, which lives as long as what refers to it.
+        DataLoader itself ends them only once its iterator is garbage-collected.
         """
         iterator = self._loader._iterator
         del self._loader
@@ -93,24 +93,23 @@ class FolderSource:
             iterator._shutdown_workers()
 
 
-class _Files(Dataset[Batch | ImgnetMiniError]):
-    """Loads whole batches, into one tensor, so that images are not copied once more."""
+class _BatchDataset(Dataset[Batch | ImgnetMiniError]):
+    """Loads whole batches into one tensor, which saves the copy that collating would make."""
 
-    def __init__(self, split: ImageFolder, load: Load, seed: int | None) -> None:
+    def __init__(self, split: ImageFolder, load_image: LoadImage, seed: int | None) -> None:
         self._split = split
-        self._load = load
+        self._load_image = load_image
         self._seed = seed
 
     def __getitem__(self, key: BatchKey) -> Batch | ImgnetMiniError:
-        """Load a batch; an error is returned, since DataLoader would bury it in a traceback."""
-        epoch, indices, size = key
-        numbers: list[list[float]] = [[] for _ in indices]
+        """Load a batch; return an error, since DataLoader adds a traceback to raised ones."""
+        u: list[list[float]] = [[] for _ in key.indices]
         if self._seed is not None:
-            numbers = uniforms(self._seed, epoch, indices, CROP_NUMBERS).tolist()
+            u = uniforms(self._seed, key.epoch, key.indices, CROP_NUMBERS).tolist()
         try:
             pixels = [
-                self._load(self._split.path(index), drawn, size)
-                for index, drawn in zip(indices, numbers, strict=True)
+                self._load_image(self._split.path(index), row, key.size)
+                for index, row in zip(key.indices, u, strict=True)
             ]
         except ImageError as error:
             return DataError(
@@ -122,39 +121,38 @@ class _Files(Dataset[Batch | ImgnetMiniError]):
         worker = get_worker_info()
         if worker is not None:
             try:
-                # DataLoader would, in a thread whose failure leaves everyone waiting.
+                # Else DataLoader does it in a thread, where a failure would block forever.
                 images.share_memory_()  # type: ignore[no-untyped-call]
             except RuntimeError:
                 return shared_memory_error(worker.num_workers, images.nbytes)
         torch.stack(pixels, out=images)
-        targets = torch.from_numpy(self._split.targets[indices])
-        return Batch(images, targets, torch.from_numpy(indices))
+        return Batch(images, torch.from_numpy(self._split.targets[key.indices]), key)
 
 
-def lost_worker() -> WriteError:
-    """What to say once a worker is gone."""
+def lost_worker_error() -> WriteError:
+    """Return the error for a worker process that was killed."""
     return WriteError(
-        "a worker process was killed, by the system perhaps, where memory ran out: use fewer "
-        "--workers, or a smaller --batch-size"
+        "a worker process was killed, possibly because memory ran out: use fewer --workers, or a "
+        "smaller --batch-size"
     )
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-def _begin_worker(worker: int) -> None:
-    """Signals often reach the whole process group; workers live until the run is saved."""
+def _init_worker(worker: int) -> None:
+    """Ignore signals, which often reach the whole process group: a stopped run saves first."""
     del worker
-    sys.excepthook = _print_unless_cut_off
+    sys.excepthook = _print_unless_disconnected
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):  # not on Windows, where SIGTERM cannot be handled either
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 
 
-def _print_unless_cut_off(
+def _print_unless_disconnected(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """The thread that hands over batches says here that its reader has gone, which knows why."""
+    """Hide the error of a worker's queue thread whose reader is gone; the reader reports why."""
     if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, traceback)

@@ -1,4 +1,4 @@
-"""From one image file to pixels, or to what is wrong with it."""
+"""Decoding of image files, and the detection of broken ones."""
 
 import struct
 import warnings
@@ -17,16 +17,16 @@ from imgnet_mini.utils.console import escape_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What Pillow may open; it also reads formats that start other programs, such as EPS."""
+"""Formats that Pillow may open; some of its others start external programs, such as EPS."""
 
 MAX_PIXELS: Final = 50_000_000
-"""More are refused by the header: a few kilobytes can stand for gigabytes."""
+"""Larger images are refused: a few kilobytes can decode to gigabytes."""
 
-# Pillow checks sizes before it takes memory for them, warns above this and fails at twice as much.
+# Pillow checks the header, warns above this limit and raises above twice the limit.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
-# It also warns of what it passes over in EXIF and other tags, of which nothing is used here. Once
-# and for all: to set a filter while threads decode is not safe.
+# Pillow warns of damaged EXIF and other tags, which are not used here. Set once at import, since
+# changing filters while threads decode is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _JPEG_START = b"\xff\xd8\xff"
@@ -34,14 +34,14 @@ _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _HEADER_BYTES: Final = 2**16
-"""Enough for the header of most JPEG files, and what a disk reads ahead anyway."""
+"""Holds the header of most JPEG files, and costs no more than the disk's read-ahead."""
 
 
 class ImageError(DataError):
-    """An image file cannot be used; `reason` does not name it."""
+    """An image file cannot be used; `reason` does not name the file."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # what workers hand over is made anew from these
+        super().__init__(path, reason)  # these are pickled when a worker raises it
         self.path = path
         self.reason = reason
 
@@ -50,7 +50,7 @@ class ImageError(DataError):
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """Decode an image to (H, W, 3) uint8: what `read_image` gives, bit by bit, but sooner.
+    """Decode an image to (H, W, 3) uint8: bit-identical to `read_image`, but faster.
 
     Raises:
         ImageError: see `read_image`.
@@ -60,10 +60,9 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def decode(path: Path) -> tuple[NDArray[np.uint8], str | None]:
-    """The pixels, and what is wrong in the middle of a JPEG that Pillow reads all the same.
+    """Decode an image; also return the damage inside a JPEG that Pillow decodes nevertheless.
 
-    libjpeg-turbo decodes JPEG files, without Pillow's detours and sooner; what it does not know as
-    RGB or grey, and all else, is Pillow's.
+    libjpeg-turbo decodes RGB and gray JPEG files, faster than Pillow, which decodes all others.
 
     Raises:
         ImageError: see `read_image`.
@@ -77,7 +76,7 @@ def decode(path: Path) -> tuple[NDArray[np.uint8], str | None]:
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
     if not data:
-        raise ImageError(path, "it is empty")
+        raise ImageError(path, "the file is empty")
     if data.startswith(_JPEG_START) and _is_plain_jpeg(data):
         try:
             return simplejpeg.decode_jpeg(data, colorspace="RGB"), None
@@ -87,26 +86,26 @@ def decode(path: Path) -> tuple[NDArray[np.uint8], str | None]:
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether simplejpeg can be trusted with it; rare ways to sample colours it does not know."""
+    """Return True if simplejpeg decodes it correctly; it lacks rare kinds of color subsampling."""
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):
         return False
-    return colours in ("YCbCr", "Gray") and height * width <= MAX_PIXELS
+    return colors in ("YCbCr", "Gray") and height * width <= MAX_PIXELS
 
 
 def read_image(path: Path) -> Image.Image:
     """Decode an image to RGB: the first frame, without transparency, EXIF rotation ignored.
 
     Raises:
-        ImageError: the file cannot be read, is no image, ends too early, or is too large.
+        ImageError: the file cannot be read, is not an image, is truncated, or is too large.
     """
     with _opened(path) as image:
         return to_rgb(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height, by the header alone.
+    """Return width and height from the header.
 
     Raises:
         ImageError: see `read_image`.
@@ -117,7 +116,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose pixels are not decoded yet; what fails in the block is an error of it."""
+    """Open an image without decoding it; any exception in the block becomes an ImageError."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
@@ -126,31 +125,30 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         size = str(error).partition(",")[0]  # ..., could be decompression bomb DOS attack
         raise ImageError(path, f"{size}; make it smaller") from error
-    except Exception as error:  # damaged files lead decoders to any
+    except Exception as error:  # damaged files make decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(path, reason) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB, scaling 16 bits to 8; a ValueError says which values have no known range."""
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits to white instead of scaling them
+    """Convert to RGB, scaling 16 bits to 8; raise ValueError for values of unknown range."""
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit values to 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("its 32-bit values have no known range; save it with 8 or 16 bits")
+            raise ValueError("32-bit values without a known range; save it with 8 or 16 bits")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its floating-point values have no known range; save it with 8 or 16 bits")
+        raise ValueError("floating-point values without a known range; save it with 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
 def find_problem(path: Path) -> str | None:
-    """Say what is wrong with an image file, by its header and its end; None where nothing is.
+    """Return the problem of an image file, judged by its header and its end; None if it has none.
 
-    A file whose end is not as its format ends is decoded whole, so that trailing bytes do
-    no harm. Damage in the middle is found in training, where the format has checksums (PNG)
-    or the decoder stumbles over it; a JPEG may hide it.
+    A file without its format's end marker is decoded in full, since trailing bytes are harmless.
+    Damage in the middle only shows when the file is decoded, and not in every JPEG.
     """
     try:
         with path.open("rb") as file:
@@ -160,8 +158,8 @@ def find_problem(path: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     if not start:
-        return "it is empty"
-    if not _seems_whole(start, end):
+        return "the file is empty"
+    if not _looks_complete(start, end):
         try:
             read_image(path)
         except ImageError as error:
@@ -169,7 +167,7 @@ def find_problem(path: Path) -> str | None:
     return None
 
 
-def _seems_whole(start: bytes, end: bytes) -> bool:
+def _looks_complete(start: bytes, end: bytes) -> bool:
     if start.startswith(_PNG_START):
         width, height = struct.unpack(">II", start[16:24].ljust(8, b"\xff"))
         return end.endswith(_PNG_END) and width * height <= MAX_PIXELS

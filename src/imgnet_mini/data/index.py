@@ -1,15 +1,15 @@
-"""What is known of a folder of images from one start to the next, on one machine.
+"""A cache of the image files of a folder, in the user's cache folder.
 
-A million files take a second or two to list, and minutes to look at. So the list is kept, in
-the user's folder for such things, with the size and time of each file that was looked at
-and found whole:
+A million files take a second or two to list, and minutes to check. The cache holds the list, and
+the size and time of each file that was checked:
 
-    index.json          the folders and when each was last changed, and the names of the arrays
-    files-<sha256>.npy  (N,) bytes, targets-<sha256>.npy (N,) int64
-    sound-<sha256>.npy  (N, 2) int64: `file_stamps`, or -1 for what was not looked at
+    index.json             folders with their modification times, and the names of the arrays
+    files-<sha256>.npy     (N,) bytes
+    targets-<sha256>.npy   (N,) int64
+    verified-<sha256>.npy  (N, 2) int64: `file_stamps`, or -1 for files that were not checked
 
-Folders change with each file that is added, removed or renamed; files with their size and
-time. Arrays are mapped, so that any number of processes hold them once.
+Adding, removing or renaming a file changes its folder's modification time; rewriting it changes
+its own size or time. Arrays are memory-mapped, so that processes share them.
 """
 
 import hashlib
@@ -30,25 +30,25 @@ from imgnet_mini.errors import WriteError
 from imgnet_mini.utils.atomic_file import atomic_write, write_text
 
 _SETTLED_NS: Final = 2_000_000_000
-"""A change within the tick of a file system's clock would not show: FAT's is two seconds."""
+"""Resolution of a file system's clock: 2 s with FAT. Later changes might not show."""
 
 
-class _Manifest(BaseModel):
+class _Index(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     root: str
     classes: tuple[str, ...]
     ignored: dict[str, int]
     folders: dict[str, int]
-    """Path below the root, to the time of its last change in nanoseconds."""
+    """Path relative to the root, to modification time in nanoseconds."""
     files: str
     targets: str
-    sound: str | None = None
+    verified: str | None = None
 
 
 def find_images_cached(root: Path) -> ImageFolder:
-    """The images of one split: as they were found the last time, if no folder has changed since.
+    """Find the images of one split, from the cache if no folder has changed since.
 
     Raises:
         DataError: a folder cannot be read.
@@ -58,35 +58,32 @@ def find_images_cached(root: Path) -> ImageFolder:
     began = time.time_ns()
     images, folders = find_images_and_folders(root)
     if max(folders.values()) < began - _SETTLED_NS:
-        # Without an index all is found anew the next time: slower, and nothing worse.
+        # The cache is optional: without it the next start is slower.
         with suppress(WriteError, OSError, ValueError):
             _write(root, images, folders)
     return images
 
 
-def not_known_as_sound(images: ImageFolder) -> NDArray[np.int64]:
-    """Positions (n,) of the images that are to be looked at.
-
-    Known as sound are those that were so at the last look, and have not changed since.
-    """
-    sound, stamps = _known(images), images.stamps
-    if sound is None:
+def unverified_images(images: ImageFolder) -> NDArray[np.int64]:
+    """Return the indices (n,) of the images that changed since their last check, or had none."""
+    verified, stamps = _verified_stamps(images), images.stamps
+    if verified is None:
         return np.arange(len(images))
-    changed = (stamps != sound).any(axis=1) | (stamps[:, 0] < 0)
+    changed = (stamps != verified).any(axis=1) | (stamps[:, 0] < 0)
     return np.flatnonzero(changed)
 
 
-def remember_as_sound(images: ImageFolder) -> None:
-    """Keep what a look has found that began after the stamps were taken: all are whole."""
+def mark_verified(images: ImageFolder) -> None:
+    """Record that all images passed a check that began after their stamps were taken."""
     with suppress(WriteError, OSError, ValueError):
         folder = _folder(images.root)
-        manifest = _read_manifest(images.root)
-        known = _load(folder, manifest.sound) if manifest.sound else None
-        count = len(_load(folder, manifest.files))
-        sound = np.full((count, 2), -1, np.int64) if known is None else known.copy()
-        sound[slice(None) if images.rows is None else images.rows] = images.stamps
-        name = _save(folder, "sound", sound)
-        _write_manifest(folder, manifest.model_copy(update={"sound": name}))
+        index = _read_index(images.root)
+        known = _load(folder, index.verified) if index.verified else None
+        count = len(_load(folder, index.files))
+        verified = np.full((count, 2), -1, np.int64) if known is None else known.copy()
+        verified[slice(None) if images.rows is None else images.rows] = images.stamps
+        name = _save(folder, "verified", verified)
+        _write_index(folder, index.model_copy(update={"verified": name}))
 
 
 def _folder(root: Path) -> Path:
@@ -94,72 +91,72 @@ def _folder(root: Path) -> Path:
     return user_cache_path("imgnet-mini", appauthor=False) / "index" / name
 
 
-def _known(images: ImageFolder) -> NDArray[np.int64] | None:
+def _verified_stamps(images: ImageFolder) -> NDArray[np.int64] | None:
     with suppress(OSError, ValueError):
-        folder, manifest = _folder(images.root), _read_manifest(images.root)
-        if manifest.sound is not None:
+        folder, index = _folder(images.root), _read_index(images.root)
+        if index.verified is not None:
             rows = slice(None) if images.rows is None else images.rows
-            if np.array_equal(_load(folder, manifest.files)[rows], images.files):
-                sound: NDArray[np.int64] = _load(folder, manifest.sound)[rows]
-                return sound
+            if np.array_equal(_load(folder, index.files)[rows], images.files):
+                verified: NDArray[np.int64] = _load(folder, index.verified)[rows]
+                return verified
     return None
 
 
 def _read(root: Path) -> ImageFolder:
-    """What was found the last time.
+    """Read the images from the cache.
 
     Raises:
-        OSError, ValueError: there is none, it is damaged, or a folder has changed since.
+        OSError, ValueError: nothing is cached, it is damaged, or a folder has changed since.
     """
-    folder, manifest = _folder(root), _read_manifest(root)
-    for below, changed in manifest.folders.items():
-        if (root / below).stat().st_mtime_ns != changed:
-            raise ValueError(f"{below} has changed")
+    folder, index = _folder(root), _read_index(root)
+    for path, mtime_ns in index.folders.items():
+        if (root / path).stat().st_mtime_ns != mtime_ns:
+            raise ValueError(f"{path} has changed")
     return ImageFolder(
         root,
-        manifest.classes,
-        _load(folder, manifest.files),
-        _load(folder, manifest.targets),
-        manifest.ignored,
+        index.classes,
+        _load(folder, index.files),
+        _load(folder, index.targets),
+        index.ignored,
     )
 
 
-def _read_manifest(root: Path) -> _Manifest:
+def _read_index(root: Path) -> _Index:
     text = (_folder(root) / "index.json").read_text("utf-8", "surrogateescape")
-    manifest = _Manifest.model_validate_json(text)
-    if manifest.root != str(root.resolve()):
-        raise ValueError("it is of another folder")
-    return manifest
+    index = _Index.model_validate_json(text)
+    if index.root != str(root.resolve()):
+        raise ValueError("the index is of another folder")
+    return index
 
 
 def _load(folder: Path, name: str) -> NDArray[Any]:
-    """An array, mapped, once its content is what its name says."""
+    """Memory-map an array, and check its content against the hash in its name."""
     if os.sep in name:
-        raise ValueError(f"{name} is no name of a file")
+        raise ValueError(f"{name} is not a file name")
     array = open_memmap(folder / name, mode="r").view(np.ndarray)  # a memmap's methods are slow
-    if name != _name(name.partition("-")[0], array):
+    if name != _array_name(name.partition("-")[0], array):
         raise ValueError(f"{name} is damaged")
     return array
 
 
-def _save(folder: Path, what: str, array: NDArray[Any]) -> str:
+def _save(folder: Path, kind: str, array: NDArray[Any]) -> str:
     array = np.ascontiguousarray(array)
-    name = _name(what, array)
+    name = _array_name(kind, array)
     if not (folder / name).exists():
         with atomic_write(folder / name) as file:
             np.save(file, array, allow_pickle=False)
     return name
 
 
-def _name(what: str, array: NDArray[Any]) -> str:
+def _array_name(kind: str, array: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
     digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
-    return f"{what}-{digest.hexdigest()}.npy"
+    return f"{kind}-{digest.hexdigest()}.npy"
 
 
 def _write(root: Path, images: ImageFolder, folders: dict[str, int]) -> None:
     folder = _folder(root)
-    manifest = _Manifest(
+    index = _Index(
         root=str(root.resolve()),
         classes=images.classes,
         ignored=dict(images.ignored),
@@ -167,12 +164,12 @@ def _write(root: Path, images: ImageFolder, folders: dict[str, int]) -> None:
         files=_save(folder, "files", images.files),
         targets=_save(folder, "targets", images.targets),
     )
-    _write_manifest(folder, manifest)
+    _write_index(folder, index)
 
 
-def _write_manifest(folder: Path, manifest: _Manifest) -> None:
-    """Write it, and remove the arrays that it does not name: who has them mapped keeps them."""
-    write_text(folder / "index.json", manifest.model_dump_json() + "\n")
+def _write_index(folder: Path, index: _Index) -> None:
+    """Write the index and remove arrays it does not name; processes that map them keep them."""
+    write_text(folder / "index.json", index.model_dump_json() + "\n")
     for path in folder.glob("*.npy"):
-        if path.name not in (manifest.files, manifest.targets, manifest.sound):
+        if path.name not in (index.files, index.targets, index.verified):
             path.unlink(missing_ok=True)

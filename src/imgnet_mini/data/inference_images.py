@@ -1,4 +1,4 @@
-"""Images that are named one by one or by folder, and belong to no class."""
+"""Unlabeled images for prediction, named by file or by folder."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,30 +16,30 @@ from imgnet_mini.errors import DataError
 
 
 class InferenceBatch(NamedTuple):
-    """What came of some files: the pixels, (3, S, S) uint8, of each that is not broken."""
+    """Some files: images (3, S, S) uint8 of those that decode, and the errors of the others."""
 
     files: list[Path]
     images: list[Tensor]
     broken: list[ImageError]
 
 
-def find_inference_images(places: Sequence[Path]) -> list[Path]:
-    """The files that are named, whatever they are called, and the images below the folders.
+def find_inference_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the given files, whatever their suffix, and the images in the given folders.
 
-    In the order given, and within a folder by path; hidden files are passed over.
+    In the given order, and by path within a folder; hidden files are ignored.
 
     Raises:
-        DataError: one of the places is not there, or is a folder without images.
+        DataError: a path does not exist, or is a folder without images.
     """
-    return [file for place in places for file in _find(place)]
+    return [file for path in paths for file in _find(path)]
 
 
 def load_batches(
     files: Sequence[Path], load: Callable[[Path], Tensor], *, batch_size: int, threads: int
 ) -> Iterator[InferenceBatch]:
-    """Decode files in threads, in order, ahead of their use.
+    """Yield batches of decoded files in order, prefetched by threads.
 
-    load: from a file to (3, S, S) uint8, or an ImageError.
+    load: from a file to (3, S, S) uint8; raises ImageError.
     """
 
     def attempt(file: Path) -> Tensor | ImageError:
@@ -64,15 +64,15 @@ def load_batches(
             yield batch
 
 
-def _find(place: Path) -> list[Path]:
+def _find(path: Path) -> list[Path]:
     try:
-        if place.is_file():
-            return [place]
-        if not place.is_dir():
-            raise DataError(f"{place}: there is no such image or folder")
-        found = sorted(walk_images(place, "", Counter(), {}))
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise DataError(f"{path}: no such image or folder")
+        found = sorted(walk_images(path, "", Counter(), {}))
     except OSError as error:
-        raise DataError(f"cannot read {error.filename or place}: {error.strerror}") from error
+        raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
     if not found:
-        raise DataError(f"{place} holds no images ({', '.join(EXTENSIONS)})")
-    return [place / name for name in found]
+        raise DataError(f"{path} contains no images ({', '.join(EXTENSIONS)})")
+    return [path / name for name in found]

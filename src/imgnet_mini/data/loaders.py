@@ -1,4 +1,4 @@
-"""Batches ready for the network; (seed, epoch, index) alone decide their order and pixels."""
+"""Batches ready for the network; their order and pixels depend on (seed, epoch, index) alone."""
 
 from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
@@ -9,88 +9,85 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.data.augment.registry import BatchAugment, enabled_augmentations
 from imgnet_mini.data.batches import Batch, BatchSource, DevicePrefetcher
-from imgnet_mini.data.finishing import BatchAugment
-from imgnet_mini.data.folder import ImageFolder
-from imgnet_mini.data.folder_source import FolderSource, Load
-from imgnet_mini.data.open import ImageSplits
+from imgnet_mini.data.folder_source import FolderSource
 from imgnet_mini.data.pack.source import PackSource
 from imgnet_mini.data.progressive_resize import ProgressiveResize, build_progressive_resize
-from imgnet_mini.data.sampler import BatchKey, RankShard, ResumableBatchSampler
+from imgnet_mini.data.sampler import RankShard, ResumableBatchSampler
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.transforms import Normalize, TrainCrop
 from imgnet_mini.data.tta import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError
 
-Finish = Callable[[Batch, BatchKey], tuple[Tensor, Tensor]]
-"""From a batch on its device to what the network takes, (N, 3, S, S) float32, and targets."""
+BatchTransform = Callable[[Batch], tuple[Tensor, Tensor]]
+"""From a batch on the device to normalized images (N, 3, S, S) float32, and targets."""
 
 
 class BatchLoader(Protocol):
-    """What training takes: a `Loader`, or what stands in for one."""
+    """The batches that a training takes, such as those of a `Loader`."""
 
     images_per_step: int
     """On all ranks together."""
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
+        """Training steps per epoch."""
 
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
-        """Images (N, 3, H, W) float32 and targets (N,) or (N, C), from step `start` on."""
+        """Yield images (N, 3, H, W) float32 and targets (N,) or (N, C), from step `start` on."""
 
 
 class Loader:
-    """Batches of a split: images (N, 3, S, S) float32, normalised, and targets (N,) int64.
+    """Batches of a split on the device: normalized images (N, 3, S, S) float32, and targets.
 
-    Where images are mixed, targets are shares of classes, (N, C) float32.
+    Targets are classes, (N,) int64; with mixup or cutmix, class probabilities, (N, C) float32.
 
-    images: how many there are; images_per_step: how many make a step. Both count all ranks.
-    views: what an evaluation is to take of each image.
+    images: size of the split; images_per_step: of a training step. Both count all ranks.
+    tta: the views that an evaluation takes of each image.
     """
 
     def __init__(
         self,
-        order: ResumableBatchSampler,
+        sampler: ResumableBatchSampler,
         source: BatchSource,
-        finish: Finish,
+        transform: BatchTransform,
         *,
         device: torch.device,
-        views: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
+        tta: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
     ) -> None:
-        self._order = order
+        self._sampler = sampler
         self._source = source
-        self._finish = finish
-        self._move = DevicePrefetcher(device)
-        self.views = views
-        self.images = order.images
-        self.images_per_step = order.batch_size
+        self._transform = transform
+        self._prefetch = DevicePrefetcher(device)
+        self.tta = tta
+        self.images = sampler.images
+        self.images_per_step = sampler.batch_size
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
-        return len(self._order)
+        """Training steps per epoch."""
+        return len(self._sampler)
 
     def positions(self) -> NDArray[np.int64]:
-        """Where in the split the images of an epoch stand that this rank gets, in their order."""
-        return self._order.positions()
+        """Return the indices in the split of the images that this rank gets, in order."""
+        return self._sampler.positions()
 
     def close(self) -> None:
-        """End what works in the background."""
+        """End the worker processes or threads."""
         self._source.close()
 
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch from step `start` on.
+        """Yield the batches of an epoch from step `start` on.
 
         Raises:
             DataError: an image cannot be decoded; names it.
         """
-        self._order.epoch, self._order.start = epoch, start
+        self._sampler.epoch, self._sampler.start = epoch, start
         for batch in self._source.batches():
-            moved = self._move(batch)
-            key = BatchKey(epoch, batch.indices.numpy(), self._order.sizes.of(epoch))
-            yield self._finish(moved, key)
+            yield self._transform(self._prefetch(batch))
 
     def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Epoch after epoch."""
+        """Yield the batches of epoch after epoch."""
         epoch = 0
         while True:
             yield from self.epoch(epoch)
@@ -106,42 +103,46 @@ def build_train_loader(
     epochs: int | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Loader:
-    """Shuffled, augmented batches; images that do not fill the last batch sit out the epoch.
+    """Build a loader of shuffled, augmented batches; an incomplete last batch is dropped.
 
-    epochs: those of the run, in which images may grow; None: they have their full size throughout.
+    epochs: of the run, in which images may grow; None: full size throughout.
 
     Raises:
-        ConfigError: the batch size is above the number of images, or cannot be shared out; images
-            grow to another size than their last, or have none to be mixed with; or the pack was
-            asked to be where it cannot be.
+        ConfigError: the batch size exceeds the number of images, does not divide by the number of
+            micro-batches, or leaves too few images in one for an augmentation; `progressive` does
+            not end at the image size; or the pack cannot be kept on the device.
     """
-    _check_batch_divides(data, distributed)
-    _check_mixing_partners(data, distributed)
+    shard = RankShard(distributed.rank, distributed.world_size, data.grad_accum_steps)
+    _check_batch_divides(data, shard)
+    _check_augmentations(data, shard)
     count = len(images.train)
     if data.batch_size > count:
         raise ConfigError(
             f"--batch-size {data.batch_size} is more than the {count} images of "
             f"{images.train.root}; use --batch-size {count} or less"
         )
-    share = RankShard(distributed.rank, distributed.world_size, data.grad_accum_steps)
     sizes = build_progressive_resize(data, epochs)
-    order = ResumableBatchSampler(count, data.batch_size, seed=seed, sizes=sizes, share=share)
+    sampler = ResumableBatchSampler(count, data.batch_size, seed=seed, sizes=sizes, shard=shard)
     crop = TrainCrop(data)
     source: BatchSource
-    if images.pack is None:
-        if data.pack_on_device == "on":
-            raise ConfigError(
-                "--pack-on-device on: the images are read from their files; pack them first with "
-                "imgnet-mini prepare"
-            )
-        source = _from_files(
-            order, images.train, crop.load, data, device, neighbours=distributed.local_world_size
+    if images.pack is not None:
+        source = PackSource(sampler, images.pack.train, crop, data, device=device)
+    elif data.pack_on_device == "on":
+        raise ConfigError(
+            "--pack-on-device on: the images are read from their files; pack them first with "
+            "imgnet-mini prepare"
         )
     else:
-        source = PackSource(order, images.pack.train, crop, data, device=device)
-    classes = len(images.train.classes)
-    finish = BatchAugment(data, classes=classes, seed=seed, device=device)
-    return Loader(order, source, finish, device=device)
+        source = FolderSource(
+            sampler,
+            images.train,
+            crop.load,
+            workers=data.workers,
+            device=device,
+            local_world_size=distributed.local_world_size,
+        )
+    augment = BatchAugment(data, classes=len(images.train.classes), seed=seed, device=device)
+    return Loader(sampler, source, augment, device=device)
 
 
 def build_eval_loader(
@@ -149,84 +150,67 @@ def build_eval_loader(
     images: ImageSplits,
     *,
     device: torch.device,
-    views: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
+    tta: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Loader:
-    """Every image once, in the order of the split, on one rank or the other.
+    """Build a loader of every validation image once, in order, each on one rank.
 
-    views: what is to be taken of them; the pack holds centre crops alone.
+    tta: the views to take of them; a pack only holds center crops.
     """
-    share = RankShard(distributed.rank, distributed.world_size)
-    sizes = ProgressiveResize.always(views.side(data.eval_size))
-    order = ResumableBatchSampler(
-        len(images.val), data.batch_size, seed=None, sizes=sizes, share=share
+    sizes = ProgressiveResize.constant(tta.source_size(data.eval_size))
+    shard = RankShard(distributed.rank, distributed.world_size)
+    sampler = ResumableBatchSampler(
+        len(images.val), data.batch_size, seed=None, sizes=sizes, shard=shard
     )
-    packed = (
-        images.packed_val(data.eval_size) if views is not TestTimeAugmentation.TEN_CROP else None
-    )
+    is_ten_crop = tta is TestTimeAugmentation.TEN_CROP
+    packed = None if is_ten_crop else images.packed_val(data.eval_size)
     source: BatchSource
-    if packed is None:
-        load = views.crop(data.eval_size).load
-        source = _from_files(
-            order, images.val, load, data, device, neighbours=distributed.local_world_size
-        )
+    if packed is not None:
+        source = PackSource(sampler, packed, None, data, device=device)
     else:
-        source = PackSource(order, packed, None, data, device=device)
+        source = FolderSource(
+            sampler,
+            images.val,
+            tta.source_crop(data.eval_size).load,
+            workers=data.workers,
+            device=device,
+            local_world_size=distributed.local_world_size,
+        )
     normalize = Normalize(device)
 
-    def finish(batch: Batch, _: BatchKey) -> tuple[Tensor, Tensor]:
+    def transform(batch: Batch) -> tuple[Tensor, Tensor]:
         return normalize(batch.images), batch.targets
 
-    return Loader(order, source, finish, device=device, views=views)
+    return Loader(sampler, source, transform, device=device, tta=tta)
 
 
-def _from_files(
-    order: ResumableBatchSampler,
-    split: ImageFolder,
-    load: Load,
-    data: DataConfig,
-    device: torch.device,
-    *,
-    neighbours: int,
-) -> FolderSource:
-    workers = data.workers
-    return FolderSource(order, split, load, workers=workers, device=device, neighbours=neighbours)
-
-
-def _check_batch_divides(data: DataConfig, distributed: DistributedContext) -> None:
-    blocks = distributed.world_size * data.grad_accum_steps
-    rest = data.batch_size % blocks
+def _check_batch_divides(data: DataConfig, shard: RankShard) -> None:
+    divisor = shard.micro_batches
+    rest = data.batch_size % divisor
     if rest:
-        among = [f"{distributed.world_size} processes"] if distributed.world_size > 1 else []
-        among += (
-            [f"--grad-accum-steps {data.grad_accum_steps}"] if data.grad_accum_steps > 1 else []
-        )
+        factors = [f"{shard.world_size} processes"] if shard.world_size > 1 else []
+        if data.grad_accum_steps > 1:
+            factors.append(f"--grad-accum-steps {data.grad_accum_steps}")
         lower = data.batch_size - rest
-        choice = f"{lower} or {lower + blocks}" if lower else f"{blocks}"
+        choice = f"{lower} or {lower + divisor}" if lower else f"{divisor}"
         raise ConfigError(
             f"--batch-size {data.batch_size}, the images of one step on all processes together, "
-            f"does not divide by {' times '.join(among)}: use {choice}"
+            f"does not divide by {' times '.join(factors)}: use {choice}"
         )
 
 
-def _check_mixing_partners(data: DataConfig, distributed: DistributedContext) -> None:
-    """Images are mixed among those that go through the network at once: one has no partner."""
-    blocks = distributed.world_size * data.grad_accum_steps
-    mixes = [f"--{name} {getattr(data, name):g}" for name in ("mixup", "cutmix")]
-    mixes = [
-        hash_seed
-        for hash_seed, alpha in zip(mixes, (data.mixup, data.cutmix), strict=True)
-        if alpha
-    ]
-    if mixes and data.batch_size == blocks:
-        shared = f" for {distributed.world_size} processes" if distributed.world_size > 1 else ""
-        shared += (
-            f" in --grad-accum-steps {data.grad_accum_steps} parts"
-            if data.grad_accum_steps > 1
-            else ""
-        )
-        raise ConfigError(
-            f"{' '.join(mixes)} mixes images that go through the network at once, and --batch-size "
-            f"{data.batch_size}{shared} lets them through one by one: use --batch-size "
-            f"{2 * blocks} or more, or leave {'it' if len(mixes) == 1 else 'them'} out"
-        )
+def _check_augmentations(data: DataConfig, shard: RankShard) -> None:
+    """Check that each micro-batch has enough images, such as a second one to mix the first with."""
+    images = data.batch_size // shard.micro_batches
+    for augmentation in enabled_augmentations(data):
+        if images < augmentation.min_images:
+            shared = f" on {shard.world_size} processes" if shard.world_size > 1 else ""
+            if data.grad_accum_steps > 1:
+                shared += f" with --grad-accum-steps {data.grad_accum_steps}"
+            flags = augmentation.flags(data)
+            raise ConfigError(
+                f"{' '.join(flags)} needs {augmentation.min_images} images or more in a "
+                f"micro-batch, and --batch-size {data.batch_size}{shared} leaves {images}: use "
+                f"--batch-size {augmentation.min_images * shard.micro_batches} or more, or leave "
+                f"{'it' if len(flags) == 1 else 'them'} out"
+            )

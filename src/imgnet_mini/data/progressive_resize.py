@@ -1,4 +1,4 @@
-"""How large the images of each epoch are, where they grow while training goes on.
+"""Image sizes that grow during training.
 
 Small images first: Touvron et al. 2019 (arXiv:1906.06423) and Tan and Le 2021 (arXiv:2104.00298).
 """
@@ -14,14 +14,14 @@ _STEP: Final = 8
 """Pixels; sizes between the first and the last are multiples of it."""
 _SMALLEST: Final = 32
 _GROWING: Final = 0.75
-"""Share of the epochs in which images grow."""
+"""Fraction of the epochs in which images grow."""
 
 
 @dataclass(frozen=True)
 class ProgressiveResize:
-    """Side of the images of each epoch, in pixels: from the first on a line up to the last.
+    """Image size of each epoch, in pixels: grows linearly from the first to the last.
 
-    The last is reached after three quarters of the epochs, and in the last epoch at the latest.
+    The last is reached after three quarters of the epochs, and at the latest in the last epoch.
     """
 
     first: int
@@ -29,38 +29,37 @@ class ProgressiveResize:
     epochs: int
 
     @classmethod
-    def always(cls, size: int) -> Self:
-        """The same in every epoch."""
+    def constant(cls, size: int) -> Self:
+        """Return a schedule with the same size in every epoch."""
         return cls(size, size, 1)
 
-    def of(self, epoch: int) -> int:
-        """The side in this epoch, which is counted from 0."""
+    def size_at(self, epoch: int) -> int:
+        """Return the image size of an epoch, counted from 0."""
         growing = min(_GROWING * self.epochs, self.epochs - 1)
         if epoch >= growing:
             return self.last
         exact = self.first + (self.last - self.first) * epoch / growing
-        return min(max(_to_step(exact), self.first), self.last)
+        return min(max(_round_to_step(exact), self.first), self.last)
 
 
-def _to_step(side: float) -> int:
-    """The nearest multiple of the step."""
-    return _STEP * math.floor(side / _STEP + 0.5)
+def _round_to_step(size: float) -> int:
+    return _STEP * math.floor(size / _STEP + 0.5)
 
 
 def build_progressive_resize(data: DataConfig, epochs: int | None) -> ProgressiveResize:
-    """The sides of the training crops of a run of so many epochs; None: the last side throughout.
+    """Build the image sizes of a run with this number of epochs; None: the full size throughout.
 
     Raises:
         ConfigError: `progressive` does not end at the image size.
     """
     if data.progressive is None:
-        return ProgressiveResize.always(data.img_size)
-    share, _, last_share = data.progressive.partition(":")
-    if last_share == "1":
-        first, last = _to_step(float(share) * data.img_size), data.img_size
+        return ProgressiveResize.constant(data.img_size)
+    start, _, end = data.progressive.partition(":")
+    if end == "1":
+        first, last = _round_to_step(float(start) * data.img_size), data.img_size
         first = min(max(first, _SMALLEST), last)
     else:
-        first, last = int(share), int(last_share)
+        first, last = int(start), int(end)
     if last != data.img_size:
         cures = [f"--progressive {first}:{data.img_size}"] if first < data.img_size else []
         cures += [f"--img-size {last}"]
@@ -68,20 +67,18 @@ def build_progressive_resize(data: DataConfig, epochs: int | None) -> Progressiv
             f"--progressive {data.progressive} ends at {last} px, and --img-size is "
             f"{data.img_size}: use {' or '.join(cures)}"
         )
-    return (
-        ProgressiveResize(first, last, epochs)
-        if epochs is not None
-        else ProgressiveResize.always(last)
-    )
+    if epochs is None:
+        return ProgressiveResize.constant(last)
+    return ProgressiveResize(first, last, epochs)
 
 
 def pixel_fraction(data: DataConfig, epochs: int) -> float:
-    """Pixels of a run of so many epochs, as a share of those at full size throughout.
+    """Return the pixels of a run as a fraction of those at full size throughout.
 
-    The mean of (side / last side)^2 over the epochs: (1 + r + r^2) / 4 + 1/4 for a long run that
-    starts at r times the last side, but for the rounding of the sides. The arithmetic of a ResNet
-    is a larger share of its own, since its layers round sides up: with ResNet-50, 0.70 in place of
-    0.68 for 142 epochs from 112 to 224 px, and 0.74 in place of 0.68 for 33 from 32 to 64.
+    The mean of (size / last size)^2 over the epochs: for a long run that starts at r times the
+    last size about (1 + r + r^2) / 4 + 1/4. The FLOPs of a ResNet fall a little less, since its
+    layers round sizes up: with ResNet-50 to 0.70 instead of 0.68 in 142 epochs from 112 to 224 px,
+    and to 0.74 instead of 0.68 in 33 epochs from 32 to 64 px.
     """
     sizes = build_progressive_resize(data, epochs)
-    return math.fsum((sizes.of(epoch) / sizes.last) ** 2 for epoch in range(epochs)) / epochs
+    return math.fsum((sizes.size_at(epoch) / sizes.last) ** 2 for epoch in range(epochs)) / epochs

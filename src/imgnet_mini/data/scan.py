@@ -1,4 +1,4 @@
-"""Find the image files that cannot be used: at a glance, or by decoding each of them."""
+"""Find image files that cannot be used: by header and end of file, or by decoding each of them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -7,53 +7,53 @@ from typing import Final, NamedTuple, Protocol
 
 from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.data.batches import prefetch_map, thread_pool
-from imgnet_mini.data.folder import ImageFolder, listed
+from imgnet_mini.data.folder import ImageFolder, list_lines
 from imgnet_mini.data.images import ImageError, decode, find_problem
-from imgnet_mini.data.index import not_known_as_sound, remember_as_sound
+from imgnet_mini.data.index import mark_verified, unverified_images
 from imgnet_mini.errors import DataError
 
-_LISTED: Final = 100
-"""How many broken files a message names; `imgnet-mini check` names all."""
+_MAX_LISTED: Final = 100
+"""Broken files that a message names; `imgnet-mini check` names all."""
 
-_GLANCE_THREADS: Final = 8  # a glance waits for the disk, not for the processor
+_HEADER_THREADS: Final = 8  # reading headers is bound by the disk, not by the CPU
 
 
-class Findings(NamedTuple):
-    """What is wrong with images of a split, by their position.
+class ScanResult(NamedTuple):
+    """Problems of the images of a split, by index.
 
-    broken: cannot be decoded; suspect: JPEG files that are decoded although damaged inside.
+    broken: cannot be decoded; suspect: JPEG files that decode despite damage inside.
     """
 
     broken: dict[int, str]
     suspect: dict[int, str]
 
 
-class Shown(Protocol):
-    """What shows how far a scan is."""
+class ProgressBar(Protocol):
+    """Shows the progress of a scan."""
 
     def show(self, done: int) -> None:
-        """So many images are done."""
+        """Show the number of finished images."""
 
 
-Watch = Callable[[str, int], AbstractContextManager[Shown]]
-"""From a label and a number of images to what shows the progress, such as a bar."""
+NewProgressBar = Callable[[str, int], AbstractContextManager[ProgressBar]]
+"""From a label and a total to a progress bar."""
 
 
 @contextmanager
-def unwatched(_label: str, _total: int) -> Iterator[Shown]:
+def no_progress_bar(_label: str, _total: int) -> Iterator[ProgressBar]:
     """Show nothing."""
 
-    class Nothing:
+    class Hidden:
         def show(self, done: int) -> None:
             pass
 
-    yield Nothing()
+    yield Hidden()
 
 
-def scan_images(split: ImageFolder, on_image: Callable[[int], None]) -> Findings:
+def scan_images(split: ImageFolder, on_image: Callable[[int], None]) -> ScanResult:
     """Decode every image in full, on all cores.
 
-    on_image: called with how many are done; what it raises ends the scan.
+    on_image: called with the number of finished images; an exception from it ends the scan.
     """
 
     def attempt(index: int) -> tuple[str | None, str | None]:
@@ -63,59 +63,59 @@ def scan_images(split: ImageFolder, on_image: Callable[[int], None]) -> Findings
             return error.reason, None
         return None, complaint
 
-    findings = Findings({}, {})
+    result = ScanResult({}, {})
     with thread_pool(available_cpus()) as pool:
-        results = prefetch_map(attempt, range(len(split)), pool, ahead=2 * available_cpus())
-        with closing(results):
-            for index, (reason, complaint) in enumerate(results):
+        problems = prefetch_map(attempt, range(len(split)), pool, ahead=2 * available_cpus())
+        with closing(problems):
+            for index, (reason, complaint) in enumerate(problems):
                 if reason:
-                    findings.broken[index] = reason
+                    result.broken[index] = reason
                 if complaint:
-                    findings.suspect[index] = complaint
+                    result.suspect[index] = complaint
                 on_image(index + 1)
-    return findings
+    return result
 
 
-def find_broken_images(*splits: ImageFolder, watch: Watch) -> dict[str, str]:
-    """Decode every image in full: the place of each that cannot be decoded, and why."""
+def find_broken_images(*splits: ImageFolder, progress_bar: NewProgressBar) -> dict[str, str]:
+    """Decode every image in full; return `train/<class>/<image>` and reason of the broken ones."""
     broken: dict[str, str] = {}
     for split in splits:
-        with watch(f"check {split.root.name}", len(split)) as bar:
-            findings = scan_images(split, bar.show)
-        broken |= {split.place(index): reason for index, reason in findings.broken.items()}
+        with progress_bar(f"check {split.root.name}", len(split)) as bar:
+            result = scan_images(split, bar.show)
+        broken |= {split.path_in_root(index): reason for index, reason in result.broken.items()}
     return broken
 
 
 def check_images_decode(*splits: ImageFolder) -> None:
     """Check the header and the end of every image file (less than 0.1 ms each once cached).
 
-    Those that were whole at an earlier look, and have not changed since, are not looked at again.
+    Files that passed an earlier check and have not changed since are not read again.
 
     Raises:
-        DataError: names the files that are empty, cut short, too large or no images.
+        DataError: names the files that are empty, truncated, too large or no images.
     """
     problems: list[str] = []
-    with ThreadPoolExecutor(_GLANCE_THREADS) as pool:
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
         for split in splits:
-            paths = [split.path(index) for index in not_known_as_sound(split)]
+            paths = [split.path(index) for index in unverified_images(split)]
             found = pool.map(find_problem, paths, chunksize=256)
             broken = [
                 f"{path}: {problem}" for path, problem in zip(paths, found, strict=True) if problem
             ]
             if paths and not broken:
-                remember_as_sound(split)
+                mark_verified(split)
             problems += broken
     if problems:
         raise DataError(
-            f"{len(problems)} broken image file(s):\n{listed(problems, most=_LISTED)}\n"
+            f"{len(problems)} broken image file(s):\n{list_lines(problems, most=_MAX_LISTED)}\n"
             "Replace or remove them; imgnet-mini check lists all there are. Or leave them out with "
             "--skip-bad"
         )
 
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:
-    """How many files of each split were left out."""
-    train = sum(place.startswith("train/") for place in skipped)
+    """Describe how many files of each split were left out."""
+    train = sum(path.startswith("train/") for path in skipped)
     return (
         f"{len(skipped)} broken image file(s) left out, {train} of train/ and "
         f"{len(skipped) - train} of val/"

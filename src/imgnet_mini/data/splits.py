@@ -1,29 +1,171 @@
-"""Both splits of a data folder: found, and held against one another."""
+"""The training and validation images of a run: found, checked, and read from files or a pack."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgnet_mini.data.folder import ImageFolder, find_images, some_of
+from imgnet_mini.config.settings import DataConfig, RunSection
+from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images, join_names
 from imgnet_mini.data.images import EXTENSIONS
+from imgnet_mini.data.index import find_images_cached
+from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
+from imgnet_mini.data.scan import (
+    NewProgressBar,
+    check_images_decode,
+    describe_skipped,
+    find_broken_images,
+    no_progress_bar,
+)
 from imgnet_mini.errors import DataError
 
-Find = Callable[[Path], ImageFolder]
+FindImages = Callable[[Path], ImageFolder]
 """From the folder of a split to its images."""
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """Both splits, and the pack they are read from, if any.
+
+    notes: lines to show to the user.
+    skipped: `train/<class>/<image>` and reason of each file that is left out.
+    """
+
+    train: ImageFolder
+    val: ImageFolder
+    pack: Pack | None = None
+    notes: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def loader(self) -> str:
+        """The setting `loader` that selects this source: `folder` or `pack`."""
+        return "folder" if self.pack is None else "pack"
+
+    def packed_val(self, eval_size: int) -> PackedSplit | None:
+        """Return the packed validation images if they were packed for this center crop."""
+        if self.pack is None or self.pack.manifest.eval_size != eval_size:
+            return None
+        return self.pack.val
+
+
+def open_splits(
+    run: RunSection,
+    data: DataConfig,
+    *,
+    training: bool = True,
+    skipped: Mapping[str, str] | None = None,
+    checked: bool = False,
+    progress_bar: NewProgressBar = no_progress_bar,
+) -> ImageSplits:
+    """Find the images, open the pack if one is to be used, and check the files that will be read.
+
+    training: whether the training images will be read.
+    skipped: leave out exactly these files, as an earlier start of the run did.
+    checked: another process of this machine has just done the checks.
+    progress_bar: shows the progress of the scan that `skip_bad` asks for.
+
+    Raises:
+        DataError: the folders or the requested pack cannot be used, or files are broken.
+    """
+    train, val = find_splits(
+        run.data_root,
+        allow_missing_val_classes=data.allow_missing_val_classes,
+        find=find_images_cached,
+    )
+    images = _choose_source(run, data, ImageSplits(train, val), skipped, checked=checked)
+    if skipped and images.pack is None:
+        images = _leave_out(images, skipped)
+    decoded = _decoded_splits(images, data.eval_size, training=training)
+    if data.skip_bad and skipped is None:
+        images = _leave_out(images, find_broken_images(*decoded, progress_bar=progress_bar))
+    elif not checked:
+        check_images_decode(*decoded)
+    ignored = describe_ignored(train, val, hidden=False)
+    notes = (
+        *images.notes,
+        *([f"Note: ignored files: {ignored}"] if ignored else []),
+        *([f"Note: {describe_skipped(images.skipped)}"] if images.skipped else []),
+    )
+    return replace(images, notes=notes)
+
+
+def _choose_source(
+    run: RunSection,
+    data: DataConfig,
+    files: ImageSplits,
+    skipped: Mapping[str, str] | None,
+    *,
+    checked: bool,
+) -> ImageSplits:
+    if data.loader == "folder":
+        return files
+    try:
+        return _open_pack(run, data, files, skipped, checked=checked)
+    except NoPackError as error:
+        if data.loader == "pack":
+            raise
+        return replace(files, notes=(f"Note: {error}",)) if run.pack_dir is not None else files
+    except DataError as error:
+        if data.loader == "pack":
+            raise
+        return replace(files, notes=(f"Note: {error}. Until then, the files are decoded",))
+
+
+def _open_pack(
+    run: RunSection,
+    data: DataConfig,
+    files: ImageSplits,
+    skipped: Mapping[str, str] | None,
+    *,
+    checked: bool,
+) -> ImageSplits:
+    pack = open_pack(run.pack, files.train, files.val, checked=checked)
+    if data.img_size > pack.manifest.img_size:
+        raise DataError(
+            f"the pack in {run.pack} is for --img-size {pack.manifest.img_size} or less; make it "
+            f"anew with imgnet-mini prepare --img-size {data.img_size}"
+        )
+    images = ImageSplits(pack.train.images, pack.val.images, pack, skipped=pack.skipped)
+    if skipped is None:
+        return images
+    kept = _leave_out(files, skipped)
+    for packed, split in ((images.train, kept.train), (images.val, kept.val)):
+        if not np.array_equal(packed.files, split.files):
+            raise DataError(
+                f"the pack in {run.pack} leaves out other files of {split.root} than this run; "
+                "use --loader folder"
+            )
+    return replace(images, skipped=skipped)
+
+
+def _leave_out(images: ImageSplits, skipped: Mapping[str, str]) -> ImageSplits:
+    if not skipped:
+        return images
+    return replace(
+        images,
+        train=images.train.without(skipped),
+        val=images.val.without(skipped),
+        skipped={**images.skipped, **skipped},
+    )
+
+
+def _decoded_splits(images: ImageSplits, eval_size: int, *, training: bool) -> list[ImageFolder]:
+    """Return the splits whose files are decoded instead of read from a pack."""
+    if training and images.pack is None:
+        return [images.train, images.val]
+    return [] if images.packed_val(eval_size) is not None else [images.val]
 
 
 def find_splits(
     data_root: Path,
     *,
     allow_missing_val_classes: bool = False,
-    find: Find = find_images,
+    find: FindImages = find_images,
 ) -> tuple[ImageFolder, ImageFolder]:
-    """Find the training and validation images; the classes of both are those of training.
-
-    find: finds the images of one split.
+    """Find the training and validation images; both get the classes of the training images.
 
     Raises:
         DataError: a split is missing or empty, the classes differ, or a class is empty.
@@ -39,24 +181,24 @@ def find_splits(
     return train, val
 
 
-def read_splits(data_root: Path, find: Find = find_images) -> tuple[ImageFolder, ImageFolder]:
-    """Both splits as they are.
+def read_splits(data_root: Path, find: FindImages = find_images) -> tuple[ImageFolder, ImageFolder]:
+    """Find the images of both splits without checking them.
 
     Raises:
         DataError: a folder is missing, or cannot be read.
     """
     if not data_root.is_dir():
-        raise DataError(_missing(data_root, "there is no such folder"))
+        raise DataError(_explain_missing(data_root, "there is no such folder"))
     for split in ("train", "val"):
         if not (data_root / split).is_dir():
-            raise DataError(_missing(data_root, f"it has no folder {split}/"))
+            raise DataError(_explain_missing(data_root, f"it has no folder {split}/"))
     return find(data_root / "train"), find(data_root / "val")
 
 
 def find_tree_problems(
     train: ImageFolder, val: ImageFolder, *, allow_missing_val_classes: bool
 ) -> list[str]:
-    """What is wrong with the classes of two splits."""
+    """Describe the problems of the class folders of two splits."""
     problems = []
     for split in (train, val):
         empty = [split.classes[n] for n in np.flatnonzero(_images_per_class(split) == 0)]
@@ -65,21 +207,21 @@ def find_tree_problems(
             problems.append(f"{split.root} has no class folders; expected {expected}")
         elif empty and not (split is val and allow_missing_val_classes and len(val)):
             problems.append(
-                f"no images in {some_of(empty)} of {split.root}; add images "
+                f"no images in {join_names(empty)} of {split.root}; add images "
                 f"({', '.join(EXTENSIONS)}) or remove these folders from train/ and val/"
             )
     if train.classes and val.classes:
-        problems += _different_classes(train, val, allow_missing_val_classes)
+        problems += _explain_different_classes(train, val, allow_missing_val_classes)
         if len(train.classes) == 1:
             (only,) = train.classes
             problems.append(
-                f"{train.root} has one class, {only}: add another, for the network to tell from it"
+                f"{train.root} has one class, {only}: a classifier needs two or more; add another"
             )
     return problems
 
 
-def case_twins(classes: Sequence[str]) -> list[str]:
-    """Names that differ in case only, such as `Cat and cat`; on other systems they are one."""
+def case_collisions(classes: Sequence[str]) -> list[str]:
+    """Return names that differ in case only, such as `Cat and cat`."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(name.casefold(), []).append(name)
@@ -90,7 +232,7 @@ def _images_per_class(split: ImageFolder) -> NDArray[np.int64]:
     return np.bincount(split.targets, minlength=len(split.classes))
 
 
-def _different_classes(
+def _explain_different_classes(
     train: ImageFolder, val: ImageFolder, allow_missing_val_classes: bool
 ) -> list[str]:
     only_train = sorted(set(train.classes) - set(val.classes))
@@ -98,22 +240,22 @@ def _different_classes(
     if not only_val and (allow_missing_val_classes or not only_train):
         return []
     lines = [f"{train.root} and {val.root} do not hold the same classes:"]
-    lines += [f"  only in train/: {some_of(only_train)}"] if only_train else []
-    lines += [f"  only in val/: {some_of(only_val)}"] if only_val else []
-    twins = case_twins([*only_train, *only_val])
-    lines += [f"  differing in case only: {some_of(twins)}"] if twins else []
+    lines += [f"  only in train/: {join_names(only_train)}"] if only_train else []
+    lines += [f"  only in val/: {join_names(only_val)}"] if only_val else []
+    collisions = case_collisions([*only_train, *only_val])
+    lines += [f"  differing in case only: {join_names(collisions)}"] if collisions else []
     lines += ["Add the missing folders, or remove the extra ones."]
     if only_train and not allow_missing_val_classes:
         lines += ["With --allow-missing-val-classes, val/ may lack classes of train/."]
     return ["\n".join(lines)]
 
 
-def _missing(data_root: Path, reason: str) -> str:
+def _explain_missing(data_root: Path, reason: str) -> str:
     return (
         f"no images at {data_root.absolute()}: {reason}.\n"
         "Expected one folder per class, the same in both:\n"
         f"  {data_root / 'train' / '<class>' / '<image>.JPEG'}\n"
         f"  {data_root / 'val' / '<class>' / '<image>.JPEG'}\n"
-        "ImageNet-Mini is the Kaggle data set ifigotin/imagenetmini-1000; unpack it so, or name\n"
-        "another folder with --data-root. To try everything without data: imgnet-mini demo"
+        "ImageNet-Mini is the Kaggle dataset ifigotin/imagenetmini-1000: unpack it like this, or\n"
+        "name another folder with --data-root. To try everything without data: imgnet-mini demo"
     )

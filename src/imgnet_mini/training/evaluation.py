@@ -66,7 +66,7 @@ def evaluate(
 ) -> tuple[Metrics, TopKPredictions]:
     """Run the network over every image of a loader, each on one rank; all ranks get all answers.
 
-    An answer is the mean of the logits of what the loader's `views` show of an image.
+    An answer is the mean of the logits over the loader's `tta` views of an image.
 
     Raises:
         StopRequestedError: a signal has come.
@@ -80,7 +80,7 @@ def evaluate(
     with torch.no_grad(), progress_bar(label, loader.images) as bar:
         for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
-                logits = torch.stack([model(view) for view in loader.views.of(images)]).mean(0)
+                logits = torch.stack([model(view) for view in loader.tta.views(images)]).mean(0)
             parts.append(_answer(logits.float(), targets, label_smoothing))
             done += len(targets) * distributed.world_size
             bar.show(min(done, loader.images))
@@ -125,7 +125,7 @@ def _count(table: Tensor, seconds: float) -> tuple[Metrics, TopKPredictions]:
 def to_predictions(answers: TopKPredictions, images: ImageFolder) -> Predictions:
     """The same with the names of these images, which were evaluated in their order."""
     return Predictions(
-        images=[images.relative(index) for index in range(len(images))],
+        images=[images.relative_path(index) for index in range(len(images))],
         classes=images.classes,
         targets=images.targets,
         top=answers.top.numpy(),

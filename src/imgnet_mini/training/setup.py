@@ -9,7 +9,7 @@ from torch import nn
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.open import ImageSplits, open_splits
+from imgnet_mini.data.splits import ImageSplits, open_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import DataError
 from imgnet_mini.training.device import choose_device
@@ -93,7 +93,11 @@ def open_splits_once(
     def find() -> tuple[str, Mapping[str, str]]:
         found.append(
             open_splits(
-                config.run, config.data, training=training, skipped=skipped, watch=progress_bar
+                config.run,
+                config.data,
+                training=training,
+                skipped=skipped,
+                progress_bar=progress_bar,
             )
         )
         return found[0].loader, found[0].skipped

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.open import ImageSplits
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import choose_precision

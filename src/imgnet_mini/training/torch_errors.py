@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from imgnet_mini.data.folder_source import lost_worker
+from imgnet_mini.data.folder_source import lost_worker_error
 from imgnet_mini.errors import ConfigError
 
 
@@ -31,7 +31,7 @@ def translate_torch_errors(batch_size: int) -> Iterator[None]:
         if "DefaultCPUAllocator" in str(error):
             raise ConfigError(advice) from error
         if re.search("DataLoader worker .*(killed|exited)", str(error)):
-            raise lost_worker() from error
+            raise lost_worker_error() from error
         if "deterministic implementation" in str(error):
             kernel = str(error).split()[0]
             raise ConfigError(

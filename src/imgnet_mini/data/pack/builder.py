@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PlainSerializer, Pla
 from imgnet_mini import __version__
 from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.data.batches import prefetch_map, thread_pool
-from imgnet_mini.data.folder import listed
+from imgnet_mini.data.folder import list_lines
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.pack.format import (
     CLASSES,
@@ -114,14 +114,14 @@ class PackBuilder:
             write_text(path, "".join(f"{problem}\n" for problem in problems))
             raise DataError(
                 f"{len(problems)} file(s) in {self._plan.data_root} cannot be decoded, all listed "
-                f"in {path}:\n{listed(problems)}\n"
+                f"in {path}:\n{list_lines(problems)}\n"
                 "Replace or remove them, or leave them out with --skip-bad"
             )
         for split in SPLITS:
             images = self._plan.splits[split]
             self._arrays[split, "index"].finish()
             kept = np.load(split_file(self._folder, split, "index"))["target"]
-            images.check_unchanged(kept)
+            images.check_no_class_lost(kept)
 
     def finish(self) -> PackManifest:
         """Complete the files; write the manifest last."""
@@ -195,7 +195,7 @@ class PackBuilder:
         width, height = (0, 0) if isinstance(result, ImageError) else (result.width, result.height)
         values = (images.files[index], images.targets[index], width, height, *stamps)
         row = np.array([values], self._row_dtype)
-        name = images.place(index)
+        name = images.path_in_root(index)
         changes: dict[str, Any] = {}
         if isinstance(result, ImageError):
             self._arrays[split, "skipped"].append(row)

@@ -31,14 +31,14 @@ class PackSource:
 
     def __init__(
         self,
-        order: ResumableBatchSampler,
+        sampler: ResumableBatchSampler,
         split: PackedSplit,
         crop: TrainCrop | None,
         data: DataConfig,
         *,
         device: torch.device,
     ) -> None:
-        self._order = order
+        self._sampler = sampler
         self._split = split
         self._crop = crop
         self._threads = data.workers
@@ -50,32 +50,31 @@ class PackSource:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches of the current epoch of the sampler."""
-        self._device_rows.before_epoch(at_full_size=self._order.at_full_size)
+        self._device_rows.before_epoch(is_full_size=self._sampler.is_full_size)
         if self._crop_on_host or not self._threads:
             # On a CPU, training uses all cores: the threads share each batch instead.
-            yield from map(self._load, self._order)
+            yield from map(self._load, self._sampler)
         else:
-            yield from prefetch_map(self._load, self._order, self._pool, ahead=self._threads)
+            yield from prefetch_map(self._load, self._sampler, self._pool, ahead=self._threads)
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
 
     def _load(self, key: BatchKey) -> Batch:
-        indices = torch.from_numpy(key.indices)
         targets = torch.from_numpy(self._split.images.targets[key.indices])
         if self._crop is None:
             images = self._rows(key.indices).permute(0, 3, 1, 2)
-            return self._pin(Batch(images, targets, indices))
+            return self._pin(Batch(images, targets, key))
         crops = self._sample_crops(key, self._crop)
         if self._crop_on_host:
-            return Batch(self._crop_images(key.indices, crops, key.size), targets, indices)
+            return Batch(self._crop_images(key.indices, crops, key.size), targets, key)
         boxes = torch.tensor(crops, dtype=torch.float32)
-        return self._pin(Batch(self._rows(key.indices), targets, indices, boxes))
+        return self._pin(Batch(self._rows(key.indices), targets, key, boxes))
 
     def _sample_crops(self, key: BatchKey, crop: TrainCrop) -> list[Crop]:
         """Sample crops of the original images; scale them to the squashed ones."""
-        numbers = uniforms(self._order.seed or 0, key.epoch, key.indices, CROP_NUMBERS).tolist()
+        numbers = uniforms(self._sampler.seed or 0, key.epoch, key.indices, CROP_NUMBERS).tolist()
         sizes = self._split.sizes[key.indices].tolist()
         side = self._split.pixels.shape[1]
         return [
@@ -115,7 +114,7 @@ class PackSource:
     def _pin(self, batch: Batch) -> Batch:
         if not self._pinned:
             return batch
-        return batch.apply(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
+        return batch.map_tensors(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
 
 
 class DeviceRows:
@@ -142,10 +141,10 @@ class DeviceRows:
         self._mode = mode if device.type == "cuda" else "off"
         self._full_size_epochs = 0
 
-    def before_epoch(self, *, at_full_size: bool = True) -> None:
+    def before_epoch(self, *, is_full_size: bool = True) -> None:
         """Move the rows to the device if they are to be there. Call before each epoch.
 
-        at_full_size: whether no later epoch has larger images.
+        is_full_size: whether no later epoch has larger images.
 
         Raises:
             ConfigError: mode is "on" and the rows do not fit.
@@ -161,4 +160,4 @@ class DeviceRows:
             fits = self._full_size_epochs > 0 and nbytes + _MARGIN * total <= free
             if self._mode == "on" or fits:
                 self.tensor = torch.from_numpy(self._rows).to(self._device)
-        self._full_size_epochs += at_full_size
+        self._full_size_epochs += is_full_size

@@ -1,0 +1,1 @@
+"""Augmentations of whole training batches on their device."""

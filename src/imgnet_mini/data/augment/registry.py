@@ -1,0 +1,144 @@
+"""The registry of batch augmentations, and the pipeline of those that a configuration enables."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.data.augment.affine_erase import RandomAffineErase
+from imgnet_mini.data.augment.batch_random import BatchRandom
+from imgnet_mini.data.augment.erasing import RandomErasing
+from imgnet_mini.data.augment.mixing import MixupCutmix
+from imgnet_mini.data.augment.trivial_augment import TrivialAugment
+from imgnet_mini.data.batches import Batch
+from imgnet_mini.data.crops import crop_batch
+from imgnet_mini.data.rng import RandomStream
+from imgnet_mini.data.transforms import Normalize
+
+Transform = Callable[[Tensor, Tensor, BatchRandom], tuple[Tensor, Tensor]]
+"""From images and targets of a batch to new ones; it does not change its arguments in place."""
+
+_STREAMS: Final = {
+    "trivial_augment": RandomStream(key=(2,)),
+    "random_affine_erase": RandomStream(skip=23),
+    "random_erasing": RandomStream(skip=33),
+    "mixup_cutmix": RandomStream(key=(1,)),
+}
+"""Streams that are older than the hashing of names, kept so that runs resume bit by bit."""
+
+
+class Stage(Enum):
+    """Place of an augmentation in the pipeline."""
+
+    BYTES = auto()
+    """Images (N, 3, S, S) uint8, targets (N,) int64: after the crop, before normalization."""
+    FLOATS = auto()
+    """Images (N, 3, S, S) float32, targets (N,) int64 or (N, C) float32: after normalization."""
+
+
+class Context(NamedTuple):
+    """The facts that a transform is built from."""
+
+    data: DataConfig
+    classes: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One augmentation of whole batches.
+
+    name: of its random stream; renaming it changes its draws.
+    settings: fields of `DataConfig`, switches or numbers; any but False and 0 enables it.
+    min_images: the fewest images per micro-batch that it works on.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    stage: Stage
+    build: Callable[[Context], Transform]
+    min_images: int = 1
+
+    @property
+    def stream(self) -> RandomStream:
+        """Its random numbers, which no other augmentation reads."""
+        return _STREAMS.get(self.name) or RandomStream.named(self.name)
+
+    def flags(self, data: DataConfig) -> list[str]:
+        """Return its enabled settings as flags, such as `--mixup 0.2`; empty if it is off."""
+        values = {name: getattr(data, name) for name in self.settings}
+        return [
+            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value:g}")
+            for name, value in values.items()
+            if value
+        ]
+
+
+AUGMENTATIONS: Final = (
+    Augmentation(
+        "trivial_augment",
+        ("trivial_augment",),
+        Stage.BYTES,
+        lambda _: TrivialAugment(),
+    ),
+    Augmentation(
+        "random_affine_erase",
+        ("use_class_style_aug",),
+        Stage.BYTES,
+        lambda context: RandomAffineErase(context.device),
+    ),
+    Augmentation(
+        "random_erasing",
+        ("random_erasing",),
+        Stage.BYTES,
+        lambda context: RandomErasing(context.data.random_erasing, context.device),
+    ),
+    Augmentation(
+        "mixup_cutmix",
+        ("mixup", "cutmix"),
+        Stage.FLOATS,
+        lambda context: MixupCutmix(
+            context.data.mixup, context.data.cutmix, classes=context.classes
+        ),
+        min_images=2,
+    ),
+)
+"""In the order in which those of a stage are applied."""
+
+
+def enabled_augmentations(data: DataConfig) -> list[Augmentation]:
+    """Return the augmentations that a configuration enables."""
+    return [augmentation for augmentation in AUGMENTATIONS if augmentation.flags(data)]
+
+
+class BatchAugment:
+    """Crop, augment and normalize training batches, with the same draws on any device."""
+
+    def __init__(self, data: DataConfig, *, classes: int, seed: int, device: torch.device) -> None:
+        self._seed = seed
+        self._normalize = Normalize(device)
+        context = Context(data, classes, device)
+        self._transforms: dict[Stage, list[tuple[Transform, RandomStream]]] = {
+            stage: [
+                (augmentation.build(context), augmentation.stream)
+                for augmentation in enabled_augmentations(data)
+                if augmentation.stage is stage
+            ]
+            for stage in Stage
+        }
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return images (N, 3, S, S) float32 and targets (N,) int64, or (N, C) float32 if mixed."""
+        images, targets = batch.images, batch.targets
+        if batch.crops is not None:
+            images = crop_batch(images, batch.crops, batch.key.size)
+        for transform, stream in self._transforms[Stage.BYTES]:
+            images, targets = transform(images, targets, BatchRandom(stream, self._seed, batch.key))
+        images = self._normalize(images)
+        for transform, stream in self._transforms[Stage.FLOATS]:
+            images, targets = transform(images, targets, BatchRandom(stream, self._seed, batch.key))
+        return images, targets
