@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.precision import choose_precision
+from imgnet_mini.training.trainer import StepLogger
 from imgnet_mini.utils.signals import StopRequest
 
 GOAL = 1.03
@@ -56,9 +57,12 @@ def measure(options: argparse.Namespace, ranks: DistributedContext) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         StopRequest(distributed=ranks.world_size > 1) as stop,
+        ExitStack() as stack,
     ):
-        paths = RunPaths(Path(folder), "bench")
-        logger = RunLogger(paths, [], step=0) if ranks.is_main_process else NullLogger()
+        logger: StepLogger = NullLogger()
+        if ranks.is_main_process:
+            run_logger = RunLogger(RunPaths(Path(folder), "bench"), [], step=0)
+            logger = stack.enter_context(closing(run_logger))
         loader = FixedLoader(images, targets, steps)
         loops = {
             "plain": build_bare(
@@ -66,16 +70,15 @@ def measure(options: argparse.Namespace, ranks: DistributedContext) -> None:
             ),
             "engine": build_engine(model, precision, loader, logger, stop, ranks=ranks),
         }
-        with closing(logger):
-            for run in loops.values():
-                run()
-            rounds = []
-            for _ in range(options.rounds):
-                times = {}
-                for name, run in loops.items():
-                    ranks.barrier()
-                    times[name] = seconds(run, device)
-                rounds.append(times)
+        for run in loops.values():
+            run()
+        rounds = []
+        for _ in range(options.rounds):
+            times = {}
+            for name, run in loops.items():
+                ranks.barrier()
+                times[name] = seconds(run, device)
+            rounds.append(times)
     if not ranks.is_main_process:
         return
     ratio = statistics.median(times["engine"] / times["plain"] for times in rounds)

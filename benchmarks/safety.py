@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.rng import uniforms
@@ -96,7 +97,7 @@ def _measure(config: ResolvedConfig, rounds: int) -> dict[str, object]:
         "images": len(loader) * config.data.batch_size,
         "seconds of training": round(whole, 2),
         "share of checks": round(clock.seconds / whole, 5),
-        **_time_saves(state, paths, rounds),
+        **_time_saves(_checkpoint_of(config, state), paths, rounds),
         "torch": str(torch.__version__),
     }
 
@@ -110,7 +111,7 @@ def _watched(clock: Clock) -> ExitStack:
             list(order(self))
         ),
         "imgnet_mini.utils.signals.StopRequest.check": StopRequest.check,
-        f"{Trainer.__module__}.Trainer._refuse_infinite_weights": (Trainer._check_finite_weights),
+        f"{Trainer.__module__}.Trainer._check_finite": Trainer._check_finite,
         "math.isfinite": math.isfinite,
     }
     for place, function in watched.items():
@@ -118,17 +119,24 @@ def _watched(clock: Clock) -> ExitStack:
     return stack
 
 
-def _time_saves(state: dict[str, Any], paths: RunPaths, rounds: int) -> dict[str, object]:
+def _checkpoint_of(config: RunConfig, state: dict[str, Any]) -> RunCheckpoint:
+    about = {"config": config.model_dump(mode="json"), "classes": ["a"], "images": "0" * 64}
+    return RunCheckpoint.model_validate(
+        state | about | {"environment": {"world_size": 1}, "records": []}
+    )
+
+
+def _time_saves(checkpoint: RunCheckpoint, paths: RunPaths, rounds: int) -> dict[str, object]:
     store = CheckpointStore(paths, keep=2)
     plain = paths.checkpoint_dir / "plain.bin"
     ours, theirs = [], []
     for _ in range(rounds + 1):
-        state["state"]["step"] += 1
+        checkpoint.state.step += 1
         began = time.perf_counter()
-        store.save(state)
+        store.save(checkpoint)
         between = time.perf_counter()
         with plain.open("wb") as file:
-            torch.save(state, file)
+            torch.save(checkpoint.to_dict(), file)
         ours.append(between - began)
         theirs.append(time.perf_counter() - between)
     ratios = [a / b for a, b in zip(ours[1:], theirs[1:], strict=True)]

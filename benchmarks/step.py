@@ -1,14 +1,17 @@
-"""The engine's training step against a bare PyTorch loop, in one run.
+"""Time of the trainer's step against a bare PyTorch loop, or against another checkout.
 
     python benchmarks/step.py [--arch resnet50] [--img-size 64] [--batch-size 32] [--device auto]
+    python benchmarks/step.py --against OTHER_CHECKOUT
 
-Three loops train the same network on one batch that never changes, in turn, round after
-round; a round's ratio compares what ran within seconds of each other, and the median of the
-ratios is what counts.
+The loops train the same network on one fixed batch, in turn, round after round. A round's ratio
+compares loops that ran within seconds of each other; the median of the ratios is reported.
 
     bare       autocast, channels last, fused SGD, OneCycleLR: nothing but the step
-    engine     the same through Trainer.train_epoch, with its tallies, TensorBoard and checks
-    reference  what many scripts do: float32, contiguous, `.item()` for loss and top-1 each step
+    engine     the same through Trainer.train_epoch, with its metrics, TensorBoard and checks
+    reference  a common script: float32, contiguous, `.item()` for loss and top-1 each step
+
+With --against, two processes, each with the package and the benchmark of one checkout, take turns.
+On a busy machine, CPU time with OMP_NUM_THREADS=1 is the steadier measure.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import copy
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,12 +41,14 @@ from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import Precision, choose_precision
-from imgnet_mini.training.trainer import Trainer
+from imgnet_mini.training.trainer import StepLogger, Trainer
 from imgnet_mini.utils.signals import StopRequest
 
 CLASSES = 1000
 MAX_LR = 1e-3  # small: a batch that never changes must not blow up the weights
 TOTAL_STEPS = 1_000_000
+LOOPS = ("bare", "engine", "reference")
+"""In the order of a round."""
 
 
 class FixedLoader:
@@ -86,7 +92,7 @@ def build_engine(
     model: nn.Module,
     precision: Precision,
     loader: FixedLoader,
-    logger: RunLogger,
+    logger: StepLogger,
     stop: StopRequest,
     *,
     ranks: DistributedContext = SINGLE_PROCESS,
@@ -125,7 +131,7 @@ def build_reference(
     return run
 
 
-def build_parts(model: nn.Module) -> tuple[nn.CrossEntropyLoss, torch.optim.SGD, OneCycleLR]:
+def build_parts(model: nn.Module) -> tuple[nn.CrossEntropyLoss, torch.optim.Optimizer, OneCycleLR]:
     settings = OptimizerConfig()
     optimizer = build_optimizer(settings, model, lr=MAX_LR)
     scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=MAX_LR, total_steps=TOTAL_STEPS)
@@ -145,6 +151,77 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
+TIMER = """
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("step", sys.argv.pop(1))
+step = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(step)
+measure = step.seconds
+
+def measure_when_asked(run, device):
+    if input() == "skip":
+        return 1.0
+    began = time.process_time()
+    elapsed = measure(run, device)
+    print(elapsed, time.process_time() - began, flush=True)
+    return elapsed
+
+step.seconds = measure_when_asked
+step.main()
+"""
+"""Runs the benchmark of a checkout, which waits before each loop of a round until it is asked."""
+
+
+def compare_checkouts(options: argparse.Namespace) -> None:
+    trees = {"this": Path(__file__).resolve().parents[1], "other": options.against.resolve()}
+    timers = {name: start_timer(tree, options) for name, tree in trees.items()}
+    rounds = []
+    try:
+        for number in range(options.rounds + 1):
+            names = list(timers)[:: -1 if number % 2 else 1]
+            times = {loop: {name: ask(timers[name], loop) for name in names} for loop in LOOPS}
+            rounds.append(times)
+    finally:
+        for timer in timers.values():
+            timer.kill()
+            timer.communicate()
+    for loop in ("engine", "bare"):
+        for place, clock in enumerate(("wall", "CPU")):
+            ratios = sorted(
+                times[loop]["this"][place] / times[loop]["other"][place] for times in rounds[1:]
+            )
+            print(
+                f"{loop:<7} {clock:<4} time, this / other: median {statistics.median(ratios):.4f} "
+                f"({ratios[0]:.4f} to {ratios[-1]:.4f} in {len(ratios)} rounds)"
+            )
+
+
+def start_timer(tree: Path, options: argparse.Namespace) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", TIMER, str(tree / "benchmarks/step.py")]
+    for name in ("arch", "img_size", "batch_size", "device", "steps"):
+        value = getattr(options, name)
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    return subprocess.Popen(
+        [*command, "--rounds", str(options.rounds + 1)],
+        env=os.environ | {"PYTHONPATH": str(tree / "src")},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def ask(timer: "subprocess.Popen[str]", loop: str) -> list[float]:
+    """Let a process run a loop; return the seconds of wall and of CPU time it took."""
+    if timer.stdin is None or timer.stdout is None:
+        raise ValueError("a timer is asked through pipes")
+    if loop == "reference":
+        print("skip", file=timer.stdin, flush=True)
+        return [1.0, 1.0]
+    print("run", file=timer.stdin, flush=True)
+    return [float(seconds) for seconds in timer.stdout.readline().split()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", default="resnet50")
@@ -154,7 +231,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="per loop and round; 4 on a CPU, else 50")
     parser.add_argument("--rounds", type=int, default=9, help="counted, after one to warm up")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--against", type=Path, help="another checkout of imgnet-mini")
     options = parser.parse_args()
+    if options.against:
+        compare_checkouts(options)
+        return
 
     runtime = RuntimeConfig(device=options.device)
     device = choose_device(runtime)

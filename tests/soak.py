@@ -196,7 +196,7 @@ def _step_after(folder: Path) -> object:
     paths = RunPaths(folder, "a")
     remove_temporary_files(paths.checkpoint_dir)
     try:
-        return CheckpointStore(paths, keep=2).load_latest().content["state"]["step"]
+        return CheckpointStore(paths, keep=2).load_latest().checkpoint.state.step
     except CheckpointError as error:
         return str(error)
 
@@ -273,7 +273,7 @@ def full_disks(folder: Path, scale: float) -> list[Row]:
                 (disk / "checkpoints/a/best.pth").unlink(missing_ok=True)
                 paths = RunPaths(disk, "a")
                 remove_temporary_files(paths.checkpoint_dir)
-                step = CheckpointStore(paths, keep=2).load_latest().content["state"]["step"]
+                step = CheckpointStore(paths, keep=2).load_latest().checkpoint.state.step
                 good = good and f"Safe:step{step}(" in text
             rows.append(Row(f"A disk of {megabytes} MB, full {what}", "1", f"exit {code}", good))
         finally:

@@ -8,11 +8,11 @@ import signal
 import pytest
 import torch
 
-from helpers.checkpoints import KINDS, best_at, content_at, damage, store_at
+from helpers.checkpoints import KINDS, best_at, checkpoint_at, content_at, damage, store_at
 from imgnet_mini.checkpoint.load import read_run, read_weights
 from imgnet_mini.checkpoint.manifest import Manifest
 from imgnet_mini.checkpoint.reader import file_sha256
-from imgnet_mini.checkpoint.store import CheckpointStore, _Digesting, tensor_bytes
+from imgnet_mini.checkpoint.store import CheckpointStore, _HashingWriter, tensor_bytes
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.utils.signals import ImmediateStopError, StopRequest
@@ -28,7 +28,7 @@ def reopened(paths, keep=2):
 
 
 def step_of(taken):
-    return taken.content["state"]["step"]
+    return taken.checkpoint.state.step
 
 
 def names(paths):
@@ -39,7 +39,7 @@ def test_the_newest_state_is_taken_up_and_nothing_need_be_said(paths):
     store_at(paths.output_dir, 10, 20)
     taken = reopened(paths).load_latest()
     assert (step_of(taken), taken.path, taken.notes) == (20, paths.checkpoint, [])
-    assert torch.equal(taken.content["model"]["weight"], content_at(20)["model"]["weight"])
+    assert torch.equal(taken.checkpoint.model["weight"], content_at(20)["model"]["weight"])
 
 
 def test_what_is_saved_loads_with_plain_torch(paths):
@@ -57,7 +57,7 @@ def test_so_many_states_are_kept_and_the_best_always(paths, keep, kept):
     store_at_again = store_at(paths.output_dir, keep=keep)
     store_at_again.load_latest()
     for step in (10, 20, 30, 40):
-        store_at_again.save(content_at(step))
+        store_at_again.save(checkpoint_at(step))
         os.utime(paths.checkpoint, ns=(step, step))
     earlier = {f"checkpoint-{step}.pth" for step in kept}
     assert names(paths) == earlier | {"checkpoint.pth", "best.pth", "manifest.json"}
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(paths, kind)
         taken = reopened(paths).load_latest()
         assert (step_of(taken), taken.path) == (10, paths.checkpoint_at(10))
         (note,) = taken.notes
-        assert re.search(r"checkpoint\.pth is damaged: its sha256 .* Using step 10", note)
+        assert re.search(r"checkpoint\.pth is damaged: its SHA-256 .* Using step 10", note)
         assert paths.damaged.read_bytes() == damaged
         for path in paths.checkpoint_files():
             path.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def test_a_damaged_file_that_is_asked_for_by_name_is_refused(paths, kind):
     damage(paths.best, kind, random.Random(kind))
     with pytest.raises(CheckpointError, match=r"best\.pth is damaged"):
         read_weights(paths.best)
-    assert not store.has_best(2)
+    assert not store.has_best()
 
 
 def test_two_states_that_were_swapped_are_noticed(paths):
@@ -140,7 +140,7 @@ def test_after_a_fallback_the_run_goes_on_and_is_whole_again(paths):
     damage(paths.checkpoint, "zero", random.Random(0))
     store = reopened(paths)
     store.load_latest()
-    store.save(content_at(20))
+    store.save(checkpoint_at(20))
     taken = reopened(paths).load_latest()
     assert (step_of(taken), taken.notes) == (20, [])
 
@@ -149,7 +149,7 @@ def test_a_backup_that_was_put_back_is_known(paths):
     store = store_at(paths.output_dir, 10)
     backup = paths.checkpoint.read_bytes()
     for step in (20, 30, 40):
-        store.save(content_at(step))
+        store.save(checkpoint_at(step))
     paths.checkpoint.unlink()
     paths.checkpoint.write_bytes(backup)
     taken = reopened(paths).load_latest()
@@ -158,13 +158,14 @@ def test_a_backup_that_was_put_back_is_known(paths):
 
 
 def test_without_a_manifest_the_checksums_inside_have_to_do(paths):
-    store_at(paths.output_dir, 10, 20).save_best(best_at(20), step=20)
+    store = store_at(paths.output_dir, 10)
+    store.save_best(best_at(20), step=20)
+    store.save(checkpoint_at(20, best_epoch=1))
     paths.manifest.unlink()
     store = reopened(paths)
     taken = store.load_latest()
     assert (step_of(taken), taken.notes) == (20, [])
-    assert store.has_best(2)
-    assert not store.has_best(1)
+    assert store.has_best()
     assert len(json.loads(paths.manifest.read_text())["saved"]) == 3
     paths.manifest.unlink()
     data = bytearray(paths.checkpoint.read_bytes())
@@ -177,7 +178,7 @@ def test_without_a_manifest_the_checksums_inside_have_to_do(paths):
 def test_best_weights_of_another_tool_enter_a_manifest_that_is_made_anew(paths, epoch):
     store_at(paths.output_dir, 10)
     paths.manifest.unlink()
-    weights = {"epoch": epoch} if epoch is not None else best_at(10) | {"epoch": None}
+    weights = {"epoch": epoch} if epoch is not None else best_at(10).to_dict() | {"epoch": None}
     torch.save(weights, paths.best)
     assert step_of(reopened(paths).load_latest()) == 10
 
@@ -214,7 +215,7 @@ def test_a_link_that_cannot_be_made_is_a_renaming(paths, monkeypatch):
     monkeypatch.setattr(os, "link", no_links)
     store_at(paths.output_dir, 10, 20)
     assert step_of(reopened(paths).load_latest()) == 20
-    assert read_run(paths.checkpoint_at(10))["state"]["step"] == 10
+    assert read_run(paths.checkpoint_at(10)).state.step == 10
 
 
 def test_an_old_file_that_cannot_be_removed_does_not_end_the_run(paths, monkeypatch):
@@ -227,7 +228,7 @@ def test_an_old_file_that_cannot_be_removed_does_not_end_the_run(paths, monkeypa
         unlink(path, *args, **settings)
 
     monkeypatch.setattr(os, "unlink", stuck)
-    store.save(content_at(30))
+    store.save(checkpoint_at(30))
     assert step_of(reopened(paths).load_latest()) == 30
 
 
@@ -240,7 +241,7 @@ def test_a_full_disk_says_what_was_needed_and_keeps_what_was_there(paths, monkey
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WriteError, match=r"checkpoint\.pth: No space .* needed, .* free in "):
-        store.save(content_at(20))
+        store.save(checkpoint_at(20))
     assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
     assert store.newest.step == 10
 
@@ -250,32 +251,32 @@ def test_a_second_ctrl_c_inside_a_write_ends_it_at_once_and_keeps_what_was_there
 ):
     store = store_at(paths.output_dir, 10)
     before = {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()}
-    write, writes = _Digesting.write, iter(range(1000))
+    write, writes = _HashingWriter.write, iter(range(1000))
 
     def signalled(self, data):
         if next(writes) == 1:
             signal.raise_signal(signal.SIGINT)
         return write(self, data)
 
-    monkeypatch.setattr(_Digesting, "write", signalled)
+    monkeypatch.setattr(_HashingWriter, "write", signalled)
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         stop._received_at -= 60
         with pytest.raises(ImmediateStopError, match="SIGINT"):
-            store.save(content_at(20))
+            store.save(checkpoint_at(20))
     assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
 
 
 def test_the_best_weights_of_another_state_are_not_taken_for_its_own(paths):
     store = store_at(paths.output_dir, 10)
     store.save_best(best_at(20), step=20)
-    store.save(content_at(20, best_epoch=1))
+    store.save(checkpoint_at(20, best_epoch=1))
     store.save_best(best_at(30), step=30)
-    store.save(content_at(30, best_epoch=2))
+    store.save(checkpoint_at(30, best_epoch=2))
     for path, has_best in ((paths.checkpoint, True), (paths.checkpoint_at(20), False)):
         store = reopened(paths)
-        state = store.load_file(path).content["state"]
-        assert store.has_best(state["best_epoch"]) == has_best
+        store.load_file(path)
+        assert store.has_best() == has_best
 
 
 def test_weights_that_are_replaced_while_they_are_read_are_whole(paths, monkeypatch):
@@ -293,7 +294,7 @@ def test_weights_that_are_replaced_while_they_are_read_are_whole(paths, monkeypa
     digest = file_sha256(paths.best)
     monkeypatch.setattr(Manifest, "read", saving_meanwhile)
     weights = read_weights(paths.best)
-    assert weights.content["epoch"] == 1
+    assert weights.weights.epoch == 1
     assert weights.sha256 == digest != file_sha256(paths.best)
 
 
@@ -304,12 +305,14 @@ def test_a_copy_that_has_mixed_up_the_times_changes_no_order(paths):
     paths.checkpoint.unlink()
     store = reopened(paths, keep=3)
     assert step_of(store.load_latest()) == 30
-    store.save(content_at(40))
+    store.save(checkpoint_at(40))
     assert names(paths) >= {"checkpoint-30.pth", "checkpoint-20.pth", "checkpoint.pth"}
     assert len(names(paths)) == 4
 
 
 def test_the_size_of_a_content_is_that_of_its_tensors(paths):
-    content = content_at(10, size=100_000)
-    store_at(paths.output_dir).save(content)
-    assert tensor_bytes(content) == pytest.approx(paths.checkpoint.stat().st_size, rel=0.02)
+    checkpoint = checkpoint_at(10, size=100_000)
+    store_at(paths.output_dir).save(checkpoint)
+    assert tensor_bytes(checkpoint.to_dict()) == pytest.approx(
+        paths.checkpoint.stat().st_size, rel=0.02
+    )

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from helpers.checkpoints import content_at, store_at
+from helpers.checkpoints import checkpoint_at, content_at, store_at
 from helpers.faults import DiedError, calls_of_a_save, failing_at, full_disk, traced
 from helpers.outcomes import differences
 from imgnet_mini.checkpoint.store import CheckpointStore
@@ -28,11 +28,11 @@ def test_a_process_that_dies_at_any_call_leaves_the_old_state_or_the_new_one(tmp
     for number in range(1, calls + 1):
         store = store_at(tmp_path / "run", 10, 20, keep=keep)
         with suppress(DiedError), failing_at(number, DiedError()):
-            store.save(content_at(30))
+            store.save(checkpoint_at(30))
         taken = taken_up(tmp_path / "run", keep=keep)
-        found.add(taken.content["state"]["step"])
-        wanted = content_at(taken.content["state"]["step"])
-        assert not differences(plain(taken.content["model"]), plain(wanted["model"]))
+        found.add(taken.checkpoint.state.step)
+        wanted = content_at(taken.checkpoint.state.step)
+        assert not differences(plain(taken.checkpoint.model), plain(wanted["model"]))
         shutil.rmtree(tmp_path / "run")
     assert found == {20, 30}
 
@@ -48,11 +48,11 @@ def test_an_error_at_any_call_is_reported_and_leaves_no_rest(tmp_path, once):
         store = store_at(folder, 10, 20)
         saved = False
         with failing_at(number, full_disk(), once=once), suppress(WriteError):
-            store.save(content_at(30))
+            store.save(checkpoint_at(30))
             saved = True
         rests = list((folder / "checkpoints/a").glob(f"*{TEMPORARY_SUFFIX}"))
         assert not rests or not once, number
-        step = taken_up(folder).content["state"]["step"]
+        step = taken_up(folder).checkpoint.state.step
         assert step == 30 if saved else step in (20, 30)
         shutil.rmtree(folder)
 

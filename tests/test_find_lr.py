@@ -1,6 +1,7 @@
 import json
 import shlex
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES
 from imgnet_mini.lr_finder.trials import search_peak_lr
 from imgnet_mini.training import lr_trials
+from imgnet_mini.training.optim import OPTIMIZERS
 from imgnet_mini.training.trainer import Trainer
 
 SMALL = (
@@ -129,7 +131,7 @@ def test_a_trial_too_short_for_its_schedule_is_refused_before_work(data, cli):
 
 
 def test_trials_that_all_diverge_suggest_nothing_and_are_kept(data, cli, monkeypatch):
-    monkeypatch.setattr(lr_trials, "linear_scaling_lr", lambda _: 1e30)
+    monkeypatch.setitem(OPTIMIZERS, "sgd", replace(OPTIMIZERS["sgd"], default_lr=lambda _: 1e30))
     assert cli("find-lr", *SMALL, *TRIALS) == 2
     saved = result()
     assert [run["loss"] for run in saved["trials"]["runs"]] == [None] * 3

@@ -200,7 +200,7 @@ def test_a_step_on_whole_labels_as_shares_is_that_on_classes():
     ours, theirs = map(trainer_of, models)
     ours.train_step([(images, torch.eye(5)[targets])])
     theirs.train_step([(images, targets)])
-    assert torch.equal(ours._hits, theirs._hits)
+    assert torch.equal(ours._buffer._correct, theirs._buffer._correct)
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
@@ -213,7 +213,7 @@ def test_hits_are_those_of_the_class_that_most_of_an_image_is_of(monkeypatch):
     images = torch.eye(3)[[0, 1, 2, 0]].reshape(4, 3, 1, 1)
     shares = torch.tensor([[0.6, 0.4, 0], [0.6, 0.4, 0], [0, 0.3, 0.7], [1.0, 0, 0]])
     trainer.train_step([(images, shares)])
-    assert trainer._hits.tolist()[0] == 3
+    assert trainer._buffer._correct.tolist()[0] == 3
 
 
 def test_find_lr_trains_on_mixed_images_too(data, cli, monkeypatch):

@@ -10,13 +10,17 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import OptimizerConfig, ScheduleConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.optim import (
+    OPTIMIZERS,
     build_loss,
     build_optimizer,
     build_scheduler,
-    check_same_settings,
     linear_scaling_lr,
+    sqrt_scaling_lr,
+)
+from imgnet_mini.training.optimizer_state import (
+    check_same_length,
+    check_same_settings,
     load_optimizer,
-    parameter_groups,
 )
 
 
@@ -88,6 +92,67 @@ def test_the_linear_rule_is_a_tenth_per_256_images(batch_size, rate):
     assert linear_scaling_lr(batch_size) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize(("batch_size", "lr"), [(256, 1e-3), (64, 5e-4), (1024, 2e-3)])
+def test_the_lr_of_adaptive_optimizers_grows_with_the_root_of_the_batch(batch_size, lr):
+    assert sqrt_scaling_lr(batch_size) == pytest.approx(lr)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ({"adam_beta1": 0.8}, "--adam-beta1 is a setting of --optimizer adamw or muon, and this"),
+        ({"optimizer": "adamw", "momentum": 0.5}, "--momentum is a setting of --optimizer sgd"),
+        ({"optimizer": "muon", "nesterov": True}, "uses muon: use --no-nesterov, or choose"),
+        ({"optimizer": "adamw", "muon_momentum": 0.5}, "leave --muon-momentum out, or choose"),
+    ],
+    ids=str,
+)
+def test_a_setting_of_another_optimizer_is_refused_with_the_cure(typed, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig().override({"optimizer": typed})
+
+
+def test_settings_of_other_optimizers_are_not_among_those_in_use():
+    assert OptimizerConfig(optimizer="adamw", adam_beta2=0.99).in_use() == {
+        "optimizer": "adamw",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.99,
+        "adam_eps": 1e-8,
+        "weight_decay": 1e-4,
+        "norm_decay": True,
+        "label_smoothing": 0.1,
+        "clip_grad": None,
+        "ema_decay": 0.0,
+    }
+
+
+def test_adamw_takes_the_steps_of_torch():
+    ours, theirs = small_network(), small_network()
+    settings = OptimizerConfig(
+        optimizer="adamw", weight_decay=0.1, adam_beta1=0.8, adam_beta2=0.95, adam_eps=1e-6
+    )
+    optimizer = build_optimizer(settings, ours, lr=0.02)
+    reference = torch.optim.AdamW(
+        theirs.parameters(), lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1
+    )
+    train_a_little(ours, optimizer)
+    train_a_little(theirs, reference)
+    assert largest_difference(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_without_norm_decay_only_matrices_shrink_where_there_is_no_gradient(name):
+    network = small_network()
+    settings = OptimizerConfig(optimizer=name, weight_decay=0.5, norm_decay=False)
+    optimizer = build_optimizer(settings, network, lr=0.1)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, now in zip(before, network.parameters(), strict=True):
+        torch.testing.assert_close(now.detach(), old * (0.95 if now.ndim > 1 else 1))
+
+
 def test_the_optimizer_is_sgd_with_the_settings_asked_for():
     model = torch.nn.Linear(3, 2)
     settings = OptimizerConfig(momentum=0.8, weight_decay=0.01)
@@ -143,7 +208,9 @@ def test_nesterov_takes_the_steps_of_torch_from_the_first_on():
 
 
 def test_nesterov_without_momentum_is_refused_with_the_cure():
-    with pytest.raises(ConfigError, match=r"--nesterov needs a --momentum above 0.*it is 0: raise"):
+    with pytest.raises(
+        ConfigError, match=r"--nesterov requires a --momentum above 0.*it is 0: raise"
+    ):
         RunConfig().override({"optimizer": {"nesterov": True, "momentum": 0}})
 
 
@@ -167,12 +234,13 @@ def test_without_norm_decay_the_parameters_of_torchvisions_reference_are_not_dec
     with torch.device("meta"):
         network = torchvision.models.get_model(arch, weights=None)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    decayed, others = parameter_groups(OptimizerConfig(norm_decay=False), network)
+    groups = OPTIMIZERS["sgd"].groups
+    decayed, others = groups(OptimizerConfig(norm_decay=False), network)
     assert {names[id(one)] for one in others["params"]} == norms_and_biases(network)
     assert len(decayed["params"]) + len(others["params"]) == len(names)
     assert "weight_decay" not in decayed
     assert others["weight_decay"] == 0
-    (all_of_them,) = parameter_groups(OptimizerConfig(), network)
+    (all_of_them,) = groups(OptimizerConfig(), network)
     assert [id(one) for one in all_of_them["params"]] == list(names)
 
 
@@ -208,11 +276,12 @@ def test_momentum_is_not_taken_over_from_other_groups_of_parameters():
     load_optimizer(
         build_optimizer(OptimizerConfig(norm_decay=False), network, lr=0.1),
         two.state_dict(),
-        step=2,
     )
     for optimizer, saved in ((one, two.state_dict()), (two, one.state_dict())):
-        with pytest.raises(ValueError, match="param_groups: they are those of other parameters"):
-            load_optimizer(optimizer, saved, step=2)
+        with pytest.raises(
+            ValueError, match="param_groups: the saved groups hold other parameters"
+        ):
+            load_optimizer(optimizer, saved)
 
 
 def test_a_setting_of_the_second_group_that_was_changed_is_named():
@@ -220,10 +289,13 @@ def test_a_setting_of_the_second_group_that_was_changed_is_named():
     optimizer = build_optimizer(OptimizerConfig(norm_decay=False), network, lr=0.1)
     scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=0.1, total_steps=10)
     saved = copy.deepcopy(optimizer.state_dict())
-    check_same_settings(optimizer, scheduler, saved, {"total_steps": 10})
+    check_same_settings(optimizer, saved)
+    check_same_length(scheduler, {"total_steps": 10})
+    with pytest.raises(ValueError, match="total_steps: 9, and by the settings it is 10"):
+        check_same_length(scheduler, {"total_steps": 9})
     saved["param_groups"][1]["weight_decay"] = 0.5
     with pytest.raises(ValueError, match=r"param_groups\.1\.weight_decay: 0\.5, .* it is 0$"):
-        check_same_settings(optimizer, scheduler, saved, {"total_steps": 10})
+        check_same_settings(optimizer, saved)
 
 
 @pytest.mark.parametrize("smoothing", [0, 0.1])

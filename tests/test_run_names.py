@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
-from helpers.checkpoints import content_at, store_at
+from helpers.checkpoints import checkpoint_at, store_at
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.runs.paths import RunPaths
 
@@ -110,8 +110,8 @@ def test_a_name_in_the_manifest_is_not_followed(tmp_path, field):
 
     store = CheckpointStore(paths, keep=1)
     taken = store.load_latest()
-    assert (taken.content["state"]["step"], taken.path) == (10, paths.checkpoint)
+    assert (taken.checkpoint.state.step, taken.path) == (10, paths.checkpoint)
     assert f"{paths.manifest} is damaged" in taken.notes[0]
-    store.save(content_at(30))
+    store.save(checkpoint_at(30))
     assert outside.read_bytes() == other.checkpoint.read_bytes()
     assert "../../x" not in paths.manifest.read_text("utf-8")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.checkpoints import content_at, store_at
+from helpers.checkpoints import checkpoint_at, store_at
 from helpers.real_runs import FORKED
 from imgnet_mini.errors import WriteError
 
@@ -69,7 +69,7 @@ def calls_of_a_save(folder: Path) -> int:
     """Return the number of calls of a save that keeps one earlier state and removes another."""
     store = store_at(folder, 10, 20)
     with failing_at(10**9, DiedError()) as faults:
-        store.save(content_at(30))
+        store.save(checkpoint_at(30))
     shutil.rmtree(folder)
     return faults.calls
 
@@ -77,11 +77,11 @@ def calls_of_a_save(folder: Path) -> int:
 def _save_when_told(folder: Path, ready, go) -> None:
     store = store_at(folder)
     store.load_latest()
-    torch.save(content_at(30), io.BytesIO())  # so that the modules it needs are there
+    torch.save(checkpoint_at(30).to_dict(), io.BytesIO())  # so that the modules it needs are there
     ready.set()
     go.wait()
     try:
-        store.save(content_at(30))
+        store.save(checkpoint_at(30))
     except WriteError as error:
         os._exit(error.exit_code)
     os._exit(0)  # what Python does to end is not to be traced

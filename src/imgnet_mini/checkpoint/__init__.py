@@ -1,1 +1,1 @@
-"""What a run keeps of itself, and how it is read back."""
+"""Checkpoints of a run: writing, verifying and reading them."""

@@ -1,7 +1,7 @@
-"""What a pickle in a checkpoint would build, found out with nothing but stand-ins.
+"""Inspection of a pickle in a checkpoint, with placeholders in place of objects.
 
-torch's own safe loading refuses foreign classes too; but it also takes a few that spend any
-amount of memory, and believes what is said of the sizes.
+`torch.load(weights_only=True)` refuses foreign classes too, but accepts a few that allocate any
+amount of memory, and trusts the sizes in the file.
 """
 
 import pickle
@@ -26,47 +26,47 @@ _ITEM_BYTES: Final = {
 
 
 class _Storage(NamedTuple):
-    """Numbers in one entry of the archive."""
+    """Placeholder of the data of one archive entry."""
 
     numel: int
 
 
 class _Tensor:
-    """What stands in for a tensor."""
+    """Placeholder of a tensor."""
 
 
 def audit_pickle(file: IO[bytes], sizes: Mapping[str, int]) -> None:
-    """Read a pickle without building anything of it.
+    """Check a pickle without building its objects.
 
-    sizes: bytes of each entry of the archive, by name.
+    sizes: bytes of each archive entry, by name.
 
     Raises:
-        CheckpointError: it holds other than a dictionary of tensors and plain data, or tensors
-            that are larger than what is there of them.
+        CheckpointError: it is not a dictionary of tensors and plain data, or a tensor is larger
+            than its data.
     """
     try:
-        content = _Inventory(file, sizes).load()
+        content = _AuditUnpickler(file, sizes).load()
     except (MemoryError, RecursionError) as error:
         raise CheckpointError("is nested or sized as no checkpoint is; refused") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"holds a {type(content).__name__.lstrip('_')}, not a checkpoint")
 
 
-class _Inventory(pickle._Unpickler):  # the one in Python
-    """Knows the few names that tensors and plain data need; none of them runs anything."""
+class _AuditUnpickler(pickle._Unpickler):  # the pure Python one
+    """Resolves only the names that tensors and plain data need, all to placeholders."""
 
     def __init__(self, file: IO[bytes], sizes: Mapping[str, int]) -> None:
         super().__init__(file)
         self._sizes = sizes
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name."""
+        """Return the placeholder of a name."""
         if module == "torch" and name in _ITEM_BYTES:
             return name
         known = {
             ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _look_at_tensor,
-            ("torch._utils", "_rebuild_parameter"): _look_at_parameter,
+            ("torch._utils", "_rebuild_tensor_v2"): _check_tensor,
+            ("torch._utils", "_rebuild_parameter"): _check_parameter,
         }
         if (module, name) not in known:
             raise CheckpointError(
@@ -76,14 +76,14 @@ class _Inventory(pickle._Unpickler):  # the one in Python
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """The stand-in for the numbers of a tensor."""
+        """Return the placeholder of a tensor's data."""
         kind, item, key, _, numel = pid
         if kind != "storage" or numel * _ITEM_BYTES[item] != self._sizes[f"data/{key}"]:
             raise CheckpointError(f"is damaged: data/{key} is not as long as it should be")
         return _Storage(numel)
 
 
-def _look_at_tensor(
+def _check_tensor(
     storage: _Storage, offset: int, shape: Sequence[int], strides: Sequence[int], *_: Any
 ) -> _Tensor:
     count, last = 1, offset
@@ -95,5 +95,5 @@ def _look_at_tensor(
     return _Tensor()
 
 
-def _look_at_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
+def _check_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
     return tensor

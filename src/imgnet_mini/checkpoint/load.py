@@ -1,47 +1,41 @@
-"""From a file of a run to what it holds, or to what is wrong with it."""
+"""Reading the files of a run, or plain weights."""
 
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from imgnet_mini.checkpoint.manifest import Manifest
-from imgnet_mini.checkpoint.reader import Content, load_opened, load_tensors, opened, sha256_of
-from imgnet_mini.checkpoint.schema import check_run, check_weights
+from imgnet_mini.checkpoint.reader import load_opened, load_tensors, opened, sha256_of
+from imgnet_mini.checkpoint.schema import RunCheckpoint, Weights, check_weights
+from imgnet_mini.checkpoint.upgrade import upgrade
 from imgnet_mini.errors import CheckpointError
 
-FORMAT: Final = 1
-"""Raised when what a checkpoint holds changes in a way that an older version cannot read."""
 
+class LoadedWeights(NamedTuple):
+    """A file of weights and its SHA-256."""
 
-class Weights(NamedTuple):
-    """What a file of weights holds, and its digest."""
-
-    content: Content
+    weights: Weights
     sha256: str
 
 
-def read_run(path: Path) -> Content:
-    """Read the state of a run.
+def read_run(path: Path) -> RunCheckpoint:
+    """Read `checkpoint.pth`, of this format or an earlier one.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or holds something else.
+        CheckpointError: the file is missing or damaged, or is not the state of a run.
     """
-    content = load_tensors(path)
-    if content.get("format") != FORMAT or "model" not in content:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of imgnet-mini (format {content.get('format')!r}, "
-            f"this version reads {FORMAT})"
-        )
+    content = upgrade(load_tensors(path), path)
     if "optimizer" not in content:
         raise CheckpointError(f"{path} holds the weights of the best epoch only, and no run")
-    return check_run(content, path)
+    return RunCheckpoint.read(content, path)
 
 
-def read_weights(path: Path) -> Weights:
-    """Read a checkpoint or a plain state dict; one that a run has saved, only as it was saved.
+def read_weights(path: Path) -> LoadedWeights:
+    """Read a checkpoint or a plain state dict; a file of a run must be listed in its manifest.
 
-    A run may be saving: its list names a file before that takes its name, and so is read after it.
+    A run may be saving meanwhile. It lists a file before the file takes its name, so the manifest
+    is read after the file.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds no weights.
@@ -50,13 +44,13 @@ def read_weights(path: Path) -> Weights:
         sha256 = sha256_of(file)
         if re.fullmatch(r"(best|checkpoint(-\d+)?)\.pth", path.name):
             manifest = None
-            with suppress(CheckpointError):  # a damaged list says nothing of a file
+            with suppress(CheckpointError):  # a damaged manifest does not condemn the file
                 manifest = Manifest.read(path.with_name("manifest.json"))
             if manifest is not None and manifest.find(sha256) is None:
                 raise damaged(path)
-        return Weights(check_weights(load_opened(file, path), path), sha256)
+        return LoadedWeights(check_weights(load_opened(file, path), path), sha256)
 
 
 def damaged(path: Path) -> CheckpointError:
-    """The error of a file that is not as it was saved."""
-    return CheckpointError(f"{path} is damaged: its sha256 is not that of anything the run saved")
+    """Return the error about a file whose content was never saved."""
+    return CheckpointError(f"{path} is damaged: its SHA-256 matches no checkpoint of this run")

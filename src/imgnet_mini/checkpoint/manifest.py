@@ -1,4 +1,4 @@
-"""The list of what a run has saved, by content: a file whose digest is not in it is damaged."""
+"""The list of all files that a run has saved, by SHA-256: a file not in it is damaged."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -9,11 +9,11 @@ from imgnet_mini.errors import CheckpointError
 from imgnet_mini.utils.atomic_file import write_text
 
 Kind = Literal["run", "best"]
-"""A whole run to go on from, or the weights of its best epoch."""
+"""The state of a run, or the weights of its best epoch."""
 
 
 class Entry(BaseModel):
-    """One file that was saved, under whatever name it is kept today."""
+    """One file that was saved; it may have been renamed since."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -25,7 +25,7 @@ class Entry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """All that a run has saved, the newest last; it is never shortened, so backups stay known."""
+    """All files that a run has saved, the newest last; never shortened, so backups stay known."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -34,10 +34,10 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The manifest in a file; None where there is none.
+        """Read the manifest; None if the file does not exist.
 
         Raises:
-            CheckpointError: it cannot be read.
+            CheckpointError: the file cannot be read or is damaged.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -49,15 +49,15 @@ class Manifest(BaseModel):
             raise CheckpointError(f"{path} is damaged ({error.errors()[0]['msg']})") from error
 
     def find(self, sha256: str) -> Entry | None:
-        """What is known of a file of this content."""
+        """Return the last entry with this digest."""
         return next((entry for entry in reversed(self.saved) if entry.sha256 == sha256), None)
 
     def newest(self, kind: Kind) -> Entry | None:
-        """The last of a kind."""
+        """Return the last entry of a kind."""
         return next((entry for entry in reversed(self.saved) if entry.kind == kind), None)
 
     def write_with(self, entry: Entry, path: Path) -> "Manifest":
-        """Write it with one more file, and return it.
+        """Write and return the manifest with one more entry.
 
         Raises:
             WriteError: see `atomic_write`.

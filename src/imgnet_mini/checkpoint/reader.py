@@ -1,4 +1,4 @@
-"""Reading what torch.save has written, without running anything it holds."""
+"""Safe reading of files written by torch.save: nothing in them is executed."""
 
 import hashlib
 import os
@@ -15,27 +15,27 @@ from imgnet_mini.checkpoint.audit import audit_pickle
 from imgnet_mini.errors import CheckpointError
 
 Content = dict[str, Any]
-"""Tensors and plain data only, since that is all that a safe load accepts."""
+"""Tensors and plain data, all that a safe load accepts."""
 
 MAX_BYTES: Final = 8 * 2**30
-"""Forty times a ResNet-50 with its momentum; the weights of any network of torchvision fit."""
+"""Forty times a ResNet-50 with momentum; any network of torchvision fits."""
 
 MAX_PICKLE_BYTES: Final = 8 * 2**20
-"""What is not tensors: names, settings, records. A ResNet-50's takes 60 kB."""
+"""All but the tensors: names, settings, records. That of a ResNet-50 takes 60 kB."""
 
 _ENTRIES: Final = {
     *("data.pkl", "version", "byteorder"),
     *(".format_version", ".storage_alignment", ".data/serialization_id"),
 }
-"""What torch.save writes besides data/<number>; a TorchScript archive has more, code among it."""
+"""Entries of torch.save besides data/<number>; a TorchScript archive has others, such as code."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file to read, and no device or pipe, of which there would be no end.
+    """Open a regular file; a device or pipe might never end.
 
     Raises:
-        CheckpointError: it cannot be read, there or in the block.
+        CheckpointError: the file cannot be opened or, in the block, read.
     """
     try:
         if path.exists() and not path.is_file():
@@ -47,23 +47,22 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def load_tensors(path: Path) -> Content:
-    """Read any file that torch.save made of a dictionary of tensors and plain data.
+    """Read a dictionary of tensors and plain data that torch.save has written.
 
     Raises:
-        CheckpointError: it is missing, damaged, or holds anything else.
+        CheckpointError: the file is missing or damaged, or holds anything else.
     """
     with opened(path) as file:
         return load_opened(file, path)
 
 
 def load_opened(file: BinaryIO, path: Path) -> Content:
-    """The same for a file that is open already, so that nothing takes its place meanwhile.
+    """Read an open file, which cannot be replaced meanwhile; see `load_tensors`.
 
-    torch does not look at the checksums in the file, nor at what is claimed of the sizes, so both
-    are looked at here first, before any memory is spent on them.
+    Checksums and sizes, which torch ignores, are checked first, before memory is allocated.
 
     Raises:
-        CheckpointError: it is damaged, or holds anything else.
+        CheckpointError: the file is damaged, or holds anything else.
     """
     try:
         _inspect(file)
@@ -74,33 +73,33 @@ def load_opened(file: BinaryIO, path: Path) -> Content:
     except OSError:
         raise
     except Exception as error:  # zipfile, pickle and torch have a dozen kinds for hostile bytes
-        # What torch proposes is to load it all the same.
+        # Leave out torch's advice to load the file unsafely.
         why = "" if "weights_only" in str(error) else f" ({error})"
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged{why}") from error
     return content
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file.
+    """Return the SHA-256 of a file, as hex digits.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     with opened(path) as file:
         return sha256_of(file)
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """Hex digest of an open file from its start on."""
+    """Return the SHA-256 of an open file from its start, as hex digits."""
     file.seek(0)
     return hashlib.file_digest(cast(BytesIO, file), "sha256").hexdigest()
 
 
 def _inspect(file: BinaryIO) -> None:
-    """Look at the archive, its checksums, and all that it asks to be built.
+    """Check the archive, its checksums and its pickle.
 
     Raises:
-        CheckpointError: something is amiss; says what, to be put behind the file's name.
+        CheckpointError: the message follows the name of the file.
     """
     size = os.fstat(file.fileno()).st_size
     if size > MAX_BYTES:
@@ -111,7 +110,7 @@ def _inspect(file: BinaryIO) -> None:
         names = [entry.filename.removeprefix(f"{root}/") for entry in entries]
         if "data.pkl" not in names or len(set(names)) < len(names):
             raise CheckpointError("is an archive, but not one that torch.save has written")
-        strange = [
+        unexpected = [
             entry.filename
             for entry, name in zip(entries, names, strict=True)
             # torch writes plain, uncompressed files; anything else is damage or a trap
@@ -120,8 +119,8 @@ def _inspect(file: BinaryIO) -> None:
             or entry.file_size != entry.compress_size
             or not (name in _ENTRIES or name.startswith("data/"))
         ]
-        if strange or sum(entry.file_size for entry in entries) > size:
-            culprit = strange[0] if strange else "its table of contents"
+        if unexpected or sum(entry.file_size for entry in entries) > size:
+            culprit = unexpected[0] if unexpected else "its table of contents"
             raise CheckpointError(f"is damaged: {culprit} is not as torch.save writes it")
         sizes = {name: entry.file_size for entry, name in zip(entries, names, strict=True)}
         if sizes["data.pkl"] > MAX_PICKLE_BYTES:

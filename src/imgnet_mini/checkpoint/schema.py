@@ -1,8 +1,8 @@
-"""What a checkpoint has to hold, field by field."""
+"""Content of the checkpoint files: one model per file, shared by its writer and its readers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import torch
 from annotated_types import Len
@@ -15,6 +15,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 from torch import Tensor
 
@@ -22,25 +24,51 @@ from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.errors import CheckpointError
 from imgnet_mini.utils.finite import all_finite
 
+FORMAT: Final = 2
+"""Raised with each change that an older version cannot read; `upgrade` reads older formats."""
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _keep(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    check(value)
+    return value
+
+
+StateDict = Annotated[dict[str, Tensor], WrapValidator(_keep)]
+"""As torch made it, with its version metadata."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = InstanceOf[str]
-"""Also names whose bytes are no UTF-8; a `str` of pydantic holds none."""
-ClassName = Annotated[Text, Len(1, 255)]
+"""Also names whose bytes are not UTF-8, which pydantic's own `str` refuses."""
+ClassNames = Annotated[list[Annotated[Text, Len(1, 255)]], Len(1, 100_000)]
+Tables = dict[str, dict[str, Any]]
+RandomState = dict[Literal["cpu", "cuda"], Tensor]
 NonNegativeFiniteFloat = Annotated[FiniteFloat, Field(ge=0)]
 Percent = Annotated[FiniteFloat, Field(ge=-1, le=100)]
+ScalerState = dict[
+    Literal["scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"],
+    NonNegativeInt | NonNegativeFiniteFloat,
+]
 
 
 class _Checked(BaseModel):
     model_config = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="ignore")
 
 
-class _Known(_Checked):
-    """What is taken over as it is, so that nothing else may be in it."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
+class _Exact(_Checked):
+    model_config = ConfigDict(extra="forbid")
 
 
-class _State(_Known):
+class _Open(_Checked):
+    """Keeps fields that are not listed: numbers of torch, which nothing is computed from."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Progress(_Exact):
+    """The fields of `training.train_state.TrainState`."""
+
     epoch: NonNegativeInt
     step: NonNegativeInt
     batch: NonNegativeInt
@@ -53,7 +81,9 @@ class _State(_Known):
     best_epoch: Annotated[int, Field(ge=-1)]
 
 
-class _Record(_Known):
+class Record(_Exact):
+    """The fields of `runs.records.EpochRecord`."""
+
     epoch: NonNegativeInt
     phase: Literal["train", "val", "ema"]
     loss: FiniteFloat
@@ -63,154 +93,198 @@ class _Record(_Known):
     imgs_per_sec: FiniteFloat
 
 
-class _Group(_Checked):
+class ParameterGroup(_Open):
+    """One group of an optimizer, under a one-cycle schedule."""
+
     params: list[NonNegativeInt]
     lr: NonNegativeFiniteFloat
     initial_lr: NonNegativeFiniteFloat
     max_lr: NonNegativeFiniteFloat
     min_lr: NonNegativeFiniteFloat
-    momentum: NonNegativeFiniteFloat
     weight_decay: NonNegativeFiniteFloat
 
 
-class _Optimizer(_Checked):
-    state: dict[NonNegativeInt, dict[Literal["momentum_buffer"], Tensor | None]]
-    param_groups: Annotated[list[_Group], Len(1, 2)]
-    """A second one holds what weight decay is not for."""
+class OptimizerState(_Checked):
+    """`state_dict` of an optimizer; names and shapes of its tensors are checked on loading."""
+
+    state: dict[NonNegativeInt, dict[str, Tensor]]
+    param_groups: Annotated[list[ParameterGroup], Len(1, 8)]
 
 
-class _Schedule(_Checked):
+class ScheduleState(_Open):
+    """`state_dict` of a schedule."""
+
     total_steps: PositiveInt
     last_epoch: NonNegativeInt
 
 
-Scaling = Literal["scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"]
+class Environment(_Open):
+    """What else decides the bits of a result, such as versions and the device."""
+
+    __pydantic_extra__: dict[str, str | int]
+    world_size: PositiveInt
 
 
-class _Weights(_Checked):
-    """What `evaluate` needs; a file of another tool has none of the fields below the first."""
+class _Finished(_Checked):
+    epoch: NonNegativeInt
 
-    model: dict[str, Tensor]
-    classes: Annotated[list[ClassName], Len(1, 100_000)] | None = None
-    config: dict[str, dict[str, Any]] | None = None
+
+class Weights(_Checked):
+    """What evaluation and inference read of any file; a plain state dict is all `model`."""
+
+    model: StateDict
+    classes: ClassNames | None = None
+    config: Tables | None = None
     epoch: NonNegativeInt | None = None
-    state: _State | None = None
+    state: _Finished | None = None
+
+    @property
+    def finished_epoch(self) -> int | None:
+        """The epoch after which the weights were saved; None if unknown."""
+        if self.state is not None:
+            return self.state.epoch - 1 if self.state.epoch else None
+        return self.epoch
 
 
-class _Run(_Weights):
-    """What `resume` needs."""
+class _OfRun(_Checked):
+    """The run that a file belongs to.
 
-    ema: dict[str, Tensor] | None = None
-    """The average of the weights in `model`."""
-    optimizer: _Optimizer
-    scheduler: _Schedule
-    scaler: dict[Scaling, NonNegativeFiniteFloat]
-    state: _State
-    rng: dict[Literal["cpu", "cuda"], Tensor]
-    rng_of_others: list[dict[Literal["cpu", "cuda"], Tensor]] = []
-    """Of rank 1 and up."""
-    records: list[_Record]
-    config: dict[str, dict[str, Any]]
-    classes: Annotated[list[ClassName], Len(1, 100_000)]
-    environment: dict[str, str | int]
+    images: digest of the image files; pack: of the pack they were read from.
+    skipped: image files that the run goes without, and the reasons.
+    """
+
+    format: Literal[2] = 2
+    config: Tables
+    classes: ClassNames
     images: Digest
     skipped: dict[Text, Text] = {}
-    pack: Digest | None
+    pack: Digest | None = None
+    environment: Environment
+
+    def to_dict(self) -> Content:
+        """Return tensors and plain data, without the fields that are None."""
+        plain = {name: _to_plain(value) for name, value in self}
+        return {name: value for name, value in plain.items() if value is not None}
+
+
+class BestCheckpoint(_OfRun):
+    """`best.pth`: the weights of the best epoch.
+
+    raw: the weights that were trained, where those in `model` are their moving average.
+    """
+
+    model: StateDict
+    raw: StateDict | None = None
+    epoch: NonNegativeInt
+    metrics: dict[str, float]
+
+
+class RunCheckpoint(_OfRun):
+    """`checkpoint.pth`: a run to resume.
+
+    ema: the moving average of the weights in `model`.
+    rng_of_others: of rank 1 and up.
+    best: digest of best.pth.
+    """
+
+    model: StateDict
+    ema: StateDict | None = None
+    optimizer: OptimizerState
+    scheduler: ScheduleState
+    scaler: ScalerState
+    state: Progress
+    rng: RandomState
+    rng_of_others: list[RandomState] = []
+    records: list[Record]
     best: Digest | None = None
-    """Of best.pth."""
+
+    @classmethod
+    def read(cls, content: Content, path: Path) -> Self:
+        """Check the content of a file.
+
+        Raises:
+            CheckpointError: a field is missing, wrong, or contradicts another one.
+        """
+        checkpoint = _validate(cls, content, path)
+        for contradiction in checkpoint._contradictions():
+            raise CheckpointError(f"{path} cannot be used: {contradiction}")
+        states = checkpoint.optimizer.state.values()
+        _check_finite(checkpoint.model.values(), path, "weights")
+        _check_finite((checkpoint.ema or {}).values(), path, "averaged weights")
+        _check_finite(
+            [tensor for state in states for tensor in state.values()], path, "optimizer tensors"
+        )
+        return checkpoint
+
+    def check_position(self, path: Path, *, steps: int) -> None:
+        """Check the position in a run with this many steps per epoch.
+
+        Raises:
+            CheckpointError: epoch, step and batch contradict each other.
+        """
+        state = self.state
+        if state.batch > steps:
+            raise CheckpointError(
+                f"{path} cannot be used: state.batch: {state.batch}, and an epoch has {steps} steps"
+            )
+        if state.step != state.epoch * steps + state.batch:
+            raise CheckpointError(
+                f"{path} cannot be used: state.step: {state.step}, after {state.epoch} epochs of "
+                f"{steps} steps and {state.batch} more"
+            )
+
+    def _contradictions(self) -> Iterator[str]:
+        state, schedule = self.state, self.scheduler
+        if self.ema is not None and _shapes(self.ema) != _shapes(self.model):
+            yield "ema: its weights are not those of the network in model"
+        phases = ("train", "val") if self.ema is None else ("train", "val", "ema")
+        done = [(record.epoch, record.phase) for record in self.records]
+        if len(done) != len(phases) * state.epoch or done != [
+            (epoch, phase) for epoch in range(state.epoch) for phase in phases
+        ]:
+            yield f"records: they are not those of {state.epoch} epochs"
+        if state.best_epoch >= state.epoch or (state.best_epoch < 0) != (state.best_top1 < 0):
+            yield f"state.best_epoch: {state.best_epoch}, with {state.epoch} epochs done"
+        if schedule.last_epoch != min(state.step, schedule.total_steps - 1):
+            yield f"scheduler.last_epoch: {schedule.last_epoch}, after {state.step} steps"
 
 
-T = TypeVar("T", bound=_Weights)
-
-
-def check_run(content: Content, path: Path) -> Content:
-    """The content of a checkpoint that can be resumed.
+def check_weights(content: Content, path: Path) -> Weights:
+    """Check the content of a file of weights: a checkpoint, or a plain state dict.
 
     Raises:
-        CheckpointError: a field is missing, wrong, or contradicts another one; names it.
+        CheckpointError: a field is wrong.
     """
-    if "train_fingerprint" in content:
-        raise CheckpointError(
-            f"{path} was saved by version 0.1.0, whose runs cannot be resumed: finish the run with "
-            "that version, or start it again with train --overwrite"
-        )
-    run = _check(_Run, content, path)
-    for contradiction in _contradictions(run):
-        raise CheckpointError(f"{path} cannot be used: {contradiction}")
-    _check_finite(list((run.ema or {}).values()), path, "averaged weights")
-    momentum_buffers = [m for state in run.optimizer.state.values() for m in state.values()]
-    _check_finite([m for m in momentum_buffers if m is not None], path, "momentum")
-    return content
+    weights = _validate(Weights, content if "model" in content else {"model": content}, path)
+    _check_finite(weights.model.values(), path, "weights")
+    return weights
 
 
-def check_place(content: Content, path: Path, *, steps: int) -> None:
-    """See to it that a checkpoint knows where it is, in epochs of so many steps.
-
-    Raises:
-        CheckpointError: its numbers contradict one another; names one.
-    """
-    epoch, step, batch = (content["state"][name] for name in ("epoch", "step", "batch"))
-    if batch > steps:
-        raise CheckpointError(
-            f"{path} cannot be used: state.batch: {batch}, and an epoch has {steps} steps"
-        )
-    if step != epoch * steps + batch:
-        raise CheckpointError(
-            f"{path} cannot be used: state.step: {step}, after {epoch} epochs of {steps} steps and "
-            f"{batch} more"
-        )
-
-
-def _contradictions(run: _Run) -> Iterator[str]:
-    state, schedule = run.state, run.scheduler
-    if run.ema is not None and _shapes(run.ema) != _shapes(run.model):
-        yield "ema: its weights are not those of the network in model"
-    phases = ("train", "val") if run.ema is None else ("train", "val", "ema")
-    done = [(record.epoch, record.phase) for record in run.records]
-    if len(done) != len(phases) * state.epoch or done != [
-        (epoch, phase) for epoch in range(state.epoch) for phase in phases
-    ]:
-        yield f"records: they are not those of {state.epoch} epochs"
-    if state.best_epoch >= state.epoch or (state.best_epoch < 0) != (state.best_top1 < 0):
-        yield f"state.best_epoch: {state.best_epoch}, with {state.epoch} epochs done"
-    if schedule.last_epoch != min(state.step, schedule.total_steps - 1):
-        yield f"scheduler.last_epoch: {schedule.last_epoch}, after {state.step} steps"
-
-
-def check_weights(content: Content, path: Path) -> Content:
-    """The content of a file of weights: ours, or a plain state dict.
-
-    Raises:
-        CheckpointError: a field is wrong; names it.
-    """
-    if "model" in content:
-        _check(_Weights, content, path)
-    else:
-        _check(_Weights, {"model": content}, path)
-    return content
-
-
-def _check(kind: type[T], content: Content, path: Path) -> T:
+def _validate(kind: type[T], content: Content, path: Path) -> T:
     try:
-        checked = kind.model_validate(content)
+        return kind.model_validate(content)
     except (ValidationError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be used: {_explain(error)}") from error
-    _check_finite(list(checked.model.values()), path, "weights")
-    return checked
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_to_plain(item) for item in value]
+    return value.model_dump() if isinstance(value, BaseModel) else value
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
 
 
-def _check_finite(tensors: list[Tensor], path: Path, what: str) -> None:
+def _check_finite(tensors: Iterable[Tensor], path: Path, kind: str) -> None:
     if not all_finite(tensors):
-        raise CheckpointError(f"{path} cannot be used: it holds {what} that are not finite")
+        raise CheckpointError(f"{path} cannot be used: it holds {kind} that are not finite")
 
 
 def _explain(error: ValidationError | RecursionError) -> str:
-    """The first problem, such as `state.step: Input should be a valid integer`."""
+    """Return the first problem, such as `state.step: Input should be a valid integer`."""
     if isinstance(error, RecursionError):
-        return "it is nested as no checkpoint is"
+        return "its nesting is too deep for a checkpoint"
     problem = error.errors()[0]
     return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -26,6 +26,7 @@ from imgnet_mini.training.environment import describe_environment
 from imgnet_mini.training.setup import Setup, build_setup
 from imgnet_mini.training.throughput import TrainingBenchmark
 from imgnet_mini.training.torch_errors import translate_torch_errors
+from imgnet_mini.training.trainer import StepLogger
 from imgnet_mini.utils.console import format_bytes, print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
@@ -148,7 +149,7 @@ class _Bench:
         self,
         config: RunConfig,
         setup: Setup,
-        logger: RunLogger,
+        logger: StepLogger,
         stop: StopRequest,
         seconds: float,
     ) -> None:

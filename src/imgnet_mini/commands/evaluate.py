@@ -3,12 +3,12 @@
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from imgnet_mini.checkpoint.load import Weights, read_weights
+from imgnet_mini.checkpoint.load import LoadedWeights, read_weights
+from imgnet_mini.checkpoint.schema import Weights
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
@@ -16,7 +16,7 @@ from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.tta import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
-from imgnet_mini.inference.model import checkpoint_path, epoch_of, load_network, wrong_arch_error
+from imgnet_mini.inference.model import checkpoint_path, load_network, wrong_arch_error
 from imgnet_mini.runs.cleanup import clean_reports
 from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
@@ -64,10 +64,9 @@ def run(
         CheckpointError: it is missing, damaged, or does not fit the network or the classes.
         DataError: the images cannot be used.
     """
-    config, path, weights = distributed.broadcast_from_rank0(
+    config, path, (weights, sha256) = distributed.broadcast_from_rank0(
         lambda: _take_up(overrides, checkpoint, views)
     )
-    content = weights.content
     paths = config.run.paths()
     device = choose_device(config.runtime, distributed)
     images = open_splits_once(config, distributed, training=False)
@@ -77,7 +76,7 @@ def run(
             "Note: mirror images count too, and this run was trained without any (--no-flip)"
         )
     with translate_torch_errors(config.data.batch_size):
-        model = _load_network(config, content, path, images.train, device)
+        model = _load_network(config, weights, path, images.train, device)
     metrics, predictions = _measure(
         config, model, images, device, views=views, distributed=distributed
     )
@@ -87,8 +86,8 @@ def run(
     result = EvaluationResult(
         **asdict(metrics),
         checkpoint=path.name,
-        checkpoint_sha256=weights.sha256,
-        epoch=epoch_of(content),
+        checkpoint_sha256=sha256,
+        epoch=weights.finished_epoch,
         arch=config.model.arch,
         img_size=config.data.eval_size,
         resize=views.resize_size(config.data.eval_size),
@@ -105,7 +104,7 @@ def run(
 
 def _take_up(
     overrides: RunConfig, checkpoint: str, views: TestTimeAugmentation
-) -> tuple[RunConfig, Path, Weights]:
+) -> tuple[RunConfig, Path, LoadedWeights]:
     """The settings, and what is to be evaluated."""
     config = saved_settings(overrides)
     typed = overrides.explicit().get("data", {}).get("loader")
@@ -177,7 +176,7 @@ def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
 
 def _load_network(
     config: RunConfig,
-    content: dict[str, Any],
+    weights: Weights,
     path: Path,
     images: ImageFolder,
     device: torch.device,
@@ -187,13 +186,13 @@ def _load_network(
     Raises:
         CheckpointError: the architecture or the classes differ.
     """
-    arch = content.get("config", {}).get("model", {}).get("arch", config.model.arch)
+    arch = (weights.config or {}).get("model", {}).get("arch", config.model.arch)
     if arch != config.model.arch:
         raise wrong_arch_error(path, arch, config.model.arch)
-    classes = content.get("classes", list(images.classes))
-    if classes != list(images.classes):
+    classes = weights.classes
+    if classes is not None and classes != list(images.classes):
         raise CheckpointError(
             f"{path} was trained on {len(classes)} classes, and {images.root} has "
             f"{len(images.classes)}, or others: name its images with --data-root"
         )
-    return load_network(config, content, path, classes=len(images.classes), device=device)
+    return load_network(config, weights, path, classes=len(images.classes), device=device)

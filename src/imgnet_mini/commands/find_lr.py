@@ -18,7 +18,7 @@ from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import describe_device
 from imgnet_mini.training.lr_trials import check_trial_steps, run_lr_trials
-from imgnet_mini.training.optim import build_optimizer
+from imgnet_mini.training.optim import OPTIMIZERS, build_optimizer
 from imgnet_mini.training.peak_lr import default_lr, settings_of
 from imgnet_mini.training.setup import Setup, build_setup
 from imgnet_mini.training.torch_errors import translate_torch_errors
@@ -173,7 +173,7 @@ def _show(
         if method != "default"
     ]
     is_set = isinstance(config.schedule.max_lr, float)
-    origin = "max_lr of the settings" if is_set else "0.1 x batch size / 256"
+    origin = "max_lr of the settings" if is_set else OPTIMIZERS[config.optimizer.optimizer].lr_rule
     mark = " *" if suggestions.recommended == "default" else ""
     rows.append([f"{METHOD_NAMES['default']} ({origin}){mark}", f"{default_lr(config):.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "peak lr"], rows)

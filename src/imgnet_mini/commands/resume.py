@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from imgnet_mini.checkpoint.reader import Content
-from imgnet_mini.checkpoint.schema import check_place
+from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from imgnet_mini.commands.train import train, writing
 from imgnet_mini.config.flags import run_flags
@@ -12,7 +11,7 @@ from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, DataError
 from imgnet_mini.runs.cleanup import clean_run
-from imgnet_mini.runs.logger import NullLogger, RunLogger, write_logs
+from imgnet_mini.runs.logger import RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord
 from imgnet_mini.training.build import build_trainer
@@ -67,10 +66,13 @@ def run(
         taken = distributed.broadcast_from_rank0(lambda: _take_up(paths, store, checkpoint))
         print_lines(*(f"Note: {note}" for note in taken.notes))
         config = merge_resume_config(
-            taken.content, overrides, replan=replan, allow_world_size_change=allow_world_size_change
+            taken.checkpoint,
+            overrides,
+            replan=replan,
+            allow_world_size_change=allow_world_size_change,
         )
-        check_world_size(taken.content, distributed, allowed=allow_world_size_change)
-        if taken.content["state"]["epoch"] < config.schedule.epochs:
+        check_world_size(taken.checkpoint, distributed, allowed=allow_world_size_change)
+        if taken.checkpoint.state.epoch < config.schedule.epochs:
             _go_on(config, paths, store, taken, replan=replan, distributed=distributed)
         elif distributed.is_main_process:
             _finish(config, paths, taken)
@@ -92,20 +94,20 @@ def _go_on(
     replan: bool,
     distributed: DistributedContext,
 ) -> None:
-    content = taken.content
-    setup = build_setup(config, skipped=content.get("skipped"), distributed=distributed)
+    saved = taken.checkpoint
+    setup = build_setup(config, skipped=saved.skipped, distributed=distributed)
     if distributed.is_main_process:
-        _check_same_images(content, setup, config.run.pack)
-    check_place(content, taken.path, steps=len(setup.train_loader))
+        _check_same_images(saved, setup, config.run.pack)
+    saved.check_position(taken.path, steps=len(setup.train_loader))
     trainer = build_trainer(config, setup)
-    trainer.load_state_dict(content, replan=replan)
+    trainer.load_state_dict(saved.to_dict(), replan=replan)
     store.keep = config.checkpoint.keep
-    logger: RunLogger = NullLogger()
+    logger: RunLogger | None = None
     if distributed.is_main_process:
-        records = [EpochRecord(**record) for record in content["records"]]
+        records = [EpochRecord(**record.model_dump()) for record in saved.records]
         _announce(config, paths, taken, trainer, setup, replan=replan)
         best_epoch = trainer.state.best_epoch
-        if best_epoch >= 0 and not store.has_best(best_epoch):
+        if best_epoch >= 0 and not store.has_best():
             trainer.state.best_top1, trainer.state.best_epoch = -1.0, -1
             print_lines(
                 f"Note: {paths.best} is missing or damaged, or not what this state had saved after "
@@ -124,15 +126,15 @@ def _announce(
     *,
     replan: bool,
 ) -> None:
-    content, state, steps = taken.content, trainer.state, len(setup.train_loader)
+    saved, state, steps = taken.checkpoint, trainer.state, len(setup.train_loader)
     print_lines(
         *setup.images.notes,
         f"Resuming {paths.name} at step {state.step} of {config.schedule.epochs * steps} "
         f"(epoch {state.epoch} of {config.schedule.epochs}, batch {state.batch} of {steps})",
-        *describe_changes(content, describe_environment(setup)),
+        *describe_changes(saved, describe_environment(setup)),
     )
     if replan:
-        print_lines(*describe_new_schedule(content, config, trainer.lr))
+        print_lines(*describe_new_schedule(saved, config, trainer.lr))
 
 
 def _finish(config: ResolvedConfig, paths: RunPaths, taken: LoadedCheckpoint) -> None:
@@ -146,7 +148,7 @@ def _finish(config: ResolvedConfig, paths: RunPaths, taken: LoadedCheckpoint) ->
             f"{taken.path} is of a finished run, and not the newest state of {paths.name}: there "
             "is nothing to go on with. Leave --checkpoint out, or name more --epochs with --replan"
         )
-    records = [EpochRecord(**record) for record in taken.content["records"]]
+    records = [EpochRecord(**record.model_dump()) for record in taken.checkpoint.records]
     write_logs(paths, records)
     epochs = config.schedule.epochs
     print_lines(
@@ -155,22 +157,22 @@ def _finish(config: ResolvedConfig, paths: RunPaths, taken: LoadedCheckpoint) ->
     )
 
 
-def _check_same_images(content: Content, setup: Setup, pack_dir: Path) -> None:
+def _check_same_images(saved: RunCheckpoint, setup: Setup, pack_dir: Path) -> None:
     classes = setup.images.train.classes
-    if list(classes) != content["classes"]:
+    if list(classes) != saved.classes:
         raise DataError(
             f"{setup.images.train.root} has {len(classes)} classes, and the run was started on "
-            f"{len(content['classes'])}, or on others: name its images with --data-root"
+            f"{len(saved.classes)}, or on others: name its images with --data-root"
         )
     pack = setup.images.pack
-    if (pack.manifest.id if pack is not None else None) != content["pack"]:
+    if (pack.manifest.id if pack is not None else None) != saved.pack:
         raise DataError(
             f"the pack in {pack_dir} is not the one the run was started on: prepare it with the "
             "--pack-size, --img-size and --eval-size of that one, or start a new run under another "
             "--name"
         )
     train, val = setup.images.train, setup.images.val
-    if fingerprint(train, val) != content["images"]:
+    if fingerprint(train, val) != saved.images:
         raise DataError(
             f"the images in {train.root.parent} are not those the run was started on: some were "
             "added, removed, renamed or changed. Restore them, or start a new run under another "

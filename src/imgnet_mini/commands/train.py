@@ -15,7 +15,7 @@ from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError, StoppedError
 from imgnet_mini.runs.cleanup import clean_run
 from imgnet_mini.runs.lock import lock_run
-from imgnet_mini.runs.logger import NullLogger, RunLogger
+from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.build import build_trainer
 from imgnet_mini.training.environment import describe_environment
@@ -53,7 +53,7 @@ def run(
     ):  # what layers draw at random is each rank's own; weights are not
         torch.manual_seed(hash_seed(resolved.runtime.seed, distributed.rank))
     with writing(paths, distributed):
-        logger: RunLogger = NullLogger()
+        logger: RunLogger | None = None
         if distributed.is_main_process:
             _check_no_run(config, paths, overwrite=overwrite)  # by one that was quicker
             _remove_run(paths)
@@ -111,14 +111,14 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         translate_torch_errors(data.batch_size),
         closing(run.setup.train_loader) as train_loader,
         closing(val_images) as val_loader,
-        closing(run.logger),
+        closing(run),
     ):
         run.begin(new_plan=new_plan)
         try:
             while state.epoch < run.config.schedule.epochs:
                 trained = run.trainer.train_epoch(
                     train_loader,
-                    run.logger,
+                    run.step_logger,
                     stop,
                     save=run.save,
                     save_seconds=60 * run.config.checkpoint.save_minutes,

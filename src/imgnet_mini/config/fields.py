@@ -20,6 +20,13 @@ class Formerly:
     name: str
 
 
+@dataclass(frozen=True)
+class UsedBy:
+    """Metadata of a setting that only some choices of `optimizer` have."""
+
+    optimizers: tuple[str, ...]
+
+
 def _check_run_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) or name.endswith("."):
         raise ValueError(

@@ -4,8 +4,9 @@ The command line, the TOML file and the builders all read these classes. A secti
 table of the file, one panel of `--help`, and one argument of a builder.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,6 +17,7 @@ from imgnet_mini.config.fields import (
     MaxLr,
     Progressive,
     RunName,
+    UsedBy,
     default_eval_size,
     default_workers,
 )
@@ -28,6 +30,10 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    def in_use(self) -> dict[str, Any]:
+        """Return the settings that have an effect beside the others, by name."""
+        return self.model_dump()
 
 
 class RunSection(Section):
@@ -134,22 +140,37 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Loss, optimizer (SGD) and weight averaging."""
+    """Loss, optimizer and weight averaging."""
 
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """SGD, AdamW, or Muon on the weight matrices of hidden layers with AdamW on the rest."""
+
+    momentum: Annotated[float, Ge(0), Lt(1), UsedBy(("sgd",))] = 0.9
     """Momentum of SGD."""
 
+    nesterov: Annotated[bool, UsedBy(("sgd",))] = False
+    """Use Nesterov momentum in SGD."""
+
+    adam_beta1: Annotated[float, Ge(0), Lt(1), UsedBy(("adamw", "muon"))] = 0.9
+    """AdamW: decay rate of the average gradient."""
+
+    adam_beta2: Annotated[float, Ge(0), Lt(1), UsedBy(("adamw", "muon"))] = 0.999
+    """AdamW: decay rate of the average squared gradient."""
+
+    adam_eps: Annotated[float, Gt(0), UsedBy(("adamw", "muon"))] = 1e-8
+    """AdamW: term added to the denominator."""
+
+    muon_momentum: Annotated[float, Ge(0), Lt(1), UsedBy(("muon",))] = 0.95
+    """Momentum of Muon."""
+
     weight_decay: Annotated[float, Ge(0)] = 1e-4
-    """Weight decay (L2 penalty)."""
-
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Label smoothing of the cross-entropy loss."""
-
-    nesterov: bool = False
-    """Use Nesterov momentum."""
+    """Weight decay; in SGD an L2 penalty, in AdamW and Muon decoupled (0.01 to 0.1 is common)."""
 
     norm_decay: bool = True
     """Apply weight decay to normalization layers and biases too."""
+
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Label smoothing of the cross-entropy loss."""
 
     clip_grad: Annotated[float | None, Gt(0), Formerly("clip_norm")] = None
     """Clip gradients to this global norm; unset: no clipping."""
@@ -157,8 +178,29 @@ class OptimizerConfig(Section):
     ema_decay: Annotated[float, Ge(0), Lt(1), Formerly("ema")] = 0.0
     """Decay of an exponential moving average of the weights, used for validation; 0: off."""
 
+    def in_use(self) -> dict[str, Any]:
+        """Return the settings that this optimizer has, by name."""
+        return self.model_dump(exclude={name for name, _ in self._foreign()})
+
+    def _foreign(self) -> Iterator[tuple[str, UsedBy]]:
+        """Yield the settings that only other optimizers have."""
+        for name, field in type(self).model_fields.items():
+            for data in field.metadata:
+                if isinstance(data, UsedBy) and self.optimizer not in data.optimizers:
+                    yield name, data
+
     @model_validator(mode="after")
-    def _check_nesterov(self) -> Self:
+    def _check_optimizer(self) -> Self:
+        for name, used_by in self._foreign():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                flag = name.replace("_", "-")
+                cure = f"use --no-{flag}" if value is True else f"leave --{flag} out"
+                owners = " or ".join(used_by.optimizers)
+                raise ValueError(
+                    f"--{flag} is a setting of --optimizer {owners}, and this run uses "
+                    f"{self.optimizer}: {cure}, or choose --optimizer {owners}"
+                )
         if self.nesterov and not self.momentum:
             raise ValueError(
                 "--nesterov requires a --momentum above 0, such as 0.9, and it is 0: raise it, or "
@@ -174,7 +216,8 @@ class ScheduleConfig(Section):
     """Number of passes over the training images."""
 
     max_lr: MaxLr = None
-    """Peak learning rate; unset: 0.1 x batch size / 256; auto: the latest from find-lr."""
+    """Peak learning rate; auto: the latest from find-lr; unset: 0.1 x batch size / 256 for SGD, and
+    0.001 x sqrt(batch size / 256) for AdamW and Muon."""
 
     pct_start: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Fraction of the training steps in which the learning rate rises."""

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imgnet_mini.checkpoint.load import read_weights
-from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.checkpoint.schema import Weights
 from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.classes import human_names, imagenet_classes
@@ -147,12 +147,11 @@ def load_inference_model(
         ConfigError: neither the file nor `overrides` names the network.
     """
     path = checkpoint_path(checkpoint, overrides)
-    content, sha256 = read_weights(path)
-    config = _inference_settings(content, overrides, path)
-    names = content.get("classes") if "model" in content else None
-    classes = tuple(names) if names else _guess_classes(_weights(content), path)
+    weights, sha256 = read_weights(path)
+    config = _inference_settings(weights, overrides, path)
+    classes = tuple(weights.classes or _guess_classes(weights.model, path))
     try:
-        module = load_network(config, content, path, classes=len(classes), device=device)
+        module = load_network(config, weights, path, classes=len(classes), device=device)
     except ConfigError as error:
         if "model" in overrides.explicit():
             raise
@@ -164,8 +163,8 @@ def load_inference_model(
         arch=config.model.arch,
         img_size=config.data.eval_size,
         classes=classes,
-        has_class_names=names is not None,
-        epoch=epoch_of(content),
+        has_class_names=weights.classes is not None,
+        epoch=weights.finished_epoch,
         device=device,
     )
 
@@ -187,7 +186,7 @@ def checkpoint_path(checkpoint: str, config: RunConfig) -> Path:
 
 
 def load_network(
-    config: RunConfig, content: Content, path: Path, *, classes: int, device: torch.device
+    config: RunConfig, weights: Weights, path: Path, *, classes: int, device: torch.device
 ) -> nn.Module:
     """Build the network and load the weights of a checkpoint or of a plain state dict.
 
@@ -196,9 +195,10 @@ def load_network(
         ConfigError: torchvision has no such network, or it does not take this image size.
     """
     check_img_size(config.model, config.data)
-    weights, img_size = _weights(content), config.data.img_size
     try:
-        model = build_with_weights(config.model, weights, classes=classes, img_size=img_size)
+        model = build_with_weights(
+            config.model, weights.model, classes=classes, img_size=config.data.img_size
+        )
     except torch.OutOfMemoryError:  # also a RuntimeError
         raise
     except RuntimeError as error:
@@ -210,28 +210,14 @@ def load_network(
     return model.to(device)
 
 
-def epoch_of(content: Content) -> int | None:
-    """Return the epoch after which the weights were saved; None for a plain state dict."""
-    if "state" in content:
-        finished = int(content["state"]["epoch"])
-        return finished - 1 if finished else None
-    epoch = content.get("epoch")
-    return epoch if isinstance(epoch, int) else None
-
-
 def wrong_arch_error(path: Path, arch: str, asked: str) -> CheckpointError:
     """Return the error for a file that holds another network than was asked for."""
     return CheckpointError(f"{path} holds a {arch}, not a {asked}: use --arch {arch}")
 
 
-def _weights(content: Content) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = content.get("model", content)
-    return weights
-
-
-def _inference_settings(content: Content, overrides: RunConfig, path: Path) -> RunConfig:
+def _inference_settings(weights: Weights, overrides: RunConfig, path: Path) -> RunConfig:
     """Return the network and image size of the file, with explicit settings on top."""
-    saved: dict[str, dict[str, Any]] = content.get("config") or {} if "model" in content else {}
+    saved = weights.config or {}
     arch, sizes = saved.get("model", {}).get("arch"), saved.get("data", {})
     explicit = overrides.explicit()
     explicit_sizes = explicit.get("data", {}).keys() & {"img_size", "eval_size"}

@@ -20,7 +20,7 @@ class RunEnvironment(JsonModel):
     device_type: Text | None = None
     precision: Text | None = None
     threads: Count | None = None
-    ranks: Count | None = None
+    world_size: Count | None = None
     system: Text | None = None
     python: Text | None = None
     torch: Text | None = None

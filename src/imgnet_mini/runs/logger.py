@@ -26,20 +26,23 @@ STEP_TAGS = ("train/loss_step", "train/lr")
 """Tags counted in optimizer steps; all others are counted in epochs."""
 
 METRICS = ("val/top1", "val/top5", "val/loss", "train/loss", "val/best_top1")
-"""Tags whose last values stand beside the hyper-parameters."""
+"""Tags whose last values TensorBoard shows beside the hyper-parameters."""
 
 _LOGGED_ANEW = (
     *(EXPERIMENT_TAG, SESSION_START_INFO_TAG, SESSION_END_INFO_TAG),
     "settings/text_summary",
 )
-"""Tags of what `log_hparams` logs, and of the end of a run that goes on."""
+"""Tags of `log_hparams` and `log_end`, which a resumed run logs again."""
 
 
 class RunLogger:
-    """The records of a run. The text files are rewritten whole after each epoch: they are small."""
+    """Logs a run to TensorBoard, train_log.csv and logs.md.
+
+    The text files are small; each epoch rewrites them.
+    """
 
     def __init__(self, paths: RunPaths, records: Sequence[EpochRecord], *, step: int) -> None:
-        """Take up a history of whole epochs at a step; what was logged beyond it is dropped.
+        """Start at a step, after whole epochs; events logged beyond it are dropped.
 
         Raises:
             WriteError: the folder of the events cannot be written.
@@ -52,7 +55,7 @@ class RunLogger:
             self._events = SummaryWriter(str(paths.event_dir))
 
     def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
-        """Log the loss and the rate of each of some consecutive steps.
+        """Log the loss and the learning rate of consecutive steps.
 
         Raises:
             WriteError: the events cannot be written.
@@ -63,7 +66,7 @@ class RunLogger:
                 self._events.add_scalar("train/lr", lr, first_step + offset)
 
     def log_epoch(self, *phases: EpochRecord) -> None:
-        """Log an epoch to TensorBoard; `write` brings it to the text files.
+        """Log an epoch to TensorBoard; `write` updates the text files.
 
         Raises:
             WriteError: the events cannot be written.
@@ -77,7 +80,7 @@ class RunLogger:
         self.flush()
 
     def log_hparams(self, settings: Mapping[str, float | str], text: str) -> None:
-        """Log what the run is made of, once it is taken up: its hyper-parameters, and their file.
+        """Log the hyper-parameters, and the settings file as text.
 
         Raises:
             WriteError: the events cannot be written.
@@ -89,7 +92,7 @@ class RunLogger:
             self._events.add_text("settings", f"```toml\n{escape_control_chars(text)}```", 0)
 
     def log_image(self, tag: str, png: bytes, epoch: int) -> None:
-        """Log a picture under an epoch.
+        """Log an image.
 
         Raises:
             WriteError: the events cannot be written.
@@ -101,7 +104,7 @@ class RunLogger:
             self._events._get_file_writer().add_summary(summary, epoch)
 
     def log_end(self, best_top1: float, epoch: int) -> None:
-        """Log that the run is done, after its last epoch.
+        """Log the end of the run, after its last epoch.
 
         Raises:
             WriteError: the events cannot be written.
@@ -120,7 +123,7 @@ class RunLogger:
         write_logs(self._paths, self.records)
 
     def flush(self) -> None:
-        """Bring every event to the file, before a checkpoint says that it is there.
+        """Write all events to the file, before a checkpoint counts them as logged.
 
         Raises:
             WriteError: the events cannot be written.
@@ -129,21 +132,15 @@ class RunLogger:
             self._events.flush()
 
     def close(self) -> None:
-        """End the event file."""
-        with suppress(OSError):  # what could not be written then has been reported before
+        """Close the event file."""
+        with suppress(OSError):  # reported before, by the call that failed
             self._events.close()
 
 
-class NullLogger(RunLogger):
-    """What a rank hands to the engine in place of the history, which another one writes."""
-
-    def __init__(self) -> None:
-        self.records = []
+class NullLogger:
+    """A logger of training steps that discards them, such as on all ranks but the main process."""
 
     def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
         """Do nothing."""
 
 
@@ -158,15 +155,14 @@ def write_logs(paths: RunPaths, records: Sequence[EpochRecord]) -> None:
 
 
 def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
-    """Replace the event files by one with the values of before a step and an epoch.
+    """Replace the event files by one with the values before a step and an epoch.
 
-    A process that is killed leaves values that the resumed run logs again. The new file
-    has a new name and starts with a mark that makes a TensorBoard that is watching forget
-    what it has read.
+    A killed process leaves values that the resumed run logs again. The new file has a new name and
+    starts with a mark that makes a running TensorBoard discard what it has read.
     """
     found = sorted(event_dir.glob("events.out.tfevents.*"))
     for path in found:
-        if path.is_symlink():  # what it leads to is not ours to empty
+        if path.is_symlink():  # its target belongs to others
             path.unlink()
     old_files = [path for path in found if path.is_file()]
     if not old_files:
@@ -179,13 +175,13 @@ def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
             writer.write(event.SerializeToString())
     for path in old_files:
         if path.stat().st_size:
-            path.write_bytes(b"")  # a TensorBoard that reads it would be stuck if it were gone
+            path.write_bytes(b"")  # a TensorBoard that reads it would hang if it were removed
         else:
             path.unlink()
 
 
 def _events_before(files: list[Path], *, step: int, epoch: int) -> list[Event]:
-    """The events of before a step and an epoch, each once; the settings are logged anew."""
+    """Return the events before a step and an epoch, each once, without those logged again."""
     kept: dict[tuple[str, int], Event] = {}
     for path in files:
         for event in LegacyEventFileLoader(str(path)).Load():

@@ -24,7 +24,7 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
         "device_type": setup.device.type,
         "precision": setup.precision.name,
         "threads": torch.get_num_threads(),
-        "ranks": setup.distributed.world_size,
+        "world_size": setup.distributed.world_size,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -1,4 +1,4 @@
-"""Loss, top-1 and top-5 of a network over a set of images, each counted once."""
+"""Loss, top-1 and top-5 of a network over a set of images."""
 
 import math
 import time
@@ -21,7 +21,7 @@ from imgnet_mini.utils.signals import StopRequest
 
 TOP: Final = 5
 
-_UNLOOKED_BATCHES: Final = 64
+_MAX_UNSYNCED_BATCHES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Metrics:
     imgs_per_sec: float
 
     def to_text(self, lr: float) -> str:
-        """What is shown beside a bar of training at a learning rate."""
+        """Return the text beside a progress bar."""
         return (
             f"loss {self.loss:.3f}  top1 {self.top1:.2f}%  lr {lr:.2e}  "
             f"{self.imgs_per_sec:.0f} img/s"
@@ -44,14 +44,14 @@ class Metrics:
 
 @dataclass(frozen=True)
 class TopKPredictions:
-    """The K likeliest classes of each of N images, best first: (N, K) int64, and (N, K) float32."""
+    """The K most likely classes of N images, best first, (N, K) int64, and (N, K) float32."""
 
     top: Tensor
     probabilities: Tensor
 
 
 Validation = dict[Phase, tuple[Metrics, TopKPredictions]]
-"""What was found of the network, and of its averaged weights where there are any."""
+"""Results of the network, and of its averaged weights if any."""
 
 
 def evaluate(
@@ -64,52 +64,47 @@ def evaluate(
     label: str = "evaluate",
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> tuple[Metrics, TopKPredictions]:
-    """Run the network over every image of a loader, each on one rank; all ranks get all answers.
+    """Evaluate each image once, on one of the ranks, and return all results on all ranks.
 
-    An answer is the mean of the logits over the loader's `tta` views of an image.
+    Logits are averaged over the loader's `tta` views of an image.
 
     Raises:
-        StopRequestedError: a signal has come.
+        StopRequestedError: a signal was received.
         DataError: an image cannot be decoded.
     """
     model.eval()
-    parts: list[Tensor] = []
+    rows: list[Tensor] = []
     done = 0
     began = time.perf_counter()
-    rank_sync = RankSync(distributed, stop, max_steps=_UNLOOKED_BATCHES)
+    rank_sync = RankSync(distributed, stop, max_steps=_MAX_UNSYNCED_BATCHES)
     with torch.no_grad(), progress_bar(label, loader.images) as bar:
         for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
                 logits = torch.stack([model(view) for view in loader.tta.views(images)]).mean(0)
-            parts.append(_answer(logits.float(), targets, label_smoothing))
+            rows.append(_to_rows(logits.float(), targets, label_smoothing))
             done += len(targets) * distributed.world_size
             bar.show(min(done, loader.images))
-            if rank_sync.should_sync() and batch < len(
-                loader
-            ):  # the last may be empty on some ranks
+            # The last batch may be empty on some ranks.
+            if rank_sync.should_sync() and batch < len(loader):
                 rank_sync.sync()
             rank_sync.check()
-        ours = torch.cat(parts).cpu() if parts else torch.empty(0, 0)  # blocking
-    table = distributed.all_gather_rows(ours, loader.positions(), loader.images)
-    return _count(table, time.perf_counter() - began)
+        local = torch.cat(rows).cpu() if rows else torch.empty(0, 0)  # blocking
+    table = distributed.all_gather_rows(local, loader.positions(), loader.images)
+    return _from_rows(table, time.perf_counter() - began)
 
 
-def _answer(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """A row for each of N images, from logits (N, C): loss, target, top classes, probabilities."""
+def _to_rows(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Return a row per image, from logits (N, C): loss, target, top classes, probabilities."""
     top = topk_classes(logits)
     losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
     probabilities = logits.softmax(1).gather(1, top)
     return torch.cat([losses[:, None], targets[:, None], top, probabilities], 1)
 
 
-def _count(table: Tensor, seconds: float) -> tuple[Metrics, TopKPredictions]:
-    """What rows of `_answer`, one for each image, add up to."""
+def _from_rows(table: Tensor, seconds: float) -> tuple[Metrics, TopKPredictions]:
     images = len(table)
-    losses, targets, (top, probabilities) = (
-        table[:, 0],
-        table[:, 1].long(),
-        table[:, 2:].chunk(2, 1),
-    )
+    losses, targets = table[:, 0], table[:, 1].long()
+    top, probabilities = table[:, 2:].chunk(2, 1)
     top = top.long()
     top1, top5 = topk_correct(top, targets).tolist()
     metrics = Metrics(
@@ -122,26 +117,27 @@ def _count(table: Tensor, seconds: float) -> tuple[Metrics, TopKPredictions]:
     return metrics, TopKPredictions(top, probabilities.float())
 
 
-def to_predictions(answers: TopKPredictions, images: ImageFolder) -> Predictions:
-    """The same with the names of these images, which were evaluated in their order."""
+def to_predictions(predictions: TopKPredictions, images: ImageFolder) -> Predictions:
+    """Return predictions with the names of the images, which were evaluated in this order."""
     return Predictions(
         images=[images.relative_path(index) for index in range(len(images))],
         classes=images.classes,
         targets=images.targets,
-        top=answers.top.numpy(),
-        probabilities=answers.probabilities.double().numpy(),
+        top=predictions.top.numpy(),
+        probabilities=predictions.probabilities.double().numpy(),
     )
 
 
 def topk_classes(logits: Tensor) -> Tensor:
-    """The likeliest classes, (N, C) to (N, min(5, C)), best first."""
+    """Return the most likely classes, best first: logits (N, C) to (N, min(5, C)) int64."""
     return logits.topk(min(TOP, logits.shape[1]), dim=1).indices
 
 
 def topk_correct(top: Tensor, targets: Tensor) -> Tensor:
-    """How many targets come first, and how many are among the top classes: (2,) int64.
+    """Count top-1 and top-5 hits: (2,) int64.
 
-    targets: (N,), or (N, C) shares of classes, of which the largest counts.
+    top: (N, K) from `topk_classes`.
+    targets: (N,), or (N, C) class probabilities, of which the largest counts.
     """
     if targets.ndim > 1:
         targets = targets.argmax(1)

@@ -15,9 +15,8 @@ from imgnet_mini.data.loaders import Loader
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.errors import ConfigError, DivergedError
 from imgnet_mini.lr_finder.trials import TrialRuns, search_peak_lr
-from imgnet_mini.runs.logger import NullLogger
 from imgnet_mini.training.build import build_trainer
-from imgnet_mini.training.optim import linear_scaling_lr
+from imgnet_mini.training.optim import OPTIMIZERS
 from imgnet_mini.training.setup import Setup
 from imgnet_mini.utils.console import print_lines
 from imgnet_mini.utils.signals import StopRequest
@@ -66,16 +65,16 @@ def _run_trials(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) 
         resolved = config.override({"optimizer": {"ema_decay": 0.0}}).resolve(peak_lr)
         trainer = build_trainer(resolved, fresh, total_steps=steps)
         torch.manual_seed(hash_seed(config.runtime.seed, _RNG, setup.distributed.rank))
-        losses = _Losses()
+        logger = _LossLogger()
         try:
-            trainer.train_epoch(batches, losses, stop, label=f"trial run, peak lr {peak_lr:.2g}")
+            trainer.train_epoch(batches, logger, stop, label=f"trial run, peak lr {peak_lr:.2g}")
         except DivergedError:
-            return [*takewhile(math.isfinite, losses.values), math.inf]
-        return losses.values
+            return [*takewhile(math.isfinite, logger.losses), math.inf]
+        return logger.losses
 
     return search_peak_lr(
         train_at,
-        lowest=linear_scaling_lr(config.data.batch_size),
+        lowest=OPTIMIZERS[config.optimizer.optimizer].default_lr(config.data.batch_size),
         max_runs=config.finder.trials,
         steps=steps,
         chance_loss=math.log(len(setup.images.train.classes)),
@@ -116,14 +115,12 @@ class _FirstSteps:
         )
 
 
-class _Losses(NullLogger):
-    """Keeps the loss of each step, and nothing else."""
+class _LossLogger:
+    """A logger that keeps the loss of each training step."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.values: list[float] = []
+        self.losses: list[float] = []
 
     def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
-        """Take them."""
-        super().log_steps(first_step, losses, lrs)
-        self.values += losses
+        del first_step, lrs
+        self.losses += losses

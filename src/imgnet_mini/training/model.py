@@ -1,4 +1,4 @@
-"""The network."""
+"""Building networks of torchvision."""
 
 import difflib
 import hashlib
@@ -11,21 +11,21 @@ from imgnet_mini.config.settings import DataConfig, ModelConfig
 from imgnet_mini.errors import ConfigError
 
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
-_OF_ONE_SIZE = ("maxvit_", "vit_")
-"""What the names of networks begin with that take images of one size only."""
+_FIXED_SIZE_PREFIXES = ("maxvit_", "vit_")
+"""Of the names of networks that take images of one size only."""
 
-_RESNETS = "torchvision.models.resnet"
-"""The module of the networks that take `zero_init_residual`."""
+_RESNET_MODULE = "torchvision.models.resnet"
+"""Its networks take `zero_init_residual`."""
 
 
 def build_model(
     model: ModelConfig, *, classes: int, img_size: int, seed: int, device: torch.device
 ) -> nn.Module:
-    """A fresh torchvision network, channels last; its weights are the same on every device.
+    """Return a new torchvision network, channels last, with the same weights on every device.
 
     Raises:
-        ConfigError: torchvision has no such classification network, or not for this image size,
-            or none whose residual blocks it starts as the identity.
+        ConfigError: torchvision has no such classification network, or it does not take this image
+            size or `zero_init_residual`.
     """
     torch.manual_seed(seed)
     network = _make(
@@ -37,30 +37,30 @@ def build_model(
 def build_with_weights(
     model: ModelConfig, weights: dict[str, Tensor], *, classes: int, img_size: int
 ) -> nn.Module:
-    """The network with these weights, in float32, to be used: in evaluation mode, channels last.
+    """Return the network with these weights, in float32, evaluation mode and channels last.
 
-    Only memory that the weights take already is taken, whatever is said of them.
+    No memory is allocated beside that of the weights, however large the network claims to be.
 
     Raises:
         ConfigError: see `build_model`.
-        RuntimeError: they are not those of such a network.
+        RuntimeError: the weights belong to another network.
     """
     try:
         with torch.device("meta"):
             network = _make(model, classes=classes, img_size=img_size)
-    except NotImplementedError:  # RegNets look at numbers while they are built
+    except NotImplementedError:  # RegNets read tensor values while they are built
         network = _make(model, classes=classes, img_size=img_size)
     network.load_state_dict(weights, assign=True)
     return network.float().to(memory_format=torch.channels_last).eval()
 
 
 def check_img_size(model: ModelConfig, data: DataConfig) -> None:
-    """Hold networks that take images of one size only to that one.
+    """Check that a network with a fixed image size is given no other size.
 
     Raises:
-        ConfigError: they would see others.
+        ConfigError: the settings have other sizes.
     """
-    if not model.arch.startswith(_OF_ONE_SIZE):
+    if not model.arch.startswith(_FIXED_SIZE_PREFIXES):
         return
     if data.progressive is not None:
         raise ConfigError(
@@ -99,8 +99,8 @@ def _make(
 
 
 def _zero_init(arch: str) -> dict[str, object]:
-    """The option that starts residual blocks as the identity (Goyal et al. 2017, section 5.1)."""
-    if torchvision.models.get_model_builder(arch).__module__ != _RESNETS:
+    """Return torchvision's option for it (Goyal et al. 2017, arXiv:1706.02677, section 5.1)."""
+    if torchvision.models.get_model_builder(arch).__module__ != _RESNET_MODULE:
         raise ConfigError(
             f"--zero-init-residual is for the ResNets of torchvision, and not for {arch}: use "
             "--no-zero-init-residual, or choose one of them with --arch, such as resnet50"
@@ -109,10 +109,10 @@ def _zero_init(arch: str) -> dict[str, object]:
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """The same network, whose batch norms see what all ranks see.
+    """Return the network with SyncBatchNorm, whose statistics are those of all ranks.
 
     Raises:
-        ConfigError: torch has none for this device.
+        ConfigError: torch has no SyncBatchNorm for this device.
     """
     if device.type != "cuda":
         raise ConfigError(f"--sync-bn needs GPUs, and this run is on {device.type}: leave it out")
@@ -121,7 +121,7 @@ def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Hex digest of all weights and statistics: that of another network if a single bit differs."""
+    """Return the SHA-256 of all names, weights and buffers, as hex digits."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -1,72 +1,174 @@
-"""The loss, SGD, and the one-cycle learning rate."""
+"""Loss, optimizers and the one-cycle schedule.
+
+An optimizer is one entry of `OPTIMIZERS`, and its settings in `OptimizerConfig`.
+"""
 
 import math
-from itertools import chain
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.config.settings import OptimizerConfig, ScheduleConfig
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.training.muon import MuonAdamW, hidden_weights, initial_state, state_names
 
-RATES = ("lr", "initial_lr", "max_lr", "min_lr")
-"""The rate, and where OneCycleLR keeps the corners of its curve, in a group of the optimizer."""
+Group = dict[str, Any]
+"""Parameters under `params`, and the hyper-parameters that are theirs alone."""
+
+
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """One choice of `--optimizer`.
+
+    build: makes the optimizer from its settings, its groups and a learning rate.
+    groups: splits the parameters of a model.
+    state_names: of a group: the tensors that are kept for each of its parameters.
+    default_lr: from a batch size to the peak learning rate where none is set.
+    lr_rule: that rule in words.
+    """
+
+    build: Callable[[OptimizerConfig, list[Group], float], Optimizer]
+    groups: Callable[[OptimizerConfig, nn.Module], list[Group]]
+    state_names: Callable[[Group], tuple[str, ...]]
+    default_lr: Callable[[int], float]
+    lr_rule: str
 
 
 def linear_scaling_lr(batch_size: int) -> float:
-    """0.1 per 256 images of the batch (Goyal et al. 2017, arXiv:1706.02677)."""
+    """Return 0.1 per 256 images of the batch (Goyal et al. 2017, arXiv:1706.02677)."""
     return 0.1 * batch_size / 256
 
 
-def build_loss(optimizer: OptimizerConfig) -> nn.CrossEntropyLoss:
-    """Cross-entropy with smoothed labels, the mean over a batch."""
-    return nn.CrossEntropyLoss(label_smoothing=optimizer.label_smoothing)
+def sqrt_scaling_lr(batch_size: int) -> float:
+    """Return 0.001 at 256 images, scaled by the root of the batch size.
 
-
-def build_optimizer(optimizer: OptimizerConfig, model: nn.Module, *, lr: float) -> SGD:
-    """SGD; fused, since only then gradient scaling does not wait for the device.
-
-    Momentum starts as zeros, from which the first step makes what it would without any. Left to
-    torch, it would stay unwritten memory where that step is skipped for gradients that overflow.
+    0.001 is the default of Adam (Kingma and Ba 2015, arXiv:1412.6980), a conservative choice; the
+    root is the scaling rule of adaptive optimizers (Malladi et al. 2022, arXiv:2205.10287).
     """
-    sgd = SGD(
-        parameter_groups(optimizer, model),
-        lr=lr,
-        momentum=optimizer.momentum,
-        weight_decay=optimizer.weight_decay,
-        nesterov=optimizer.nesterov,
-        fused=True,
-    )
-    if optimizer.momentum:
-        for parameter in model.parameters():
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return sgd
+    return 1e-3 * math.sqrt(batch_size / 256)
 
 
-def parameter_groups(optimizer: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
-    """All parameters in one group; without `norm_decay`, norms and biases in a second one.
+def decay_groups(
+    settings: OptimizerConfig, parameters: Sequence[Tensor], **group_settings: Any
+) -> list[Group]:
+    """Return one group; without `norm_decay`, norms and biases in a second one without decay.
 
-    Those are what has one dimension or none (Jia et al. 2018, arXiv:1807.11205, section 3.2).
+    Those are the parameters of at most one dimension (Jia et al. 2018, arXiv:1807.11205, 3.2).
     """
-    parameters = list(model.parameters())
-    if optimizer.norm_decay:
-        return [{"params": parameters}]
+    if settings.norm_decay:
+        return [{"params": list(parameters), **group_settings}]
+    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
     return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, **group_settings},
+        {"params": others, "weight_decay": 0.0, **group_settings},
     ]
 
 
-def build_scheduler(
-    schedule: ScheduleConfig, optimizer: SGD, *, max_lr: float, total_steps: int
-) -> OneCycleLR:
-    """One rise and fall of the rate (Smith and Topin, arXiv:1708.07120); momentum stays as set.
+def _all_parameters(settings: OptimizerConfig, model: nn.Module) -> list[Group]:
+    return decay_groups(settings, list(model.parameters()))
+
+
+def _muon_groups(settings: OptimizerConfig, model: nn.Module) -> list[Group]:
+    hidden = hidden_weights(model)
+    taken = {id(weight) for weight in hidden}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    return [{"params": hidden, "use_muon": True}, *decay_groups(settings, rest, use_muon=False)]
+
+
+def _build_sgd(settings: OptimizerConfig, groups: list[Group], lr: float) -> Optimizer:
+    return SGD(
+        groups,
+        lr=lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+        fused=True,
+    )
+
+
+def _build_adamw(settings: OptimizerConfig, groups: list[Group], lr: float) -> Optimizer:
+    return AdamW(
+        groups,
+        lr=lr,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _build_muon(settings: OptimizerConfig, groups: list[Group], lr: float) -> Optimizer:
+    return MuonAdamW(
+        groups,
+        lr=lr,
+        momentum=settings.muon_momentum,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_eps,
+        weight_decay=settings.weight_decay,
+    )
+
+
+OPTIMIZERS: Final = {
+    "sgd": OptimizerEntry(
+        build=_build_sgd,
+        groups=_all_parameters,
+        state_names=lambda group: ("momentum_buffer",) if group["momentum"] else (),
+        default_lr=linear_scaling_lr,
+        lr_rule="0.1 x batch size / 256",
+    ),
+    "adamw": OptimizerEntry(
+        build=_build_adamw,
+        groups=_all_parameters,
+        state_names=lambda _: ("step", "exp_avg", "exp_avg_sq"),
+        default_lr=sqrt_scaling_lr,
+        lr_rule="0.001 x sqrt(batch size / 256)",
+    ),
+    "muon": OptimizerEntry(
+        build=_build_muon,
+        groups=_muon_groups,
+        state_names=state_names,
+        default_lr=sqrt_scaling_lr,  # its updates have the size of AdamW's
+        lr_rule="0.001 x sqrt(batch size / 256)",
+    ),
+}
+
+
+def build_loss(settings: OptimizerConfig) -> nn.CrossEntropyLoss:
+    """Return cross-entropy with label smoothing, averaged over a batch."""
+    return nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+
+
+def build_optimizer(settings: OptimizerConfig, model: nn.Module, *, lr: float) -> Optimizer:
+    """Return the optimizer that the settings choose, with its state filled with zeros.
+
+    Optimizers are fused: only then does gradient scaling not wait for the device. Left to torch,
+    the momentum of fused SGD would stay uninitialized where the first step is skipped for
+    gradients that overflow; and a state that is complete from the start can be checked on load.
 
     Raises:
-        ConfigError: the rate would rise for a step or less.
+        ConfigError: this torch does not have the optimizer.
+    """
+    entry = OPTIMIZERS[settings.optimizer]
+    optimizer = entry.build(settings, entry.groups(settings, model), lr)
+    for group in optimizer.param_groups:
+        names = entry.state_names(group)
+        for parameter in group["params"] if names else ():
+            optimizer.state[parameter] = initial_state(names, parameter)
+    return optimizer
+
+
+def build_scheduler(
+    schedule: ScheduleConfig, optimizer: Optimizer, *, max_lr: float, total_steps: int
+) -> OneCycleLR:
+    """Return a one-cycle schedule (Smith and Topin, arXiv:1708.07120); momentum stays as set.
+
+    Raises:
+        ConfigError: the learning rate would rise for one step or less.
     """
     if schedule.pct_start * total_steps <= 1:
         raise ConfigError(
@@ -83,61 +185,3 @@ def build_scheduler(
         final_div_factor=schedule.final_div_factor,
         cycle_momentum=False,
     )
-
-
-def load_optimizer(optimizer: SGD, saved: dict[str, Any], *, step: int) -> None:
-    """Load the momentum that an optimizer has saved, and nothing else: its numbers are settings.
-
-    Raises:
-        ValueError: it is that of other parameters.
-    """
-    own = optimizer.state_dict()
-    groups = own["param_groups"]
-    members = [group["params"] for group in groups]
-    if [group["params"] for group in saved["param_groups"]] != members:
-        raise ValueError("optimizer.param_groups: they are those of other parameters")
-    if step and groups[0]["momentum"] and saved["state"].keys() != set(chain(*members)):
-        raise ValueError("optimizer.state: it is that of other parameters")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-    for parameter, state in optimizer.state.items():
-        momentum = state["momentum_buffer"]
-        if momentum is not None and momentum.shape != parameter.shape:
-            raise ValueError(f"optimizer.state: a momentum of shape {tuple(momentum.shape)}")
-
-
-def momentum_buffers(optimizer: SGD) -> list[Tensor]:
-    """The momentum of each parameter that has some."""
-    found = [state["momentum_buffer"] for state in optimizer.state.values()]
-    return [momentum for momentum in found if momentum is not None]
-
-
-def fast_forward(scheduler: OneCycleLR, *, step: int) -> None:
-    """Bring a fresh schedule to where it is after so many steps; it does not go beyond its end."""
-    last = min(step, scheduler.total_steps - 1)
-    if last:
-        scheduler.load_state_dict({"last_epoch": last - 1, "_step_count": 2})
-        scheduler.step()
-        scheduler.load_state_dict({"_step_count": last + 1})
-
-
-def check_same_settings(
-    optimizer: SGD, scheduler: OneCycleLR, saved: dict[str, Any], saved_schedule: dict[str, Any]
-) -> None:
-    """Compare what was saved with an optimizer and a schedule that stand at the same step.
-
-    Raises:
-        ValueError: a number is another one; names it.
-    """
-    total = saved_schedule["total_steps"]
-    if total != scheduler.total_steps:
-        raise ValueError(
-            f"scheduler.total_steps: {total}, and by the settings it is {scheduler.total_steps}"
-        )
-    groups = zip(saved["param_groups"], optimizer.param_groups, strict=True)
-    for place, (before, now) in enumerate(groups):
-        for name in (*RATES, "momentum", "weight_decay"):
-            if not math.isclose(before[name], now[name], rel_tol=1e-6):  # torch may round otherwise
-                raise ValueError(
-                    f"optimizer.param_groups.{place}.{name}: {before[name]:g}, and by the settings "
-                    f"it is {now[name]:g}"
-                )

@@ -8,10 +8,10 @@ from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.optim import linear_scaling_lr
+from imgnet_mini.training.optim import OPTIMIZERS
 from imgnet_mini.utils.console import print_lines
 
-_DECISIVE: Final = ("arch", "batch_size", "img_size")
+_DECISIVE: Final = ("arch", "batch_size", "img_size", "optimizer")
 """Settings whose change makes a suggested learning rate invalid."""
 
 
@@ -28,10 +28,10 @@ def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:
 
 
 def default_lr(config: RunConfig) -> float:
-    """Return the peak learning rate of training without --max-lr: that set, or linear scaling."""
+    """Return the peak learning rate of training without find-lr: that set, or the default."""
     max_lr = config.schedule.max_lr
     if max_lr is None or max_lr == "auto":
-        return linear_scaling_lr(config.data.batch_size)
+        return OPTIMIZERS[config.optimizer.optimizer].default_lr(config.data.batch_size)
     return max_lr
 
 
@@ -48,18 +48,13 @@ def _suggested_lr(config: RunConfig, paths: RunPaths) -> float:
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """Return the settings that a suggested learning rate depends on, as JSON values."""
-    data, optimizer = config.data, config.optimizer
+    data, optimizer = config.data, config.optimizer.in_use()
     return {
         "arch": config.model.arch,
         "batch_size": data.batch_size,
         "img_size": data.img_size,
         "augmentation": _describe_augmentation(data),
-        "label_smoothing": optimizer.label_smoothing,
-        "momentum": optimizer.momentum,
-        "weight_decay": optimizer.weight_decay,
-        "nesterov": optimizer.nesterov,
-        "norm_decay": optimizer.norm_decay,
-        "clip_grad": optimizer.clip_grad,
+        **{name: value for name, value in optimizer.items() if name != "ema_decay"},
         "zero_init_residual": config.model.zero_init_residual,
         "epochs": config.schedule.epochs,
         "data_root": config.run.data_root.as_posix(),
@@ -84,10 +79,11 @@ def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
     Raises:
         ConfigError: see `resolve_max_lr`.
     """
+    saved = {"optimizer": "sgd"} | found.settings  # the only one of earlier versions
     differences = {
-        name: f"{name} {found.settings[name]} instead of {value}"
+        name: f"{name} {saved[name]} instead of {value}"
         for name, value in settings_of(config).items()
-        if name in found.settings and found.settings[name] != value
+        if name in saved and saved[name] != value
     }
     decisive = [text for name, text in differences.items() if name in _DECISIVE]
     if decisive:

@@ -12,7 +12,7 @@ from imgnet_mini.errors import ConfigError
 
 @dataclass(frozen=True)
 class Precision:
-    """The type in which convolutions and matrix products run; None for plain float32."""
+    """The dtype of convolutions and matrix products under autocast; None for float32."""
 
     device_type: str
     dtype: torch.dtype | None
@@ -23,13 +23,15 @@ class Precision:
         return {torch.float16: "fp16", torch.bfloat16: "bf16", None: "fp32"}[self.dtype]
 
     def autocast(self) -> torch.autocast:
-        """A fresh context; inside it the network runs in the lower precision."""
+        """Return a new autocast context."""
         return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
 
     def build_scaler(self, clip_grad: float | None = None) -> torch.amp.GradScaler:
-        """Only fp16 needs its gradients scaled: they would underflow (Micikevicius et al. 2018).
+        """Return a scaler, enabled for fp16, whose gradients would underflow.
 
-        clip_norm: let its steps clip gradients too, whatever the precision.
+        See Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
+
+        clip_grad: clip gradients to this global norm, in any precision.
         """
         enabled = self.dtype is torch.float16
         if clip_grad is None:
@@ -38,29 +40,30 @@ class Precision:
 
 
 class ClippingScaler(torch.amp.GradScaler):
-    """A scaler in whose steps the gradient of all parameters together has a largest norm.
+    """A gradient scaler that clips gradients to a global norm, without waiting for the device.
 
-    It is clipped without its scale (Pascanu et al. 2013, arXiv:1211.5063, section 3.2), and the
-    device is not waited for.
+    Gradients are unscaled first. See Pascanu et al. 2013, arXiv:1211.5063, section 3.2.
     """
 
     def __init__(self, device_type: str, clip_grad: float, *, enabled: bool) -> None:
         super().__init__(device_type, enabled=enabled)
-        self._clip_norm = clip_grad
+        self._clip_grad = clip_grad
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
-        """Take the step of a scaler on clipped gradients."""
+        """Unscale and clip the gradients, then take the step."""
         self.unscale_(optimizer)
-        parameters = [one for group in optimizer.param_groups for one in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        ]
+        nn.utils.clip_grad_norm_(parameters, self._clip_grad)
         return super().step(optimizer, *args, **kwargs)
 
 
 def choose_precision(runtime: RuntimeConfig, device: torch.device) -> Precision:
-    """The precision asked for, or the device's best.
+    """Return the precision that the settings ask for, or the fastest one of the device.
 
     Raises:
-        ConfigError: fp16 was asked for without CUDA.
+        ConfigError: fp16 without CUDA.
     """
     if not runtime.amp:
         return Precision(device.type, None)
@@ -78,6 +81,6 @@ def choose_precision(runtime: RuntimeConfig, device: torch.device) -> Precision:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 itself (AVX512-BF16, AMX); emulating it is slow."""
+    """Return whether the CPU has bf16 instructions (AVX512-BF16, AMX); emulation is slow."""
     cpu = torch.cpu
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())

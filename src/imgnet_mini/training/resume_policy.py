@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, Tables, fields_of
 from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError
@@ -20,7 +20,7 @@ WORLD_SIZE_DEPENDENT = {"data": {"grad_accum_steps"}, "runtime": {"sync_bn"}}
 
 
 def merge_resume_config(
-    content: Content,
+    checkpoint: RunCheckpoint,
     overrides: RunConfig,
     *,
     replan: bool = False,
@@ -36,7 +36,7 @@ def merge_resume_config(
         ConfigError: an override would change the results of the run.
     """
     try:
-        saved = ResolvedConfig.from_tables(content["config"])
+        saved = ResolvedConfig.from_tables(checkpoint.config)
     except ConfigError as error:
         raise CheckpointError(
             f"the settings in the checkpoint do not fit this version: {error}"
@@ -58,7 +58,7 @@ def merge_resume_config(
     place = {"name": overrides.run.name, "output_dir": overrides.run.output_dir}
     plan = plan.override({"run": place})
     if replan:
-        _check_new_plan(content, saved, plan)
+        _check_new_plan(checkpoint, saved, plan)
     return plan
 
 
@@ -85,27 +85,29 @@ def _check_same_settings(
                 raise ConfigError(_refusal(section, name, before, value, source))
 
 
-def _check_new_plan(content: Content, saved: ResolvedConfig, plan: ResolvedConfig) -> None:
+def _check_new_plan(checkpoint: RunCheckpoint, saved: ResolvedConfig, plan: ResolvedConfig) -> None:
     if plan.schedule == saved.schedule:
         raise ConfigError(
             "--replan: the schedule is unchanged; change a setting of it, such as "
             f"--epochs {2 * saved.schedule.epochs}"
         )
-    state, epochs = content["state"], plan.schedule.epochs
-    if epochs < state["epoch"] + (state["batch"] > 0):
+    state, epochs = checkpoint.state, plan.schedule.epochs
+    if epochs < state.epoch + (state.batch > 0):
         raise ConfigError(
-            f"--epochs {epochs}: {state['epoch']} epochs and {state['batch']} steps of the next "
+            f"--epochs {epochs}: {state.epoch} epochs and {state.batch} steps of the next "
             "are done; set more"
         )
 
 
-def check_world_size(content: Content, distributed: DistributedContext, *, allowed: bool) -> None:
+def check_world_size(
+    checkpoint: RunCheckpoint, distributed: DistributedContext, *, allowed: bool
+) -> None:
     """Check that the number of processes is that of the run so far.
 
     Raises:
         ConfigError: the number differs and that is not allowed.
     """
-    before = content["environment"]["ranks"]
+    before = checkpoint.environment.world_size
     if distributed.world_size != before and not allowed:
         raise ConfigError(
             f"this run has {before} process(es), and resumes with {distributed.world_size}: the "
@@ -129,11 +131,13 @@ def _refusal(section: str, name: str, before: Any, after: Any, recipe: str | Non
     )
 
 
-def describe_new_schedule(content: Content, config: ResolvedConfig, lr: float) -> list[str]:
+def describe_new_schedule(
+    checkpoint: RunCheckpoint, config: ResolvedConfig, lr: float
+) -> list[str]:
     """Return a note on the learning rate under a new schedule."""
     schedule = config.schedule
     last = schedule.max_lr / schedule.div_factor / schedule.final_div_factor
-    before = content["optimizer"]["param_groups"][0]["lr"]
+    before = checkpoint.optimizer.param_groups[0].lr
     return [
         f"New schedule: one cycle over {schedule.epochs} epochs, continued at the present step. "
         f"The learning rate goes from {before:.3g} to {lr:.3g} at once, then along that "
@@ -141,11 +145,11 @@ def describe_new_schedule(content: Content, config: ResolvedConfig, lr: float) -
     ]
 
 
-def describe_changes(content: Content, now: dict[str, Any]) -> list[str]:
+def describe_changes(checkpoint: RunCheckpoint, now: dict[str, Any]) -> list[str]:
     """Return a note on changes of machine and versions since the run was saved, if any."""
     changed = [
         f"{key} {value} -> {now[key]}"
-        for key, value in content["environment"].items()
+        for key, value in checkpoint.environment.model_dump().items()
         if key in now and value != now[key]
     ]
     if not changed:

@@ -1,4 +1,4 @@
-"""A run in motion: its parts, and what it writes of itself."""
+"""The parts of a run, and the files it writes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from imgnet_mini.checkpoint.reader import Content
+from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
 from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
@@ -14,7 +14,7 @@ from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
 from imgnet_mini.reporting.summary import summarise_model
 from imgnet_mini.runs.environment import RunEnvironment
-from imgnet_mini.runs.logger import RunLogger
+from imgnet_mini.runs.logger import NullLogger, RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
 from imgnet_mini.training.environment import describe_environment
@@ -22,43 +22,43 @@ from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
 from imgnet_mini.training.setup import Setup
 from imgnet_mini.training.train_state import TrainState
-from imgnet_mini.training.trainer import Trainer
+from imgnet_mini.training.trainer import StepLogger, Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
 from imgnet_mini.utils.console import format_bytes, print_lines
 
-RECORDED = (
+_RECORDED = (
     *("imgnet_mini", "torch", "torchvision", "pillow"),
-    *("device", "threads", "ranks", "precision"),
+    *("device", "threads", "world_size", "precision"),
 )
-"""What of the environment decides the bits of a result, besides the settings."""
+"""Parts of the environment that decide the bits of a result."""
 
 _WITHOUT_EFFECT = {
     *("workers", "loader", "pack_on_device", "skip_bad", "allow_missing_val_classes"),
     *("device", "compile", "amp"),
 }
-"""Settings that hardly change what a run comes to; of `amp`, the precision tells more."""
+"""Settings that hardly change a result; `precision` says more than `amp`."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What `train` and `resume` have put together. Rank 0 has the run's lock, and alone writes."""
+    """The parts of a run. Only the main process holds the run's lock, has a logger, and writes."""
 
     config: ResolvedConfig
     paths: RunPaths
     setup: Setup
     trainer: Trainer
-    logger: RunLogger
+    logger: RunLogger | None
     store: CheckpointStore
 
     def begin(self, *, new_plan: bool) -> None:
-        """Write the files of the run; first a checkpoint, where it begins or its plan changes.
+        """Write the files of the run.
 
-        So there is something to resume from its first moment on.
+        new_plan: first save a checkpoint, so that the run can be resumed from the start.
         """
         if new_plan:
             self._warn_of_small_disk()
             self.save()
-        if not self.setup.distributed.is_main_process:
+        if self.logger is None:
             return
         write_text(self.paths.config, self.config.to_toml())
         if not self.paths.environment.exists():
@@ -71,58 +71,55 @@ class TrainingRun:
         self.logger.write()
 
     def save(self) -> None:
-        """Save a checkpoint; what it counts as logged is on the disk before."""
-        content = self._content()  # first: what diverged is not even logged
-        if self.setup.distributed.is_main_process:
+        """Save a checkpoint; all that it counts as logged is written before."""
+        checkpoint = self._checkpoint()  # first: it fails if training has diverged
+        if self.logger is not None and checkpoint is not None:
             self.logger.flush()
-            self.store.save(content)
+            self.store.save(checkpoint)
 
     def finish_epoch(self, trained: Metrics, validation: Validation) -> None:
-        """Log an epoch and save; a run that is killed on the way makes the epoch again.
+        """Log an epoch and save; a run killed meanwhile repeats the epoch.
 
-        The averaged weights, where there are any, decide which epoch is the best, and are kept.
+        With EMA, the averaged weights decide which epoch is the best.
         """
-        state, writes = self.trainer.state, self.setup.distributed.is_main_process
+        state = self.trainer.state
         measured: dict[Phase, Metrics] = {"train": trained}
         measured |= {phase: metrics for phase, (metrics, _) in validation.items()}
         records = [_record(state, phase, metrics) for phase, metrics in measured.items()]
-        validated, answers = validation.get("ema", validation["val"])
-        if writes:
-            self._show(answers, best_top1=max(state.best_top1, validated.top1))
+        validated, predictions = validation.get("ema", validation["val"])
+        if self.logger is not None:
+            best_top1 = max(state.best_top1, validated.top1)
+            self._log_images(self.logger, predictions, best_top1=best_top1)
             self.logger.log_epoch(*records)
         is_best = state.finish_epoch(validated.top1)
-        content = self._content()
-        if not writes:
+        checkpoint = self._checkpoint()
+        if self.logger is None or checkpoint is None:
             return
         if is_best:
-            best = {"model": content["model"]}
-            if "ema" in content:
-                best = {"model": content["ema"], "raw": content["model"]}
-            best |= {"epoch": state.best_epoch, "metrics": asdict(validated)} | self._identity
-            self.store.save_best(best, step=state.step)
-        self.store.save(content)
+            self.store.save_best(self._best_checkpoint(checkpoint, validated), step=state.step)
+        self.store.save(checkpoint)
         self.logger.write()
         print_lines(*(record.to_line() for record in records))
 
     @contextmanager
     def add_resume_hint(self) -> Iterator[None]:
-        """Let an error say also how to go on."""
+        """Add the command that resumes the run to an error."""
         try:
             yield
-        except StoppedError:  # says it itself
+        except StoppedError:  # has it already
             raise
         except ImgnetMiniError as error:
             newest = self.store.newest
             if newest is not None:
                 error.add_note(
                     f"Safe: step {newest.step} (epoch {newest.epoch}), in {self.paths.checkpoint}. "
-                    f"{self._way_on(error)}"
+                    f"{self._resume_hint(error)}"
                 )
             raise
 
-    def _way_on(self, error: ImgnetMiniError) -> str:
+    def _resume_hint(self, error: ImgnetMiniError) -> str:
         resume = f"imgnet-mini resume{run_flags(self.config.run)}"
-        if isinstance(error, DataError):  # without the file it would be another run
+        if isinstance(error, DataError):
             return (
                 f"To go on from there, restore the file as it was, and then:\n  {resume}\n"
                 "Without it, this is another run: choose another --name for it, or --overwrite"
@@ -130,33 +127,53 @@ class TrainingRun:
         plan = " --max-lr LOWER --replan" if isinstance(error, DivergedError) else ""
         return f"To go on from there:\n  {resume}{plan}"
 
-    def _show(self, answers: TopKPredictions, *, best_top1: float) -> None:
-        """Bring to TensorBoard what there is to see after this epoch, before it is saved."""
+    def _log_images(
+        self, logger: RunLogger, predictions: TopKPredictions, *, best_top1: float
+    ) -> None:
+        """Log images and, after the last epoch, the best top-1, before the epoch is saved."""
         epoch, epochs = self.trainer.state.epoch, self.config.schedule.epochs
         if is_shown(epoch, epochs):
-            samples = self._pictures.draw_samples(answers)
+            samples = self._pictures.draw_samples(predictions)
             if samples is not None:
-                self.logger.log_image("val/samples", samples, epoch)
+                logger.log_image("val/samples", samples, epoch)
         if epoch + 1 == epochs:
-            confusions = self._pictures.draw_confusions(answers)
+            confusions = self._pictures.draw_confusions(predictions)
             if confusions is not None:
-                self.logger.log_image("val/confusion_matrix", confusions, epoch)
-            self.logger.log_end(best_top1, epoch)
+                logger.log_image("val/confusion_matrix", confusions, epoch)
+            logger.log_end(best_top1, epoch)
+
+    @property
+    def step_logger(self) -> StepLogger:
+        """Where the trainer logs its steps."""
+        return NullLogger() if self.logger is None else self.logger
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self.logger is not None:
+            self.logger.close()
 
     @cached_property
     def _pictures(self) -> TrainingPictures:
         return TrainingPictures(self.setup.images.val)
 
-    def _content(self) -> Content:
-        trained = self.trainer.state_dict()
-        if not self.setup.distributed.is_main_process:
-            return trained
-        records: list[dict[str, Any]] = [asdict(record) for record in self.logger.records]
-        return trained | self._identity | {"records": records}
+    def _checkpoint(self) -> RunCheckpoint | None:
+        """Return the state of the run; None on ranks that write nothing. All ranks must call."""
+        state = self.trainer.state_dict()
+        if self.logger is None:
+            return None
+        records = [asdict(record) for record in self.logger.records]
+        return RunCheckpoint.model_validate(state | self._origin | {"records": records})
+
+    def _best_checkpoint(self, checkpoint: RunCheckpoint, metrics: Metrics) -> BestCheckpoint:
+        weights = {"model": checkpoint.model}
+        if checkpoint.ema is not None:
+            weights = {"model": checkpoint.ema, "raw": checkpoint.model}
+        epoch = {"epoch": checkpoint.state.best_epoch, "metrics": asdict(metrics)}
+        return BestCheckpoint.model_validate(weights | epoch | self._origin)
 
     @cached_property
-    def _identity(self) -> Content:
-        """What a checkpoint belongs to."""
+    def _origin(self) -> dict[str, Any]:
+        """Settings, images and environment of the run, as fields of its checkpoints."""
         images, environment = self.setup.images, describe_environment(self.setup)
         return {
             "config": self.config.model_dump(mode="json"),
@@ -164,14 +181,12 @@ class TrainingRun:
             "images": fingerprint(images.train, images.val),
             "skipped": dict(images.skipped),
             "pack": images.pack.manifest.id if images.pack is not None else None,
-            "environment": {name: environment[name] for name in RECORDED},
+            "environment": {name: environment[name] for name in _RECORDED},
         }
 
     def _warn_of_small_disk(self) -> None:
-        # Momentum and averages take as much as the weights; a new one is written beside the old.
-        copies = 3 if self.config.optimizer.ema_decay else 2
-        weights = tensor_bytes(self.setup.model.state_dict())
-        needed = copies * weights * (self.config.checkpoint.keep + 2)
+        size = tensor_bytes(self.trainer.state_dict())
+        needed = size * (self.config.checkpoint.keep + 2)  # one is written beside the old ones
         free = free_bytes(self.paths.checkpoint_dir)
         if free < needed:
             print_lines(
@@ -181,13 +196,12 @@ class TrainingRun:
 
 
 def _hyper_parameters(config: RunConfig) -> dict[str, float | str]:
-    """The settings in which two runs may differ, by name; TensorBoard takes a bool for a number."""
+    """Return the settings that runs are compared by; TensorBoard would show a bool as a number."""
     settings: dict[str, float | str] = {}
     for section in ("data", "model", "optimizer", "schedule", "runtime"):
-        for name, value in (
-            getattr(config, section).model_dump(exclude=_WITHOUT_EFFECT, exclude_none=True).items()
-        ):
-            settings[name] = str(value).lower() if isinstance(value, bool) else value
+        for name, value in getattr(config, section).in_use().items():
+            if name not in _WITHOUT_EFFECT and value is not None:
+                settings[name] = str(value).lower() if isinstance(value, bool) else value
     return settings
 
 

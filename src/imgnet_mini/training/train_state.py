@@ -1,4 +1,4 @@
-"""How far a run is, and the generators that its next random numbers come from."""
+"""Progress of a run, and the state of its random number generators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,34 +6,47 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from imgnet_mini.training.evaluation import Metrics
+
 
 @dataclass
 class TrainState:
-    """How far a run is. Together with the states of its parts it is the checkpoint."""
+    """Progress of a run; part of its checkpoint."""
 
     epoch: int = 0
-    """Epochs finished, their validation included."""
+    """Epochs finished, with their validation."""
     step: int = 0
     """Optimizer steps taken."""
     batch: int = 0
     """Steps taken in the current epoch."""
     lr: float = 0.0
-    """Learning rate of the newest step."""
+    """Learning rate of the last step."""
     loss_sum: float = 0.0
     """Sum over the current epoch's steps of the mean loss of their batch."""
     top1: int = 0
-    """Images of the current epoch whose class came first."""
+    """Top-1 hits of the current epoch."""
     top5: int = 0
-    """Images of the current epoch whose class was among the first five."""
+    """Top-5 hits of the current epoch."""
     seconds: float = 0.0
-    """Time spent on the current epoch's steps."""
+    """Time spent on the steps of the current epoch."""
     best_top1: float = -1.0
     """Best validation top-1 so far, in percent."""
     best_epoch: int = -1
-    """Its epoch."""
+    """Epoch of the best top-1; -1 before there is one."""
+
+    def metrics(self, images_per_step: int) -> Metrics:
+        """Return means over the steps of the current epoch; there must be at least one."""
+        images = self.batch * images_per_step
+        return Metrics(
+            loss=self.loss_sum / self.batch,
+            top1=100 * self.top1 / images,
+            top5=100 * self.top5 / images,
+            images=images,
+            imgs_per_sec=images / self.seconds,
+        )
 
     def finish_epoch(self, top1: float) -> bool:
-        """Start on the next epoch; say whether the one that ends here is the best so far."""
+        """Start the next epoch; return whether the finished one is the best so far."""
         is_best = top1 > self.best_top1
         if is_best:
             self.best_top1, self.best_epoch = top1, self.epoch
@@ -44,7 +57,7 @@ class TrainState:
 
 
 def random_state() -> dict[str, Tensor]:
-    """The generators that layers such as dropout draw from."""
+    """Return the state of torch's generators, which layers such as dropout use."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -52,9 +65,10 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(states: Sequence[dict[str, Tensor]], rank: int, *, fallback: int) -> None:
-    """Go on from what `random_state` gave on this rank.
+    """Restore the `random_state` of this rank.
 
-    fallback: the seed of a rank that there was none of before.
+    states: by rank.
+    fallback: seed for a rank without a saved state.
     """
     if rank >= len(states):
         torch.manual_seed(fallback)
