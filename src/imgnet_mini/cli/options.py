@@ -11,15 +11,20 @@ import typer
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from imgnet_mini.config.fields import TrainingOnly
 from imgnet_mini.config.recipes import recipe_names
 from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_names
 
 Command = Callable[..., None]
 
 TRAINING_ONLY = (
-    *("crop_scale_min", "flip", "use_class_style_aug", "pack_on_device", "grad_accum_steps"),
-    *("progressive", "trivial_augment", "random_erasing", "mixup", "cutmix"),
+    *("pack_on_device", "grad_accum_steps", "progressive"),
     *("amp", "precision", "compile", "sync_bn", "deterministic", "seed", "zero_init_residual"),
+    *(
+        name
+        for name, field in fields_of("data").items()
+        if any(isinstance(mark, TrainingOnly) for mark in field.metadata)
+    ),
 )
 """Settings of the data, model and runtime sections without effect on evaluation."""
 

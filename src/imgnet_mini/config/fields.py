@@ -27,6 +27,11 @@ class UsedBy:
     optimizers: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class TrainingOnly:
+    """Metadata of a setting that commands which only evaluate do not take."""
+
+
 def _check_run_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) or name.endswith("."):
         raise ValueError(

@@ -17,6 +17,7 @@ from imgnet_mini.config.fields import (
     MaxLr,
     Progressive,
     RunName,
+    TrainingOnly,
     UsedBy,
     default_eval_size,
     default_workers,
@@ -82,13 +83,13 @@ class DataConfig(Section):
     workers: Annotated[int, Ge(0)] = Field(default_factory=default_workers)
     """Worker processes that decode images, or threads that read a pack; 0: the main process."""
 
-    crop_scale_min: Annotated[float, Gt(0), Le(1), Formerly("min_crop")] = 0.08
+    crop_scale_min: Annotated[float, Gt(0), Le(1), Formerly("min_crop"), TrainingOnly()] = 0.08
     """Minimum area of a random resized crop, as a fraction of the image."""
 
-    flip: bool = True
+    flip: Annotated[bool, TrainingOnly()] = True
     """Flip training images horizontally at random; not for digits, letters or traffic signs."""
 
-    use_class_style_aug: bool = False
+    use_class_style_aug: Annotated[bool, TrainingOnly()] = False
     """Add a small random affine transform and one small erased rectangle."""
 
     loader: Literal["auto", "folder", "pack"] = "auto"
@@ -109,16 +110,16 @@ class DataConfig(Section):
     eval_size: Annotated[int, Ge(32)] = Field(default_factory=default_eval_size)
     """Side of the center crop for evaluation and inference, in pixels."""
 
-    trivial_augment: bool = False
+    trivial_augment: Annotated[bool, TrainingOnly()] = False
     """Apply TrivialAugment: one random geometric or color transform per training image."""
 
-    random_erasing: Annotated[float, Ge(0), Le(1)] = 0.0
+    random_erasing: Annotated[float, Ge(0), Le(1), TrainingOnly()] = 0.0
     """Probability of filling 2 to 33 % of a training image with the mean color (a rectangle)."""
 
-    mixup: Annotated[float, Ge(0)] = 0.0
+    mixup: Annotated[float, Ge(0), TrainingOnly()] = 0.0
     """Mixup alpha (Beta distribution); 0: off."""
 
-    cutmix: Annotated[float, Ge(0)] = 0.0
+    cutmix: Annotated[float, Ge(0), TrainingOnly()] = 0.0
     """CutMix alpha (Beta distribution); 0: off. With mixup, each batch gets one of the two."""
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.data.augment.registry import enabled_augmentations
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
 from imgnet_mini.runs.paths import RunPaths
@@ -62,13 +63,9 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def _describe_augmentation(data: DataConfig) -> str:
-    """Return the augmentations besides crop and flip, such as `class-style, mixup 0.2`."""
-    switches = {"class-style": data.use_class_style_aug, "trivial-augment": data.trivial_augment}
-    found = [name for name, is_on in switches.items() if is_on]
-    for name in ("random_erasing", "mixup", "cutmix"):
-        value = getattr(data, name)
-        found += [f"{name.replace('_', '-')} {value:g}"] if value else []
-    return ", ".join(found) or "standard"
+    """Return the augmentations besides crop and flip, such as `trivial-augment, mixup 0.2`."""
+    flags = [flag for entry in enabled_augmentations(data) for flag in entry.flags(data)]
+    return ", ".join(flag.removeprefix("--") for flag in flags) or "standard"
 
 
 def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
