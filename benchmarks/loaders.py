@@ -5,7 +5,7 @@
 FOLDER/train/ holds JPEG files as they come from a camera or from ImageNet; without it, files of
 that size and weight are made. So many of them are copied to a temporary folder, where they are
 read from memory, not from the disk. Each loader
-then gives them all once per round: random resized crop, mirrored or not, normalised float32
+then gives them all once per round: random resized crop, flipped or not, normalized float32
 batches. The loaders take turns, round after round; a round's ratio compares what ran within
 seconds of each other, and the median of the ratios is what counts.
 
@@ -17,7 +17,7 @@ seconds of each other, and the median of the ratios is what counts.
     folder           imgnet-mini on the files
     pack             imgnet-mini on what `imgnet-mini prepare` makes of them
 
-The first two normalise image by image, as they usually do; from timm on, loaders give uint8, and
+The first two normalize image by image, as they usually do; from timm on, loaders give uint8, and
 imgnet-mini's own Normalise makes each batch float32, channels last. With --workers 0 all is done
 by one process on one core; else each has so many worker processes or, for dali and pack, threads.
 Others that are not installed are left out.

@@ -25,7 +25,7 @@ UNIT_MEAN = [value / 255 for value in MEAN]
 UNIT_STD = [value / 255 for value in STD]
 
 Epoch = Callable[[], Iterable[Tensor]]
-"""Gives every image once: normalised batches, (N, 3, S, S) float32."""
+"""Gives every image once: normalized batches, (N, 3, S, S) float32."""
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float
         "find_images, ms": 1e3 * warm,
         "find_images, files/s": count / warm,
         "file_stamps, files/s": count / stamps,
-        "Order to the first batch, ms": 1e3 * batch,
+        "sampler to the first batch, ms": 1e3 * batch,
         "start without an index, s": without_index,
         "restart, s": with_index,
         "index opened, as by another rank, ms": 1e3 * reopened,

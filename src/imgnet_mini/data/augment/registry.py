@@ -28,7 +28,7 @@ _STREAMS: Final = {
     "random_erasing": RandomStream(skip=33),
     "mixup_cutmix": RandomStream(key=(1,)),
 }
-"""Streams that are older than the hashing of names, kept so that runs resume bit by bit."""
+"""Streams from before names were hashed; kept so that older runs resume bit-identically."""
 
 
 class Stage(Enum):
