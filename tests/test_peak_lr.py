@@ -15,7 +15,7 @@ def resolve(tmp_path):
     def at(settings=None, **sections):
         folder = tmp_path / "lr_finder_plots"
         folder.mkdir(exist_ok=True)
-        found = {"name": "a", "lr": 0.05, "time": "1"}
+        found = {"name": "a", "lr": 0.05, "time": "2026-11-24T04:24:17+00:00"}
         if settings is not None:
             present = settings_of(RunConfig())
             for old, new in {"clip_norm": "clip_grad", "zero_init": "zero_init_residual"}.items():

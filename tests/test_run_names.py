@@ -38,7 +38,7 @@ def work(tmp_path, monkeypatch):
 def test_a_wrong_name_is_refused_by_the_rule_and_nothing_is_written(cli, work, command, name):
     before = tree(work.parent)
     assert cli(command, "--name", name) == 2
-    rule = "Windows keeps this name" if name.lower().startswith("con") else RULE
+    rule = "Windows reserves this name" if name.lower().startswith("con") else RULE
     assert cli.says(f"run.name: {rule}")
     assert cli.err.count("Error") == 1
     assert "Traceback" not in cli.err
