@@ -76,6 +76,7 @@ def parse(arguments):
     context, rest = None, ["1" if PLACEHOLDER.fullmatch(word) else word for word in arguments]
     while hasattr(command, "resolve_command") and rest:
         context = command.make_context("imgnet-mini", [], parent=context, resilient_parsing=True)
+        context.resilient_parsing = False  # which the command would inherit
         word, command, rest = command.resolve_command(context, rest)
     return command.make_context(word, rest, parent=context) if rest else None
 
@@ -131,7 +132,7 @@ def test_every_command_line_in_the_docs_can_be_typed(arguments):
     "line", ["train --epoch 3", "train --epochs many", "trane", "recipe shaw mini", "compare a --x"]
 )
 def test_a_line_that_cannot_be_typed_is_seen(line):
-    with pytest.raises(Exception, match=r"[Nn]o such|is not a valid"):
+    with pytest.raises(Exception, match=r"[Nn]o such|(is not|be) a valid"):
         parse(line.split())
 
 
