@@ -61,6 +61,7 @@ def build_trainer(
     chosen = choose_precision(runtime, device)
     return Trainer(
         *(model, build_loss(settings), sgd, scheduler, chosen),
+        total_steps=50,
         compiled=compiled,
         clip_grad=settings.clip_grad,
         ema_decay=settings.ema_decay,
@@ -94,7 +95,11 @@ ALL = OptimizerConfig(nesterov=True, norm_decay=False, clip_grad=0.5, ema_decay=
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("optimizer", [OptimizerConfig(), ALL], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [OptimizerConfig(), ALL, OptimizerConfig(optimizer="adamw"), OptimizerConfig(optimizer="muon")],
+    ids=["plain", "all", "adamw", "muon"],
+)
 def test_a_step_never_waits_for_the_gpu(precision, optimizer):
     trainer = build_trainer(precision, optimizer=optimizer)
     trainer.model.train()
