@@ -227,7 +227,7 @@ def test_a_recipe_that_would_make_it_another_run_is_refused_by_its_name(run_smal
     saved = Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes()
     assert run_small("train", *MINI, "--resume") == 2
     assert cli.says("--crop-scale-min 0.3 of --recipe mini: this run was started with 0.08")
-    assert cli.says("Leave --recipe mini out to go on, or start a new run")
+    assert cli.says("Leave --recipe mini out to resume, or start a new run")
     assert Path("checkpoints/r50_onecycle_amp/checkpoint.pth").read_bytes() == saved
 
 
@@ -236,7 +236,7 @@ def test_a_flag_over_a_recipe_is_refused_as_a_flag(run_small, stop_after, cli):
     assert run_small("train", *MINI) == 130
     assert run_small("train", *MINI, "--crop-scale-min", 0.5, "--resume") == 2
     assert cli.says("--crop-scale-min 0.5: this run was started with 0.3")
-    assert cli.says("Leave --crop-scale-min out to go on")
+    assert cli.says("Leave --crop-scale-min out to resume")
 
 
 def test_nothing_to_resume_names_train(cli):
