@@ -101,7 +101,7 @@ def test_a_docstring_opens_with_a_verb_or_a_noun(file):
 @pytest.mark.parametrize("place", HELP)
 def test_a_help_text_is_one_phrase_in_standard_terms(place):
     text = " ".join(HELP[place].split())
-    assert re.match(r"[A-Z][A-Za-z-]+ ", text), "it starts with a capitalized word"
+    assert re.match(r"[A-Z][A-Za-z-]+[ ,:]", text), "it starts with a capitalized word"
     assert not re.match(r"(The|A|An|This|If|So|Also|Only)\b", text), "a verb or a noun comes first"
     assert re.search(r"[^.]\.( ?\([^)]*\))?$", text), "it ends with a full stop"
     assert not RIDDLES.match(text)
