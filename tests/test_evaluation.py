@@ -136,6 +136,6 @@ def test_fewer_than_five_classes_are_no_trouble(make_folder, tmp_path):
 def test_a_signal_ends_it_between_two_batches(model, images):
     data = DataConfig(batch_size=8, img_size=32, workers=0)
     with closing(build_eval_loader(data, images, device=CPU)) as loader, StopRequest() as stop:
-        stop._remember(15, None)
+        stop._on_signal(15, None)
         with pytest.raises(StopRequestedError, match="SIGTERM"):
             evaluate(model, loader, Precision("cpu", None), stop, label_smoothing=0.0)

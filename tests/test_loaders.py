@@ -233,7 +233,7 @@ def test_a_pack_that_is_cropped_by_its_device_gives_the_same_within_one_grey_lev
     pack = packed(folder)
     one_grey_level = 1.001 / torch.tensor(STD).view(3, 1, 1)
     with train_loader(pack) as here, train_loader(pack, workers=workers) as there:
-        there._source._crop_here = False  # as on a GPU
+        there._source._crop_on_host = False  # as on a GPU
         for ours, theirs in zip(here.epoch(1), there.epoch(1), strict=True):
             assert torch.equal(ours[1], theirs[1])
             assert ((ours[0] - theirs[0]).abs() < one_grey_level).all()

@@ -170,7 +170,7 @@ def test_the_crops_of_an_epoch_are_those_of_full_size_made_smaller(folder):
 def test_a_device_that_crops_does_so_at_the_size_of_the_epoch(folder, epoch):
     one_grey_level = 1.001 / torch.tensor(STD).view(3, 1, 1)
     with loader(packed(folder), epochs=8) as here, loader(packed(folder), epochs=8) as there:
-        there._source._crop_here = False  # as on a GPU
+        there._source._crop_on_host = False  # as on a GPU
         for ours, theirs in zip(here.epoch(epoch), there.epoch(epoch), strict=True):
             assert ours[0].shape == theirs[0].shape == (4, 3, *2 * [sides(32, 64, 8)[epoch]])
             assert ((ours[0] - theirs[0]).abs() < one_grey_level).all()

@@ -118,14 +118,14 @@ def test_broken_images_are_found_by_place_and_reason_under_a_bar_for_each_split(
             shown.append((self._label, done))
 
     @contextmanager
-    def watch(label, total):
+    def progress_bar(label, total):
         yield ProgressBar(f"{label} of {total}")
 
-    broken = find_broken_images(*find_splits(tree), watch=watch)
+    broken = find_broken_images(*find_splits(tree), progress_bar=progress_bar)
     assert list(broken) == ["train/cat/000.JPEG", "train/cat/001.png"]
     assert broken["train/cat/000.JPEG"] == "the file is empty"
     assert shown[5:7] == [("check train of 6", 6), ("check val of 4", 1)]
-    assert find_broken_images(*find_splits(tree), watch=no_progress_bar) == broken
+    assert find_broken_images(*find_splits(tree), progress_bar=no_progress_bar) == broken
 
 
 def test_what_was_left_out_is_counted_by_split():
