@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from imgnet_mini.reporting.readme.splice import with_block
-from imgnet_mini.reporting.style import RIGHT, TRAIN, VALIDATION, WRONG, new_figure, save_png, tidy
+from imgnet_mini.reporting.readme.blocks import replace_block
+from imgnet_mini.reporting.style import (
+    CORRECT,
+    TRAIN,
+    VALIDATION,
+    WRONG,
+    new_figure,
+    save_png,
+    style_axes,
+)
 from imgnet_mini.utils.atomic_file import atomic_write
 
 BLOCK: Final = "recipes"
 PICTURE: Final = Path("recipes.png")
-COLORS: Final = (TRAIN, VALIDATION, RIGHT, WRONG)
+COLORS: Final = (TRAIN, VALIDATION, CORRECT, WRONG)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def show(results: Sequence[Result], rows: Sequence[str], page: Path | None) -> N
         return
     _draw(results, rows, settings, page.parent / PICTURE)
     picture = f"![Top-1 accuracy of every row of the table, seed by seed]({PICTURE.as_posix()})"
-    content = with_block(page.read_bytes(), f"{text}\n\n{picture}", page, block=BLOCK)
+    content = replace_block(page.read_bytes(), f"{text}\n\n{picture}", page, block=BLOCK)
     with atomic_write(page) as file:
         file.write(content)
 
@@ -103,7 +111,7 @@ def _draw(
     shown = [row for row in rows if any(result.row == row for result in results)]
     figure = new_figure(9, 1 + 0.2 * len(shown) * len(settings))
     axes = figure.add_subplot()
-    tidy(axes)
+    style_axes(axes)
     height = 0.8 / len(settings)
     for place, (setting, color) in enumerate(zip(settings, COLORS, strict=False)):
         figures = {row: _figures(results, row, setting) for row in shown}

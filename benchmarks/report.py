@@ -1,11 +1,11 @@
-"""What the report of a finished run of ImageNet-Mini's size costs.
+"""Measure time, memory and page size of the report of a run of ImageNet-Mini's size.
 
     python benchmarks/report.py [--classes 1000] [--per-class 4] [--arch resnet50] [--keep FOLDER]
 
-Makes the run that training and evaluation would have left: JPEG files of 300 x 300 pixels, the log
-of 20 epochs, a range test, checkpoints, metrics.json and predictions.csv. Then a process of its own
-runs `imgnet-mini report`; printed are its seconds, the most memory that it held, and the size of
-the page. --keep leaves the run and its report in a folder.
+Writes the files of a finished run: JPEG files of 300 x 300 pixels, the log of 20 epochs, a range
+test, checkpoints, metrics.json and predictions.csv. Then `imgnet-mini report` runs in a separate
+process; its seconds, its peak memory and the size of the page are printed. --keep FOLDER keeps the
+run and its report.
 """
 
 import argparse
@@ -26,6 +26,8 @@ import numpy as np
 from PIL import Image
 
 from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.runs.environment import RunEnvironment
+from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
@@ -44,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        # In a process that ends: a child's highest memory begins with that of its parent.
+        # In a process that ends: the peak memory of a child starts at that of its parent.
         making = Process(
             target=make_run, args=(folder, options.classes, options.per_class, options.arch)
         )
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def measure(*words: str) -> tuple[float, int]:
-    """The seconds that a command takes, and the most bytes of memory that it holds."""
+    """Return the seconds that a command takes, and its peak memory in bytes."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "imgnet_mini", *words])
     _, status, usage = os.wait4(process.pid, 0)
@@ -85,16 +87,27 @@ def make_run(folder: Path, size: int, per_class: int, arch: str) -> None:
     _write_finder(paths.finder_dir)
     sha256 = _write_checkpoints(paths, arch, size)
     right = predictions.top == predictions.targets[:, None]
-    metrics = {
-        "top1": 100 * right[:, 0].mean(), "top5": 100 * right.any(1).mean(), "loss": 3.2,
-        "images": len(right), "imgs_per_sec": 300.0, "checkpoint": "best.pth", "epoch": EPOCHS - 1,
-        "checkpoint_sha256": sha256, "img_size": 224, "views": "centre", "classes": list(classes),
-    }  # fmt: skip
-    paths.metrics.write_text(json.dumps(metrics), "utf-8")
+    EvaluationResult(
+        loss=3.2,
+        top1=100 * float(right[:, 0].mean()),
+        top5=100 * float(right.any(1).mean()),
+        images=len(right),
+        imgs_per_sec=300.0,
+        checkpoint="best.pth",
+        checkpoint_sha256=sha256,
+        epoch=EPOCHS - 1,
+        arch=arch,
+        img_size=224,
+        resize=256,
+        precision="fp32",
+        device="made",
+        torch="made",
+        classes=classes,
+    ).write(paths.metrics)
 
 
 def _predict(classes: Sequence[str], per_class: int) -> Predictions:
-    """Four of ten images are recognised; the true class of most others is among the likeliest."""
+    """Return predictions of which 4 of 10 are correct; most others have the class in the top 5."""
     generator = np.random.default_rng(0)
     size, top = len(classes), min(5, len(classes))
     targets = np.repeat(np.arange(size), per_class)
@@ -134,8 +147,9 @@ def _write_logs(paths: RunPaths, config: RunConfig, images: int) -> None:
     paths.config.write_text(config.to_toml(), "utf-8")
     paths.train_log.write_text(to_csv(records), "utf-8")
     paths.markdown_log.write_text(to_markdown(records), "utf-8")
-    environment = {"train_images": 34745, "val_images": images, "device": "made", "classes": 1000}
-    paths.environment.write_text(json.dumps(environment), "utf-8")
+    RunEnvironment(train_images=34745, val_images=images, device="made", classes=1000).write(
+        paths.environment
+    )
 
 
 def _write_finder(folder: Path) -> None:
@@ -144,13 +158,14 @@ def _write_finder(folder: Path) -> None:
     losses = 6.9 - 1.5 / (1 + (0.01 / rates) ** 2) + 40 * rates**2
     rows = [f"{rate},{loss},{loss}\n" for rate, loss in zip(rates, losses, strict=True)]
     (folder / "lr_finder_made.csv").write_text("".join(["lr,loss,smoothed\n", *rows]))
-    found = {"name": NAME, "time": "1", "lr": 0.0046, "curve": "lr_finder_made.csv"}
+    curve = {"lr": 0.0046, "curve": "lr_finder_made.csv"}
+    found = {"name": NAME, "time": "2025-01-01T00:00:00+00:00", **curve}
     (folder / "lr_finder_made.json").write_text(json.dumps(found))
 
 
 def _write_checkpoints(paths: RunPaths, arch: str, size: int) -> str:
-    """The weights, and once more with as much again for the momentum; the digest of the first."""
-    import torch  # noqa: PLC0415 - the process that measures stays small
+    """Write the weights, and once more with momentum buffers; return the digest of the first."""
+    import torch  # noqa: PLC0415 - keeps the measuring process small
     import torchvision  # noqa: PLC0415
 
     weights = torchvision.models.get_model(arch, num_classes=size).state_dict()

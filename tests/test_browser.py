@@ -1,4 +1,4 @@
-"""Every page in a real browser, from the disk: nothing is asked for, and all of it works."""
+"""Pages in a real browser, loaded from disk."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pytest
 
 from helpers.finished_runs import finish_run, log_run
 from imgnet_mini import cli as command_line
-from imgnet_mini.reporting.readme.markdown import NOTHING
+from imgnet_mini.reporting.format import UNKNOWN
 from imgnet_mini.runs.predictions import Predictions
 
 if importlib.util.find_spec("selenium") is None:
@@ -71,19 +71,19 @@ def is_too_wide(browser):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_report_asks_for_nothing_complains_of_nothing_and_fits(browser, made, width, dark):
+def test_the_report_loads_nothing_logs_nothing_and_fits(browser, made, width, dark):
     browser.load(made.path, width=width, dark=dark)
     browser.run("for (const part of document.querySelectorAll('details')) part.open = true")
     assert browser.requests == [made.path.absolute().as_uri()]
-    assert browser.complaints == []
+    assert browser.console_messages == []
     assert not is_too_wide(browser)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_comparison_asks_for_nothing_complains_of_nothing_and_fits(browser, compared, width):
+def test_the_comparison_loads_nothing_logs_nothing_and_fits(browser, compared, width):
     browser.load(compared, width=width)
     assert browser.requests == [compared.absolute().as_uri()]
-    assert browser.complaints == []
+    assert browser.console_messages == []
     assert not is_too_wide(browser)
     assert len(browser.texts("#results tbody tr")) == 12
     assert len(browser.texts(".chart")) == 5
@@ -95,20 +95,20 @@ def test_every_image_is_there(browser, made):
     widths = browser.run("return [...document.images].map((image) => image.naturalWidth)")
     assert len(widths) > 10
     assert min(widths) > 0
-    assert browser.texts(".gone") == []
+    assert browser.texts(".missing") == []
 
 
-def luminance(colour):
+def luminance(color):
     red, green, blue = (
         (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
-        for c in (int(part) / 255 for part in colour[4:-1].split(","))
+        for c in (int(part) / 255 for part in color[4:-1].split(","))
     )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("part", ["body", ".soft", ".ok", ".no", "h2 + p", "svg text"])
-def test_texts_stand_out_from_the_page_in_both_modes(browser, made, dark, part):
+def test_text_contrast_is_sufficient_in_both_modes(browser, made, dark, part):
     browser.load(made.path, dark=dark)
     script = """const style = getComputedStyle(document.querySelector(arguments[0]));
         return [arguments[0].startsWith("svg") ? style.fill : style.color,
@@ -124,13 +124,13 @@ def column(browser, number):
     return [cell.split("\n")[0] for cell in cells]
 
 
-def test_the_table_sorts_by_each_header_and_says_so(browser, made):
+def test_the_table_sorts_by_each_header_and_announces_it(browser, made):
     browser.load(made.path)
     names = column(browser, 1)
     assert len(names) == len(made.predictions.classes)
     headers = browser.texts("#classes thead th")
     assert [header.rstrip(" ↕") for header in headers] == [
-        "Class", "Recall", "Precision", "F1", "Recognised", "Images", "Mostly taken for",
+        "Class", "Recall", "Precision", "F1", "Correct", "Images", "Most confused with",
     ]  # fmt: skip
     browser.find("#classes th:nth-child(4) button").click()
     scores = [float(text) for text in column(browser, 4)]
@@ -153,7 +153,7 @@ def test_unknown_values_come_last_in_either_order(browser, made):
         button.click()
         shares.append(column(browser, 3))
     assert shares[0] != shares[1] or len(shares[0]) == 2
-    assert [column.index(NOTHING) for column in shares] == [len(shares[0]) - 1] * 2
+    assert [column.index(UNKNOWN) for column in shares] == [len(shares[0]) - 1] * 2
 
 
 def test_the_table_finds_what_is_typed_and_counts_it(browser, made):
@@ -198,15 +198,15 @@ def quickest(browser, script):
     return min(browser.seconds(script) for _ in range(3))
 
 
-def test_a_chart_reads_out_what_is_pointed_at_and_what_the_keys_lead_to(browser, made):
+def test_a_chart_shows_the_values_at_the_pointer_and_at_the_position_set_by_keys(browser, made):
     browser.load(made.path)
-    chart = "#course .chart:nth-of-type(1)"
+    chart = "#training .chart:nth-of-type(1)"
     first = browser.texts(f"{chart} .legend b")
-    assert browser.texts(f"{chart} .at") == ["epoch 3"]
+    assert browser.texts(f"{chart} .position") == ["epoch 3"]
     assert first == ["3.250", "3.750"]
     svg = browser.find(f"{chart} svg")
     svg.send_keys("\ue011")  # Home
-    assert browser.texts(f"{chart} .at") == ["epoch 0"]
+    assert browser.texts(f"{chart} .position") == ["epoch 0"]
     assert browser.texts(f"{chart} .legend b") == ["4.000", "4.500"]
     assert svg.get_attribute("aria-valuetext") == "epoch 0, train 4.000, validation 4.500"
     browser.run(
@@ -220,7 +220,7 @@ def test_a_chart_reads_out_what_is_pointed_at_and_what_the_keys_lead_to(browser,
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """Hostile names, and images of which half are gone."""
+    """Hostile names, and half of the images missing."""
     folder = tmp_path_factory.mktemp("hostile")
     classes = [HOSTILE, "</script><script>alert(1)</script>", "</style>\n\x1b[2J\udcff"]
     predictions = finish_run(folder, folder / "data", classes)
@@ -230,10 +230,10 @@ def hostile(tmp_path_factory):
     return Made(folder / "reports/a/index.html", predictions)
 
 
-def test_hostile_names_stand_there_and_do_nothing(browser, hostile):
+def test_hostile_names_are_shown_and_have_no_effect(browser, hostile):
     browser.load(hostile.path)
     assert browser.requests == [hostile.path.absolute().as_uri()]
-    assert browser.complaints == []
+    assert browser.console_messages == []
     assert column(browser, 1) == [
         HOSTILE.replace("\u202e", r"\u202e"),
         "</script><script>alert(1)</script>",
@@ -243,7 +243,7 @@ def test_hostile_names_stand_there_and_do_nothing(browser, hostile):
     assert tags == 2
 
 
-def test_a_name_cannot_act_even_if_it_were_not_escaped(browser, hostile):
+def test_the_policy_blocks_names_that_are_not_escaped(browser, hostile):
     browser.load(hostile.path)
     browser.run("""
         document.body.insertAdjacentHTML('beforeend', '<b onclick="window.hit = 1">x</b>');
@@ -256,14 +256,14 @@ def test_a_name_cannot_act_even_if_it_were_not_escaped(browser, hostile):
         document.body.append(image);
     """)
     assert browser.run("return window.hit") is None
-    assert len(browser.complaints) == 3
+    assert len(browser.console_messages) == 3
     assert browser.requests == [hostile.path.absolute().as_uri()]
 
 
-def test_images_that_are_gone_are_named_in_their_places(browser, hostile):
+def test_missing_images_are_replaced_by_their_names(browser, hostile):
     browser.load(hostile.path)
-    gone = browser.texts(".gone")
-    assert gone
-    assert all(text.startswith("No longer readable: ") for text in gone)
+    missing = browser.texts(".missing")
+    assert missing
+    assert all(text.startswith("Not readable: ") for text in missing)
     assert browser.run("return [...document.images].every((image) => image.naturalWidth > 0)")
     assert "of the 12 images shown on this page can no longer be read" in browser.find("body").text

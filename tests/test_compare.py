@@ -9,9 +9,9 @@ import pytest
 
 from helpers.finished_runs import log_run
 from helpers.pages import WebPage
-from imgnet_mini.reporting.readme.comparison import compare_runs
-from imgnet_mini.reporting.readme.markdown import NOTHING
-from imgnet_mini.reporting.readme.run_view import read_run
+from imgnet_mini.reporting.comparison import compare_runs
+from imgnet_mini.reporting.format import UNKNOWN
+from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.runs.paths import RunPaths
 
 
@@ -38,10 +38,10 @@ def test_the_terminal_shows_results_and_only_settings_that_differ(cli):
     assert rows["Time"] == ["34 s", "17 s"]
     assert rows["batch_size"] == ["64", "32"]
     assert "label_smoothing" not in rows
-    assert "all of it on one page: reports/a+b/index.html" in cli.out
+    assert "everything on one page: reports/a+b/index.html" in cli.out
 
 
-def test_a_run_with_averaged_weights_is_compared_by_them(cli):
+def test_a_run_with_ema_weights_is_compared_by_them(cli):
     log_run(Path(), "c", best=40.0, settings={"optimizer": {"ema_decay": 0.9999}}, ema=True)
     assert cli("compare", "a", "c") == 0, cli.err
     rows = lines(cli.out)
@@ -80,10 +80,12 @@ def test_the_readme_has_the_same_rows(cli):
     comparison = compare_runs([read_run(RunPaths(Path(), name), Path()) for name in "ab"])
     columns = [*comparison.settings, *comparison.results]
     header, _, first, second = table[:4]
-    assert [cell.strip(" `") for cell in header.split("|")[2:-1]] == [one.title for one in columns]
+    assert [cell.strip(" `") for cell in header.split("|")[2:-1]] == [
+        column.title for column in columns
+    ]
     for place, row in enumerate((first, second)):
         cells = [cell.strip(" *") for cell in row.split("|")[2:-1]]
-        assert cells == [one.cells[place] for one in columns]
+        assert cells == [column.cells[place] for column in columns]
 
 
 def test_more_runs_than_fit_are_shown_in_several_tables(cli):
@@ -100,8 +102,8 @@ def test_more_runs_than_fit_are_shown_in_several_tables(cli):
 
 def test_a_run_that_is_missing_is_named_with_those_there_are(cli):
     assert cli("compare", "a", "x", "y") == 2
-    assert cli.says("there is no run x, y in")
-    assert cli.says("; there is a, b. Name others, or another folder with --output-dir")
+    assert cli.says("no run x, y in")
+    assert cli.says("; existing runs: a, b. Give other names, or another folder with --output-dir")
     assert not Path("reports").exists()
 
 
@@ -109,7 +111,7 @@ def test_a_run_without_an_epoch_is_named_with_the_command_that_goes_on(cli):
     log = Path("out/b/train_log.csv")
     log.write_text(log.read_text().splitlines()[0] + "\n")
     assert cli("compare", "a", "b") == 6
-    assert cli.says("b has no validated epoch yet; go on with `imgnet-mini resume --name b`")
+    assert cli.says("b has no validated epoch yet; continue with `imgnet-mini resume --name b`")
     log.unlink()
     assert cli("compare", "a", "b") == 6
 
@@ -160,5 +162,5 @@ def test_a_diverged_run_is_compared_too(cli):
     log = Path("out/b/train_log.csv")
     log.write_text(re.sub(r",val,[^,]*,[^,]*", ",val,nan,nan", log.read_text()))
     assert cli("compare", "a", "b") == 0, cli.err
-    assert lines(cli.out)["Best top-1"] == ["40.00 %", f"{NOTHING} %"]
+    assert lines(cli.out)["Best top-1"] == ["40.00 %", f"{UNKNOWN} %"]
     assert ">nan" not in Path("reports/a+b/index.html").read_text("utf-8").lower()

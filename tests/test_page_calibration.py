@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from imgnet_mini.reporting.page.calibration import calibrate
-from imgnet_mini.reporting.page.calibration_charts import confidence_chart, reliability_chart
+from imgnet_mini.reporting.page.calibration import calibrate, confidence_chart, reliability_chart
 from imgnet_mini.runs.predictions import Predictions
 
 
@@ -16,7 +15,7 @@ def make(confidence, right):
 
 @pytest.fixture
 def network():
-    """Answers of a network that is too sure of itself."""
+    """Predictions of an overconfident network."""
     generator = np.random.default_rng(0)
     confidence = generator.uniform(0.05, 1, 5000)
     return confidence, generator.random(5000) < confidence**2
@@ -24,10 +23,10 @@ def network():
 
 def test_bins_are_those_of_scikit_learn(network):
     confidence, right = network
-    filled = [one for one in calibrate(make(confidence, right)).bins if one.images]
+    filled = [entry for entry in calibrate(make(confidence, right)).bins if entry.images]
     accuracy, mean = calibration_curve(right, confidence, n_bins=15)
-    np.testing.assert_allclose([one.accuracy for one in filled], accuracy)
-    np.testing.assert_allclose([one.confidence for one in filled], mean)
+    np.testing.assert_allclose([entry.accuracy for entry in filled], accuracy)
+    np.testing.assert_allclose([entry.confidence for entry in filled], mean)
 
 
 def test_the_error_is_the_sum_of_guo_and_others_worked_out_bin_by_bin(network):
@@ -53,20 +52,20 @@ def test_by_hand():
 @pytest.mark.parametrize("confidence", [0.0, 1 / 15, 0.2, 1.0])
 def test_an_edge_belongs_to_the_bin_below(confidence):
     bins = calibrate(make([confidence], [True])).bins
-    (found,) = [one for one in bins if one.images]
+    (found,) = [entry for entry in bins if entry.images]
     assert found.low < confidence <= found.high or confidence == found.low == 0
-    assert sum(one.images for one in bins) == 1
+    assert sum(entry.images for entry in bins) == 1
 
 
 def test_bars_are_as_high_as_the_shares_and_read_out(network):
     calibration = calibrate(make(*network))
     chart = reliability_chart(calibration)
-    bars = [box for box in chart.boxes if box.style == "right"]
-    filled = [one for one in calibration.bins if one.images]
+    bars = [box for box in chart.boxes if box.style == "bar-fill"]
+    filled = [entry for entry in calibration.bins if entry.images]
     heights = [bar.height for bar in bars]
-    np.testing.assert_allclose(heights, [222 * one.accuracy for one in filled], atol=0.11)
-    assert [reading.values[0] for reading in chart.readings] == [
-        f"{100 * one.accuracy:.1f} %" for one in filled
+    np.testing.assert_allclose(heights, [222 * entry.accuracy for entry in filled], atol=0.11)
+    assert [readout.values[0] for readout in chart.readouts] == [
+        f"{100 * entry.accuracy:.1f} %" for entry in filled
     ]
-    counts = [int(r.values[0].replace(",", "")) for r in confidence_chart(calibration).readings]
+    counts = [int(r.values[0].replace(",", "")) for r in confidence_chart(calibration).readouts]
     assert sum(counts) == 5000

@@ -2,16 +2,16 @@ from math import inf, nan
 
 import pytest
 
+from imgnet_mini.reporting.format import UNKNOWN
 from imgnet_mini.reporting.page.axes import BOTTOM, LEFT, RIGHT, TOP, Axis
 from imgnet_mini.reporting.page.chart import Series, band, line_chart
-from imgnet_mini.reporting.page.epoch_charts import epoch_chart
-from imgnet_mini.reporting.readme.markdown import NOTHING
+from imgnet_mini.reporting.page.run_charts import epoch_chart
 
 
 def draw(*series, **options):
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
-    options = {"say_x": str, "say_y": str, "x_label": "x", **options}
+    options = {"format_x": str, "format_y": str, "x_label": "x", **options}
     return line_chart("t", series, x=Axis.across(xs), y=Axis.up(ys), **options)
 
 
@@ -61,8 +61,8 @@ def test_a_value_that_is_not_finite_leaves_a_gap():
     (line,) = chart.lines
     assert line.path.count("M") == 3
     assert "nan" not in line.path
-    assert chart.readings[1].values == (NOTHING,)
-    assert chart.readings[1].heights == (None,)
+    assert chart.readouts[1].values == (UNKNOWN,)
+    assert chart.readouts[1].heights == (None,)
 
 
 def test_the_legend_reads_every_series_at_every_place():
@@ -71,10 +71,10 @@ def test_the_legend_reads_every_series_at_every_place():
         Series("b", "val", [(1, 5.0), (2, 6.0)]),
         start=1,
     )
-    assert [reading.values for reading in chart.readings] == [
-        ("1.0", NOTHING),
+    assert [readout.values for readout in chart.readouts] == [
+        ("1.0", UNKNOWN),
         ("2.0", "5.0"),
-        (NOTHING, "6.0"),
+        (UNKNOWN, "6.0"),
     ]
     assert chart.start == 1
     assert chart.summary == "t; 1: a 2.0, b 5.0"
@@ -95,6 +95,6 @@ def test_a_band_covers_its_part_of_the_axis():
 def test_the_best_epoch_is_marked_and_read_first():
     series = [Series("v", "val", [(0, 10.0), (1, 30.0), (2, 20.0)])]
     chart = epoch_chart("t", series, print_lines=str, best=1, from_zero=True)
-    (mark,) = chart.marks
-    assert (mark.x, mark.y) == (chart.readings[1].x, chart.readings[1].heights[0])
-    assert chart.readings[chart.start].at == "epoch 1, the best"
+    (marker,) = chart.markers
+    assert (marker.x, marker.y) == (chart.readouts[1].x, chart.readouts[1].heights[0])
+    assert chart.readouts[chart.start].label == "epoch 1 (best)"

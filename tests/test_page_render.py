@@ -1,11 +1,6 @@
 import re
 
-from imgnet_mini.reporting.page.render import percent, render_page
-from imgnet_mini.reporting.readme.markdown import NOTHING
-
-
-def test_a_share_is_told_in_percent():
-    assert [percent(0.1234), percent(1, 0), percent(None)] == ["12.3 %", "100 %", NOTHING]
+from imgnet_mini.reporting.page.render import render_page
 
 
 def test_the_page_names_its_own_style_and_script_and_allows_nothing_else():

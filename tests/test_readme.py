@@ -8,12 +8,14 @@ from urllib.parse import unquote
 
 import pytest
 from markdown_it import MarkdownIt
-from sklearn.metrics import classification_report
 
 from helpers.finished_runs import log_run
 from imgnet_mini.commands import readme
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import ConfigError, DataError, StaleError
+from imgnet_mini.reporting.class_report import Averages, ClassReport, ClassScore, ConfusedPair
+from imgnet_mini.reporting.format import UNKNOWN
+from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
 
@@ -68,21 +70,27 @@ def complete(paths):
     for picture in PICTURES:
         (paths.report_dir / f"{picture}.png").touch()
     paths.model_summary.write_text("ResNet\n```\n</details>\n# not a heading\n", "utf-8")
-    paths.metrics.write_text('{"top1": 41.5, "checkpoint": "/home/bob/best.pth"}', "utf-8")
-    report = classification_report(
-        [0, 0, 1, 1, 2], [0, 1, 1, 1, 2], target_names=["accuracy", "b", "macro avg"], digits=4
-    )
-    (paths.report_dir / "classification_report.txt").write_text(report, "utf-8")
-    score = {"folder": "n1", "name": HOSTILE, "images": 8, "correct": 4, "accuracy": 0.5}
-    pair = {"true": HOSTILE, "predicted": "b", "count": 3}
-    (paths.report_dir / "report.json").write_text(
-        json.dumps({"best": [score], "worst": [score], "confused": [pair]}), "utf-8"
-    )
+    result = EvaluationResult(
+        loss=2.5, top1=41.5, top5=70.0, images=8, imgs_per_sec=300.0,
+        checkpoint="/home/bob/best.pth", checkpoint_sha256="0" * 64, epoch=2, arch="resnet50",
+        img_size=224, resize=256, precision="fp32", device="CPU", torch="2.15.0", classes=("a",),
+    )  # fmt: skip
+    result.write(paths.metrics)
+    score = ClassScore(folder="n1", name=HOSTILE, images=8, correct=4, accuracy=0.5)
+    ClassReport(
+        images=5,
+        accuracy=0.8,
+        macro=Averages(precision=0.1, recall=0.2, f1=0.3),
+        weighted=Averages(precision=0.4, recall=0.5, f1=0.61239),
+        best=(score,),
+        worst=(score,),
+        confused=(ConfusedPair(true=HOSTILE, predicted="b", count=3),),
+    ).write(paths.class_report)
     paths.finder_dir.mkdir(exist_ok=True)
     (paths.finder_dir / "f.png").touch()
     finder = {
         "name": paths.name,
-        "time": "1",
+        "time": "2025-01-02T03:04:05",
         "lr": 0.0046,
         "plot": "f.png",
         "regions": {"flat": [1e-7, 2e-4], "falling": [2e-4, 0.05], "diverging": [0.08, 1.0]},
@@ -176,16 +184,12 @@ def test_every_picture_is_linked_from_where_the_readme_lies(tmp_path, place):
     assert all((path.parent / unquote(image)).is_file() for image in images)
 
 
-def test_the_overall_lines_are_the_reports_even_if_a_class_has_such_a_name(tmp_path):
+def test_the_overall_rows_are_those_of_the_report_file(tmp_path):
     complete(make_run(tmp_path))
     text = write(tmp_path)
-    report = classification_report(
-        [0, 0, 1, 1, 2], [0, 1, 1, 1, 2], output_dict=True, target_names=["x", "b", "y"]
-    )
-    assert row(text, "Accuracy")[3:] == [f"{report['accuracy']:.4f}", "5"]
-    for name in ("macro avg", "weighted avg"):
-        numbers = [f"{report[name][key]:.4f}" for key in ("precision", "recall", "f1-score")]
-        assert row(text, name.capitalize())[1:] == [*numbers, "5"]
+    assert row(text, "Accuracy")[1:] == [UNKNOWN, UNKNOWN, "0.8000", "5"]
+    assert row(text, "Macro avg")[1:] == ["0.1000", "0.2000", "0.3000", "5"]
+    assert row(text, "Weighted avg")[1:] == ["0.4000", "0.5000", "0.6124", "5"]
 
 
 def test_several_runs_are_compared_by_the_settings_that_differ(tmp_path):
@@ -226,8 +230,8 @@ def test_the_experiment_says_how_images_are_made(tmp_path):
     text = write(tmp_path / "other", template="experiment")
     for fact in (
         "`--progressive 160:224`",
-        "one way of TrivialAugment",
-        "From 10 % of them a rectangle is erased",
+        "TrivialAugment applies one random transform",
+        "A random rectangle is erased in 10 % of them",
         "mixed by MixUp or CutMix",
         "to 256 \N{MULTIPLICATION SIGN} 256 pixels.",
     ):
@@ -298,12 +302,12 @@ def test_a_run_name_cannot_lead_out_of_the_folder(tmp_path):
         write(tmp_path, "../a")
 
 
-@pytest.mark.parametrize("file", ["metrics", "environment"])
+@pytest.mark.parametrize("file", ["metrics", "environment", "class_report"])
 @pytest.mark.parametrize("text", ["{", "[1]", '{"top1": "x", "device": 7}'])
 def test_a_damaged_file_of_the_run_is_named(tmp_path, file, text):
     paths = complete(make_run(tmp_path))
     getattr(paths, file).write_text(text)
-    with pytest.raises(DataError, match=rf"{file}\.json"):
+    with pytest.raises(DataError, match=re.escape(str(getattr(paths, file)))):
         write(tmp_path)
 
 

@@ -1,21 +1,9 @@
-import os
 from html.parser import HTMLParser
-from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from markdown_it import MarkdownIt
 
-from imgnet_mini.reporting.readme.markdown import (
-    NOTHING,
-    code,
-    duration,
-    escape,
-    fence,
-    fixed,
-    link,
-    rate,
-)
+from imgnet_mini.reporting.readme.markdown import code, escape, fence
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -84,34 +72,3 @@ def test_a_fence_holds_whatever_the_text_says(text):
     shown = page(fence(text) + "\n\nafter")
     assert shown.tags == ["pre", "code", "p"]
     assert text.expandtabs() in shown.text
-
-
-def test_a_link_is_relative_has_forward_slashes_and_is_encoded(tmp_path):
-    target = tmp_path / "reports" / "a b#[x]('\"é" / "loss.png"
-    address = link(target, tmp_path / "docs")
-    assert not set(address) & set(" #[]()'\"\\")
-    assert Path(os.path.normpath(tmp_path / "docs" / unquote(address))) == target
-
-
-def test_numbers_are_short_and_unknown_ones_are_a_dash():
-    assert [rate(x) for x in (1e-7, 2.34567e-4, 1e-3, 0.0046, 0.025, 1.0)] == [
-        "1e-7",
-        "2.35e-4",
-        "0.001",
-        "0.0046",
-        "0.025",
-        "1",
-    ]
-    assert fixed(12345.678, 1) == "12,345.7"
-    assert rate(None) == rate(float("nan")) == fixed(None) == fixed(float("nan")) == "\N{EN DASH}"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, NOTHING), (0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (60, "1 min"),
-        (61, "1 min 1 s"), (3600, "1 h"), (5000, "1 h 23 min"), (360000, "100 h"),
-    ],
-)  # fmt: skip
-def test_a_duration_is_told_in_its_two_largest_units(seconds, text):
-    assert duration(seconds) == text

@@ -1,10 +1,18 @@
 import csv
+import math
 import random
 
 import pytest
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.runs.records import EpochRecord, read_csv, selection_records, to_csv, to_markdown
+from imgnet_mini.runs.records import (
+    EpochRecord,
+    best_record,
+    read_csv,
+    selection_records,
+    to_csv,
+    to_markdown,
+)
 
 TRAIN = EpochRecord(0, "train", 6.92643, 0.3313, 1.2048, 0.0001963, 314.38)
 VAL = EpochRecord(0, "val", 6.9, 0.5, 2.0, 0.0001963, 500.0)
@@ -88,7 +96,7 @@ def test_a_missing_log_is_named(tmp_path):
         assert str(path) in str(error.value)
 
 
-def test_a_run_is_judged_by_its_averaged_weights_where_it_has_them():
+def test_the_best_epoch_is_selected_by_the_ema_weights_if_any():
     rows = [
         EpochRecord(epoch, phase, 1.0, 2.0, 3.0, 0.1, 100.0)
         for epoch in range(2)
@@ -97,3 +105,13 @@ def test_a_run_is_judged_by_its_averaged_weights_where_it_has_them():
     assert selection_records(rows) == [rows[2], rows[5]]
     assert selection_records(row for row in rows if row.phase != "ema") == [rows[1], rows[4]]
     assert selection_records(rows[:1]) == []
+
+
+def test_the_best_record_is_the_first_with_the_highest_top1_and_nan_is_the_lowest():
+    rows = [
+        EpochRecord(epoch, "val", 1.0, top1, 3.0, 0.1, 100.0)
+        for epoch, top1 in enumerate([math.nan, 20.0, 30.0, 30.0, 25.0])
+    ]
+    assert best_record(rows).epoch == 2
+    assert best_record(rows[:1]) is rows[0]
+    assert best_record([]) is None

@@ -1,18 +1,19 @@
 """The report page of runs that lack something."""
 
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.finished_runs import log_run, predict
+from helpers.finished_runs import evaluation_result, log_run, predict
 from helpers.pages import WebPage
 from imgnet_mini.data.images import read_image
 from imgnet_mini.reporting.confusion import count_confusions
-from imgnet_mini.reporting.page.report_page import build_report_page
-from imgnet_mini.reporting.readme.markdown import NOTHING
-from imgnet_mini.reporting.readme.run_view import read_run
+from imgnet_mini.reporting.format import UNKNOWN
+from imgnet_mini.reporting.page.pages import build_report_page
+from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.runs.predictions import Predictions
 
 
@@ -23,18 +24,16 @@ def build(
     if lost:
         log = paths.train_log.read_text()
         paths.train_log.write_text(re.sub(r"(train|val),[^,]*,[^,]*", r"\1,nan,nan", log))
-    paths.report_dir.mkdir(parents=True)
-    paths.metrics.write_text('{"top1": 50.0}')
+    evaluation_result(predictions, loss=math.nan).write(paths.metrics)
     page = build_report_page(
         read_run(paths, Path()),
         predictions,
         count_confusions(predictions),
         predictions.classes,
-        finder_dir=paths.finder_dir,
         val_dir=Path("val"),
         read_image=read_image,
     )
-    assert page.shown == page.missing  # no image is there
+    assert page.shown == page.missing  # there are no image files
     Path("page.html").write_text(page.html, "utf-8")
     return WebPage(Path("page.html"))
 
@@ -55,13 +54,13 @@ def test_any_number_of_classes_makes_a_page(size: int) -> None:
 
 def test_a_network_that_is_always_right_has_no_mistakes_to_show() -> None:
     page = build(answer([0, 1], [0, 1], 2))
-    assert "There are none: every image was recognised." in page.texts
+    assert "None: all predictions are correct." in page.texts
     assert "Most confused pairs" not in page.texts
 
 
 def test_a_network_that_is_always_wrong_has_no_right_answer_to_show() -> None:
     page = build(answer([1, 0], [0, 1], 2))
-    assert "There are none: no image was recognised." in page.texts
+    assert "None: all predictions are wrong." in page.texts
     assert "Most confused pairs" in page.texts
 
 
@@ -70,30 +69,30 @@ def test_one_image_of_one_class_makes_a_page() -> None:
     assert "No validation image of class 1" in page.texts
 
 
-def test_what_was_not_recorded_is_a_dash_or_left_out() -> None:
+def test_unknown_values_are_a_dash_or_omitted() -> None:
     page = build(answer([0, 1], [0, 1], 2))
-    assert NOTHING in page.texts  # the loss
+    assert UNKNOWN in page.texts  # the loss
     assert "torchvision" not in page.texts
     assert not {"None", "nan", "nan %"} & set(page.texts)
 
 
-def test_a_run_whose_numbers_are_lost_is_drawn_with_gaps() -> None:
+def test_values_that_are_not_finite_are_gaps() -> None:
     page = build(answer([0, 1], [0, 1], 2), lost=True)
     assert "nan" not in " ".join(page.values).lower()
 
 
-def test_averaged_weights_are_a_third_line_and_their_best_epoch_is_marked() -> None:
+def test_ema_weights_are_a_third_line_and_their_best_epoch_is_highlighted() -> None:
     page = build(answer([0, 1], [0, 1], 2), epochs=3, ema=True)
     html = Path("page.html").read_text("utf-8")
     assert {"EMA", "EMA top-1", "EMA top-5", "validation top-1"} <= {t.strip() for t in page.texts}
-    assert "epoch 1, the best" in html
+    assert "epoch 1 (best)" in html
     (row,) = re.findall(r'<tr class="best">.*</tr>', html)
     assert re.findall(r"<td[^>]*>([^<]*)", row)[:4] == ["1", "ema", "3.6667", "36.67 %"]
-    assert len(re.findall(r'<circle class="mark ema"', html)) == 1
-    assert "averaged weights (EMA)" in html
+    assert len(re.findall(r'<circle class="marker ema"', html)) == 1
+    assert "EMA weights" in html
 
 
-def test_without_averaged_weights_nothing_is_said_of_them() -> None:
+def test_without_ema_weights_the_page_does_not_mention_them() -> None:
     build(answer([0, 1], [0, 1], 2))
     text = re.sub(r"<style>.*?</style>", "", Path("page.html").read_text("utf-8"), flags=re.DOTALL)
     assert "EMA" not in text

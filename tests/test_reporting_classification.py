@@ -5,13 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    classification_report,
+    confusion_matrix,
+    precision_recall_fscore_support,
+)
 
+from imgnet_mini.reporting.class_report import ClassReport, ClassScore, ConfusedPair
 from imgnet_mini.reporting.classification import (
-    ClassScore,
-    ConfusedPair,
-    classify,
-    write_classification_report,
+    ClassRow,
+    format_classification_report,
+    score_classes,
+    summarize_classes,
+    tabulate_classes,
+    write_class_tables,
 )
 from imgnet_mini.reporting.confusion import count_confusions
 from imgnet_mini.runs.predictions import Predictions
@@ -32,6 +40,14 @@ def random_predictions(size: int, images: int) -> Predictions:
     return predictions(targets, np.where(generator.random(images) < 0.5, targets, guesses), size)
 
 
+def score(given: Predictions, names: list[str]) -> tuple[ClassScore, ...]:
+    return score_classes(given.classes, names, count_confusions(given))
+
+
+def summarize(given: Predictions, names: list[str]) -> ClassReport:
+    return summarize_classes(given, score(given, names), count_confusions(given))
+
+
 def names_of(given: Predictions) -> list[str]:
     return [f"{folder} (name)" for folder in given.classes]
 
@@ -40,7 +56,7 @@ def names_of(given: Predictions) -> list[str]:
 def test_numbers_are_those_of_scikit_learn(size: int, images: int) -> None:
     given = random_predictions(size, images)
     predicted = given.top[:, 0]
-    result = classify(given, names_of(given))
+    result = summarize(given, names_of(given))
     assert result.accuracy == accuracy_score(given.targets, predicted)
     for average, ours in (("macro", result.macro), ("weighted", result.weighted)):
         theirs = precision_recall_fscore_support(
@@ -51,30 +67,30 @@ def test_numbers_are_those_of_scikit_learn(size: int, images: int) -> None:
     np.testing.assert_array_equal(count_confusions(given), expected)
 
 
-def test_report_lists_every_class_and_the_accuracy(tmp_path: Path) -> None:
+def test_report_lists_every_class_and_the_accuracy() -> None:
     given = random_predictions(30, 60)
-    write_classification_report(given, names_of(given), tmp_path)
-    text = (tmp_path / "classification_report.txt").read_text("utf-8")
+    text = format_classification_report(given, names_of(given))
     assert all(text.count(name) == 1 for name in names_of(given))
     accuracy = next(line.split() for line in text.splitlines() if line.strip().startswith("acc"))
     assert float(accuracy[1]) == pytest.approx((given.top[:, 0] == given.targets).mean(), abs=1e-4)
 
 
-def test_a_thousand_classes_with_one_image_each_raise_no_warning(tmp_path: Path) -> None:
+def test_a_thousand_classes_with_one_image_each_raise_no_warning() -> None:
     given = predictions(np.arange(1000), np.arange(1000)[::-1], 1000)
-    assert classify(given, names_of(given)).accuracy == 0
-    write_classification_report(given, names_of(given), tmp_path)
+    assert summarize(given, names_of(given)).accuracy == 0
+    format_classification_report(given, names_of(given))
 
 
 def test_class_without_images_has_no_accuracy_and_is_neither_best_nor_worst(
     tmp_path: Path,
 ) -> None:
     given = predictions([0, 0, 2], [0, 1, 2], 3)
-    result = classify(given, ["a", "b", "c"])
-    assert result.classes[1] == ClassScore("c0001", "b", images=0, correct=0, accuracy=None)
-    assert [score.name for score in result.best] == ["c", "a"]
-    assert [score.name for score in result.worst] == ["a", "c"]
-    result.save(tmp_path)
+    result = summarize(given, ["a", "b", "c"])
+    scores = score(given, ["a", "b", "c"])
+    assert scores[1] == ClassScore(folder="c0001", name="b", images=0, correct=0, accuracy=None)
+    assert [best.name for best in result.best] == ["c", "a"]
+    assert [worst.name for worst in result.worst] == ["a", "c"]
+    write_class_tables(scores, result, tmp_path)
     with (tmp_path / "class_accuracy.csv").open(encoding="utf-8", newline="") as file:
         assert [row["accuracy"] for row in csv.DictReader(file)] == ["0.5", "", "1.0"]
 
@@ -83,34 +99,32 @@ def test_best_and_worst_are_ten_each_and_ties_keep_the_class_order() -> None:
     targets = np.repeat(np.arange(30), 2)
     predicted = targets.copy()
     predicted[::2] = np.where(targets[::2] < 12, 29, targets[::2])  # half wrong for classes 0 to 11
-    result = classify(predictions(targets, predicted, 30), [str(index) for index in range(30)])
-    assert [score.name for score in result.worst] == [str(index) for index in range(10)]
-    assert [score.name for score in result.best] == [str(index) for index in range(12, 22)]
+    result = summarize(predictions(targets, predicted, 30), [str(index) for index in range(30)])
+    assert [worst.name for worst in result.worst] == [str(index) for index in range(10)]
+    assert [best.name for best in result.best] == [str(index) for index in range(12, 22)]
 
 
 def test_confused_pairs_are_the_most_frequent_twenty_and_ties_keep_the_class_order() -> None:
     targets = [5, 5, 3, 3, 3, *range(25)]
     predicted = [6, 6, 4, 4, 4, *[(index + 1) % 25 for index in range(25)]]
-    result = classify(predictions(targets, predicted, 25), [str(index) for index in range(25)])
+    result = summarize(predictions(targets, predicted, 25), [str(index) for index in range(25)])
     assert len(result.confused) == 20
     assert result.confused[:3] == (
-        ConfusedPair("3", "4", 4),
-        ConfusedPair("5", "6", 3),
-        ConfusedPair("0", "1", 1),
+        ConfusedPair(true="3", predicted="4", count=4),
+        ConfusedPair(true="5", predicted="6", count=3),
+        ConfusedPair(true="0", predicted="1", count=1),
     )
 
 
 def test_network_without_errors_has_no_confused_pairs() -> None:
-    assert classify(predictions([0, 1], [0, 1], 2), ["a", "b"]).confused == ()
+    assert summarize(predictions([0, 1], [0, 1], 2), ["a", "b"]).confused == ()
 
 
 def test_names_may_hold_anything(tmp_path: Path) -> None:
     names = ["macro avg", "a,|\n`<b>\x1b[31m", '金 "quoted"']
     given = predictions([0, 1, 2], [0, 0, 2], 3)
-    write_classification_report(given, names, tmp_path)
-    result = classify(given, names)
-    result.save(tmp_path)
-    assert "\x1b" not in (tmp_path / "classification_report.txt").read_text("utf-8")
+    assert "\x1b" not in format_classification_report(given, names)
+    write_class_tables(score(given, names), summarize(given, names), tmp_path)
     with (tmp_path / "class_accuracy.csv").open(encoding="utf-8", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == names
     with (tmp_path / "confused_pairs.csv").open(encoding="utf-8", newline="") as file:
@@ -119,21 +133,50 @@ def test_names_may_hold_anything(tmp_path: Path) -> None:
         ]
 
 
-def test_saved_report_holds_the_same_numbers(tmp_path: Path) -> None:
+def test_the_report_file_reads_back(tmp_path: Path) -> None:
     given = random_predictions(10, 100)
-    result = classify(given, names_of(given))
-    result.save(tmp_path)
+    result = summarize(given, names_of(given))
+    result.write(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert sorted(saved) == [
-        "accuracy",
-        "best",
-        "confused",
-        "images",
-        "macro",
-        "weighted",
-        "worst",
+        *("accuracy", "best", "confused", "images", "macro", "weighted", "worst"),
     ]
-    assert saved["accuracy"] == result.accuracy
-    assert saved["macro"]["f1"] == result.macro.f1
-    assert saved["best"][0]["folder"] == result.best[0].folder
-    assert saved["confused"][0]["count"] == result.confused[0].count
+    assert ClassReport.read(tmp_path / "report.json") == result
+
+
+def test_the_overall_rows_are_those_of_scikit_learn() -> None:
+    given = random_predictions(10, 100)
+    theirs = classification_report(
+        given.targets, given.top[:, 0], output_dict=True, zero_division=0
+    )
+    accuracy, *averages = summarize(given, names_of(given)).overall
+    assert (accuracy.name, accuracy.f1, accuracy.images) == ("accuracy", theirs["accuracy"], 100)
+    assert accuracy.precision is accuracy.recall is None
+    for row in averages:
+        expected = theirs[row.name]
+        found = (row.precision, row.recall, row.f1, row.images)
+        assert found == pytest.approx([*expected.values()])
+
+
+def tabulate(targets: list[int], predicted: list[int]) -> list[ClassRow]:
+    top = np.array(predicted)[:, None]
+    images = [f"{place}.png" for place in range(len(top))]
+    given = Predictions(images, ("a", "b", "c\n"), np.array(targets), top, np.ones(top.shape))
+    return tabulate_classes(given, count_confusions(given), ["A", "B", "C"])
+
+
+def test_a_row_of_the_pages_table_describes_one_class() -> None:
+    first, second, third = tabulate([0, 0, 0, 1, 1, 2], [0, 1, 1, 1, 0, 2])
+    assert (first.name, first.images, first.correct) == ("A", 3, 1)
+    assert (first.recall, first.precision) == (1 / 3, 1 / 2)
+    assert (first.confused_with, first.confusions) == ("B", 2)
+    assert (second.recall, second.precision) == (1 / 2, 1 / 3)
+    assert (third.recall, third.precision, third.f1, third.confused_with) == (1, 1, 1, None)
+    assert third.folder == r"c\n"
+
+
+def test_undefined_recall_and_precision_are_unknown_and_not_zero() -> None:
+    first, second, third = tabulate([0], [1])
+    assert (first.recall, first.precision) == (0, None)
+    assert (second.recall, second.precision) == (None, 0)
+    assert (third.recall, third.precision) == (None, None)

@@ -6,8 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from helpers.drawings import noting_figures, overlaps, texts_of
-from imgnet_mini.reporting.confusion import draw_confusion, write_confusion_csv
+from helpers.drawings import overlaps, record_figures, texts_of
+from helpers.pages import open_data_uri
+from imgnet_mini.reporting.confusion import confusion_image, draw_confusion, write_confusion_csv
 
 
 def pixels(counts: NDArray[np.int64], report_dir: Path) -> NDArray[np.uint8]:
@@ -38,7 +39,7 @@ def test_single_error_is_visible_for_any_number_of_classes(size: int, tmp_path: 
     assert changed.min() < 150  # far from white
 
 
-def test_colour_is_the_share_of_the_row_not_the_count(tmp_path: Path) -> None:
+def test_the_color_is_the_share_of_the_row_not_the_count(tmp_path: Path) -> None:
     small, large = np.array([[1, 1], [0, 2]]), np.array([[50, 50], [0, 2]])
     first, second = pixels(small, tmp_path), pixels(large, tmp_path)
     assert first.shape == second.shape
@@ -60,10 +61,22 @@ def test_names_may_hold_anything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [2, 10, 20, 60, 100, 1000])
 @pytest.mark.parametrize("name", ["cat", "n01440764 (a fish with a rather long name)"])
-def test_no_text_covers_another(size: int, name: str, tmp_path: Path) -> None:
+def test_no_text_overlaps_another(size: int, name: str, tmp_path: Path) -> None:
     counts = np.random.default_rng(0).poisson(4 / size, (size, size))
     np.fill_diagonal(counts, 99999)
-    with noting_figures() as figures:
+    with record_figures() as figures:
         draw_confusion(counts, [name] * size, tmp_path)
     assert len(texts_of(figures[0])) >= (size * (size + 2) if size <= 20 else 20)
     assert overlaps(figures[0]) == []
+
+
+@pytest.mark.parametrize("size", [2, 250, 251, 1000])
+def test_a_single_error_is_visible_in_the_pages_image_of_any_size(size: int) -> None:
+    counts = np.diag(np.full(size, 50))
+    without = np.asarray(open_data_uri(confusion_image(counts), "png"))
+    counts[size - 1, 0] = 1
+    pixels = np.asarray(open_data_uri(confusion_image(counts), "png"))
+    assert pixels.shape[0] == pixels.shape[1] <= 250
+    assert without[-1, 0, 3] == 0
+    assert pixels[-1, 0, 3] > 60
+    assert (pixels[..., 3].diagonal() == 255).sum() >= len(pixels) - 1

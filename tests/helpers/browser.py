@@ -1,4 +1,4 @@
-"""A Chromium without a window, where there is one, and what a page does in it."""
+"""Headless Chromium, if installed, to test pages."""
 
 import json
 import os
@@ -17,7 +17,7 @@ MISSING = "needs chromium and chromedriver (Debian: apt-get install chromium chr
 
 
 class Browser:
-    """Loads pages from the disk; `complaints` and `requests` are those of the last one."""
+    """Loads pages from disk; `console_messages` and `requests` are those of the last page."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
@@ -35,26 +35,26 @@ class Browser:
         self._driver.get(path.absolute().as_uri())
 
     def run(self, script: str, *args: object) -> Any:
-        """What the body of a function returns in the page."""
+        """Run the body of a function in the page and return its result."""
         return self._driver.execute_script(script, *args)
 
     def find(self, selector: str) -> Any:
         return self._driver.find_element("css selector", selector)
 
     def texts(self, selector: str) -> list[str]:
-        """Of all elements that are seen."""
+        """Return the texts of all visible elements."""
         script = """return [...document.querySelectorAll(arguments[0])]
             .filter((e) => e.getClientRects().length).map((e) => e.innerText)"""
         return list(self.run(script, selector))
 
     @property
-    def complaints(self) -> list[str]:
-        """Errors and warnings of the console, such as what its policy forbids."""
+    def console_messages(self) -> list[str]:
+        """Errors and warnings of the console, such as violations of the page's policy."""
         return [entry["message"] for entry in self._driver.get_log("browser")]
 
     @property
     def requests(self) -> list[str]:
-        """Addresses of all that was asked for, but for what a page holds or its policy forbids."""
+        """Addresses of all requests, without data URIs and those blocked by the page's policy."""
         events = [json.loads(e["message"])["message"] for e in self._driver.get_log("performance")]
         urls = {
             event["params"]["requestId"]: event["params"]["request"]["url"]
@@ -67,7 +67,7 @@ class Browser:
         return [url for url in urls.values() if not url.startswith("data:")]
 
     def seconds(self, script: str) -> float:
-        """What a script and the drawing after it take."""
+        """Return the duration of a script and of the drawing after it."""
         began = time.perf_counter()
         self._driver.execute_async_script(
             f"{script}; const done = arguments[0];"
@@ -83,7 +83,7 @@ def open_browser() -> Iterator[Browser]:
     for argument in ("--headless=new", "--disable-gpu", "--hide-scrollbars"):
         options.add_argument(argument)
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium's own does not work for root
+        options.add_argument("--no-sandbox")  # Chromium's sandbox does not work for root
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:

@@ -1,4 +1,4 @@
-"""The texts of pictures that are being drawn, and which of them get in each other's way."""
+"""Texts of figures as they are drawn, and which of them overlap."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,27 +14,27 @@ _SLACK = 1.0  # pixels that two boxes may share: glyphs do not fill theirs
 
 
 @contextmanager
-def noting_figures() -> Iterator[list[Figure]]:
-    """All figures that are saved in the block, once it has ended."""
+def record_figures() -> Iterator[list[Figure]]:
+    """Collect the figures that are saved inside the block."""
     figures: list[Figure] = []
     savefig = Figure.savefig
 
-    def noting(figure, *args, **kwargs):
+    def recording(figure, *args, **kwargs):
         savefig(figure, *args, **kwargs)
         figures.append(figure)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", noting)
+        patch.setattr(Figure, "savefig", recording)
         yield figures
 
 
 def texts_of(figure: Figure) -> list[str]:
-    """Those that are drawn: a tick that lies outside its axis is none of them."""
+    """Return the texts that are drawn, without ticks outside of their axis."""
     return [text for text, _ in _drawn(figure)]
 
 
 def overlaps(figure: Figure) -> list[tuple[str, str]]:
-    """Pairs of texts whose boxes, as drawn, have pixels in common."""
+    """Return pairs of texts whose boxes, as drawn, have pixels in common."""
     return [
         (one, other)
         for (one, a), (other, b) in combinations(_drawn(figure), 2)
@@ -46,12 +46,12 @@ def _drawn(figure: Figure) -> list[tuple[str, Bbox]]:
     found: dict[Text, Bbox] = {}
     draw = Text.draw
 
-    def noting(text, renderer, *args, **kwargs):
+    def recording(text, renderer, *args, **kwargs):
         draw(text, renderer, *args, **kwargs)
         if text.get_visible() and text.get_text().strip():
             found[text] = text.get_window_extent(renderer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Text, "draw", noting)
+        patch.setattr(Text, "draw", recording)
         figure.draw(FigureCanvasAgg(figure).get_renderer())
     return [(text.get_text(), box) for text, box in found.items()]

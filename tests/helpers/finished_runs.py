@@ -1,7 +1,6 @@
-"""Runs as they lie on the disk when training and evaluation are done, made without either."""
+"""Files of runs, written without training or evaluation."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.runs.environment import RunEnvironment
+from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
@@ -25,9 +26,9 @@ def log_run(
     settings: dict[str, dict[str, object]] | None = None,
     ema: bool = False,
 ) -> RunPaths:
-    """What training writes: settings, log and machine. Top-1 rises to `best` in the last epoch.
+    """Write the files of a training. Top-1 rises to `best` in the last epoch.
 
-    ema: with averaged weights, whose top-1 is 10 points higher but for the last epoch's, of 1 %.
+    ema: with EMA weights, whose top-1 is 10 points higher, but 1 % in the last epoch.
     """
     paths = RunPaths(output_dir, name)
     paths.log_dir.mkdir(parents=True)
@@ -50,11 +51,15 @@ def log_run(
     paths.config.write_text(config.to_toml(), "utf-8")
     paths.train_log.write_text(to_csv(records), "utf-8")
     paths.markdown_log.write_text(to_markdown(records), "utf-8")
-    environment = {
-        "device": "CPU (x86_64, 2 threads)", "precision": "bf16", "torch": "2.15.0",
-        "train_images": 640, "val_images": 200, "classes": 3, "command": ["imgnet-mini", "train"],
-    }  # fmt: skip
-    paths.environment.write_text(json.dumps(environment), "utf-8")
+    RunEnvironment(
+        device="CPU (x86_64, 2 threads)",
+        precision="bf16",
+        torch="2.15.0",
+        train_images=640,
+        val_images=200,
+        classes=3,
+        command=("imgnet-mini", "train"),
+    ).write(paths.environment)
     return paths
 
 
@@ -66,7 +71,7 @@ def finish_run(
     per_class: int = 4,
     settings: dict[str, dict[str, object]] | None = None,
 ) -> Predictions:
-    """The run `a`, and what `evaluate` writes of it; a third of the images are recognised."""
+    """Write the files of the run `a` and its evaluation; a third of it is correct."""
     network = {"model": {"arch": "shufflenet_v2_x0_5"}, "run": {"data_root": str(data_root)}}
     paths = log_run(output_dir, settings={**network, **(settings or {})})
     predictions = predict(classes, per_class)
@@ -74,18 +79,36 @@ def finish_run(
     predictions.save(paths.predictions)
     paths.checkpoint_dir.mkdir(parents=True)
     paths.best.write_bytes(b"weights")
-    metrics = {
-        "top1": 100 * float((predictions.top[:, 0] == predictions.targets).mean()),
-        "top5": 80.0, "loss": 2.5, "images": len(predictions.images), "imgs_per_sec": 300.0,
-        "checkpoint": "best.pth", "epoch": 3, "classes": list(classes),
-        "checkpoint_sha256": hashlib.sha256(b"weights").hexdigest(),
-    }  # fmt: skip
-    paths.metrics.write_text(json.dumps(metrics), "utf-8")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    evaluation_result(predictions, checkpoint_sha256=digest).write(paths.metrics)
     return predictions
 
 
+def evaluation_result(
+    predictions: Predictions, *, loss: float = 2.5, checkpoint_sha256: str = "0" * 64
+) -> EvaluationResult:
+    """Return what `evaluate` writes besides the predictions."""
+    return EvaluationResult(
+        loss=loss,
+        top1=100 * float((predictions.top[:, 0] == predictions.targets).mean()),
+        top5=80.0,
+        images=len(predictions.images),
+        imgs_per_sec=300.0,
+        checkpoint="best.pth",
+        checkpoint_sha256=checkpoint_sha256,
+        epoch=3,
+        arch="shufflenet_v2_x0_5",
+        img_size=224,
+        resize=256,
+        precision="fp32",
+        device="CPU",
+        torch="2.15.0",
+        classes=predictions.classes,
+    )
+
+
 def predict(classes: Sequence[str], per_class: int) -> Predictions:
-    """Answers of falling probability, always the same ones; the last class is never the first."""
+    """Return deterministic predictions; the last class is never a top-1 prediction."""
     generator = np.random.default_rng(0)
     size, top = len(classes), min(TOP, len(classes))
     targets = np.repeat(np.arange(size), per_class)

@@ -1,4 +1,4 @@
-"""What a page of Markdown or HTML is made of, beside its plain text."""
+"""Parsed Markdown and HTML pages."""
 
 import base64
 import io
@@ -10,9 +10,9 @@ from PIL import Image
 
 
 class Page(HTMLParser):
-    """A file of Markdown as it is rendered.
+    """A rendered Markdown file.
 
-    kinds: of its tokens; tags, comments: of its HTML; images: the addresses in that;
+    kinds: of its tokens; tags, comments, images (addresses): of its HTML.
     tables: header, joined by |, to the cells of each row.
     """
 
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
     @staticmethod
     def _texts(tokens, kind):
-        """The plain text that follows each token of a kind."""
+        """Return the plain text that follows each token of a kind."""
         return [
             "".join(p.content for p in after.children if p.type in ("text", "code_inline"))
             for token, after in pairwise(tokens)
@@ -59,12 +59,11 @@ class Page(HTMLParser):
 
 
 class WebPage(HTMLParser):
-    """A file of HTML.
+    """An HTML file.
 
-    tags, attributes: the names of all that there are; open: those that are never closed;
-    texts: what is shown, joined within its innermost tag; titles: of images;
-    addresses: all that is linked or shown; values: of all attributes; scripts: the content
-    of those and of styles.
+    tags, attributes: names; open: tags that are never closed.
+    texts: visible text of each innermost tag; titles, values: of attributes.
+    addresses: of links and images; scripts: content of scripts and styles.
     """
 
     EMPTY = ("meta", "link", "img", "input", "br")
@@ -103,7 +102,7 @@ class WebPage(HTMLParser):
 
 
 def open_data_uri(uri, kind):
-    """The image that a page holds in itself, of a kind such as `png`."""
+    """Open the image of a data URI; kind: such as `png`."""
     head, data = uri.split(",", 1)
     assert head == f"data:image/{kind};base64"
     return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))

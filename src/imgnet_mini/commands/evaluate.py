@@ -83,19 +83,21 @@ def run(
     if not distributed.is_main_process:
         return
     predictions.save(paths.predictions)
-    result = EvaluationResult(
-        **asdict(metrics),
-        checkpoint=path.name,
-        checkpoint_sha256=sha256,
-        epoch=weights.finished_epoch,
-        arch=config.model.arch,
-        img_size=config.data.eval_size,
-        resize=views.resize_size(config.data.eval_size),
-        views=views.value,
-        precision="fp32",
-        device=describe_device(device),
-        torch=str(torch.__version__),
-        classes=images.val.classes,
+    result = EvaluationResult.model_validate(
+        asdict(metrics)
+        | {
+            "checkpoint": path.name,
+            "checkpoint_sha256": sha256,
+            "epoch": weights.finished_epoch,
+            "arch": config.model.arch,
+            "img_size": config.data.eval_size,
+            "resize": views.resize_size(config.data.eval_size),
+            "views": views.value,
+            "precision": "fp32",
+            "device": describe_device(device),
+            "torch": str(torch.__version__),
+            "classes": images.val.classes,
+        }
     )
     result.write(paths.metrics)
     _show(path, result.epoch, metrics)

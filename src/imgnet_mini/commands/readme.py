@@ -5,10 +5,10 @@ from pathlib import Path
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import DataError, StaleError
-from imgnet_mini.reporting.readme.redact import command_line
-from imgnet_mini.reporting.readme.run_view import read_run
-from imgnet_mini.reporting.readme.splice import as_experiment, with_block
+from imgnet_mini.reporting.readme.blocks import replace_block, replace_experiment
 from imgnet_mini.reporting.readme.template import render
+from imgnet_mini.reporting.redact import redact_command
+from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.utils.atomic_file import atomic_write
 from imgnet_mini.utils.console import print_lines
@@ -19,15 +19,15 @@ def run(
 ) -> None:
     """Render runs into the README's block, or a whole README with the template `experiment`.
 
-    names: the runs; none means the configured one.
+    names: of the runs; empty for the configured one.
     template: `results`, `experiment`, or the path of a Jinja template for the block.
-    readme: default `README.md` in the output folder.
-    check: write nothing, and fail where something would have been written.
+    readme: by default `README.md` in the output folder.
+    check: write nothing; raise an error if the README is out of date.
 
     Raises:
-        StaleError: with `check`, the README is not what would be written now.
-        ConfigError: a name or the template is wrong, or the README is not ours to overwrite.
-        DataError: a run or one of its files is missing or damaged, or the README's markers are.
+        StaleError: with `check`, the README is out of date.
+        ConfigError: a name or the template is wrong, or the README was not generated.
+        DataError: a run or one of its files is missing or damaged, or a marker of the README is.
         WriteError: the README cannot be written.
     """
     output_dir = config.run.output_dir
@@ -37,18 +37,19 @@ def run(
         for name in dict.fromkeys(names or [config.run.name])
     ]
     runs = [read_run(RunPaths(output_dir, name), path.parent) for name in checked]
-    other_file = path.name if path.name != "README.md" else None  # no folders of this machine
-    text = render(template, runs, refresh=command_line(_words(checked, template, other_file)))
+    other_file = path.name if path.name != "README.md" else None  # without folders of this machine
+    refresh = redact_command(_command(checked, template, other_file))
+    text = render(template, runs, refresh=shlex.join(refresh))
     old = _read(path)
     if template == "experiment":
-        new = as_experiment(old, text, path)
+        new = replace_experiment(old, text, path)
     else:
-        new = with_block(old or b"", text, path)
+        new = replace_block(old or b"", text, path)
     if new == old:
         print_lines(f"{path} is up to date")
     elif check:
-        refresh = shlex.join(_words(checked, template, readme, output_dir))
-        raise StaleError(f"{path} is out of date; refresh it with `{refresh}`")
+        command = shlex.join(_command(checked, template, readme, output_dir))
+        raise StaleError(f"{path} is out of date; refresh it with `{command}`")
     else:
         with atomic_write(path.resolve()) as file:  # a link stays a link
             file.write(new)
@@ -64,10 +65,10 @@ def _read(path: Path) -> bytes | None:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _words(
+def _command(
     names: list[str], template: str, readme: Path | str | None, output_dir: Path | None = None
 ) -> list[str]:
-    """The command that renders the same again."""
+    """Return the command that renders the same text again."""
     words = ["imgnet-mini", "readme"]
     for name in names:
         words += ["--name", name]

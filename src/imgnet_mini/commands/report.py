@@ -1,7 +1,4 @@
-"""Draw and tabulate what a run has learnt, from its log and its predictions."""
-
-import json
-from typing import Any
+"""Write the report of a run: plots, tables and a page."""
 
 import numpy as np
 import torch
@@ -15,18 +12,23 @@ from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.classification import (
-    classify,
-    write_classification_report,
+    format_classification_report,
+    score_classes,
+    summarize_classes,
+    write_class_tables,
 )
 from imgnet_mini.reporting.confusion import count_confusions, draw_confusion, write_confusion_csv
 from imgnet_mini.reporting.curves import draw_curves
 from imgnet_mini.reporting.diagram import draw_network
-from imgnet_mini.reporting.page.report_page import build_report_page
-from imgnet_mini.reporting.readme.json_file import read_json_if_there
-from imgnet_mini.reporting.readme.run_view import read_run
-from imgnet_mini.reporting.samples import draw_samples
-from imgnet_mini.reporting.summary import summarise_model
+from imgnet_mini.reporting.examples import choose_mixed, make_example, read_thumbnails
+from imgnet_mini.reporting.gallery import REPORT, draw_gallery
+from imgnet_mini.reporting.network import summarize_model
+from imgnet_mini.reporting.page.pages import build_report_page
+from imgnet_mini.reporting.run_view import read_run
+from imgnet_mini.reporting.style import save_png
 from imgnet_mini.runs.cleanup import clean_reports
+from imgnet_mini.runs.environment import RunEnvironment
+from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions, load_predictions
 from imgnet_mini.runs.records import read_csv
@@ -34,12 +36,14 @@ from imgnet_mini.training.model import build_model
 from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import escape_line, print_lines
 
+_SAMPLES = 24
+
 
 def run(overrides: RunConfig) -> None:
-    """Write everything below `reports/<name>`, evaluating the best checkpoint first if need be.
+    """Write everything in `reports/<name>`; evaluate the best checkpoint first if needed.
 
     Raises:
-        DataError: there is no run of this name, or no epoch of it is finished.
+        DataError: the run does not exist, has no finished epoch, or one of its files is damaged.
         CheckpointError: its checkpoint is missing or damaged.
     """
     config = evaluate.saved_settings(overrides)
@@ -51,56 +55,86 @@ def run(overrides: RunConfig) -> None:
             f"  imgnet-mini train{run_flags(config.run)}"
         )
     clean_reports(paths)
-    metrics = _current_metrics(paths)
-    if metrics is None:
+    result = _read_current_result(paths)
+    if result is None:
         evaluate.run(overrides)
-        metrics = json.loads(paths.metrics.read_text("utf-8"))
-    classes = tuple(metrics["classes"])
-    names = display_names(classes)
-    predictions = load_predictions(paths.predictions, classes)
-    report_dir = paths.report_dir
+        result = EvaluationResult.read(paths.metrics)
+    predictions = load_predictions(paths.predictions, result.classes)
+    counts = count_confusions(predictions)
 
-    draw_curves(records, report_dir)
-    write_classification_report(predictions, names, report_dir)
-    classify(predictions, names).save(report_dir)
-    confusions = count_confusions(predictions)
-    write_confusion_csv(confusions, classes, report_dir)
-    draw_confusion(confusions, names, report_dir)
-    draw_samples(predictions, names, config.run.data_root / "val", report_dir, read_image)
-    img_size = config.data.img_size
-    network = build_model(
-        config.model, classes=len(classes), img_size=img_size, seed=0, device=torch.device("cpu")
-    )
-    draw_network(network, config.model.arch, img_size, report_dir / "network.png")
-    write_text(paths.model_summary, summarise_model(network, img_size))
-    skipped = _skipped(paths)
-    if skipped:
-        write_text(
-            paths.skipped_images, "".join(f"{escape_line(problem)}\n" for problem in skipped)
-        )
-        print_lines(
-            f"{len(skipped)} broken image file(s) were left out; {paths.skipped_images} lists them"
-        )
-    _write_page(config, paths, predictions, confusions)
+    draw_curves(records, paths.report_dir)
+    _write_class_results(paths, predictions, counts)
+    _draw_samples(config, paths, predictions)
+    _describe_network(config, paths, classes=len(result.classes))
+    _list_skipped_images(paths)
+    _write_page(config, paths, predictions, counts)
     print_lines(
-        f"Report on {metrics['checkpoint']}: top-1 {metrics['top1']:.2f}%, "
-        f"top-5 {metrics['top5']:.2f}% of {metrics['images']} images",
-        f"Wrote {report_dir}; all of it on one page: {paths.page}",
+        f"Report on {result.checkpoint}: top-1 {result.top1:.2f}%, "
+        f"top-5 {result.top5:.2f}% of {result.images} images",
+        f"Wrote {paths.report_dir}; everything on one page: {paths.page}",
         f"Next: imgnet-mini readme{run_flags(config.run)}",
     )
 
 
-def _write_page(
-    config: RunConfig, paths: RunPaths, predictions: Predictions, confusions: NDArray[np.int64]
+def _read_current_result(paths: RunPaths) -> EvaluationResult | None:
+    """Return the last result of `evaluate`; None if the run's checkpoints have changed since."""
+    result = EvaluationResult.read_if_exists(paths.metrics)
+    if result is None or not paths.predictions.exists():
+        return None
+    digests = [file_sha256(path) for path in (paths.best, paths.checkpoint) if path.exists()]
+    return result if result.checkpoint_sha256 in digests else None
+
+
+def _write_class_results(
+    paths: RunPaths, predictions: Predictions, counts: NDArray[np.int64]
 ) -> None:
-    """Write `index.html`; images that are gone are named in it and counted here."""
+    folder, names = paths.report_dir, display_names(predictions.classes)
+    text = format_classification_report(predictions, names)
+    write_text(folder / "classification_report.txt", text)
+    scores = score_classes(predictions.classes, names, counts)
+    report = summarize_classes(predictions, scores, counts)
+    write_class_tables(scores, report, folder)
+    report.write(paths.class_report)
+    write_confusion_csv(counts, predictions.classes, folder)
+    draw_confusion(counts, names, folder)
+
+
+def _draw_samples(config: RunConfig, paths: RunPaths, predictions: Predictions) -> None:
+    indices = choose_mixed(predictions, _SAMPLES)
+    files = [predictions.images[index] for index in indices]
+    thumbnails = read_thumbnails(files, config.run.data_root / "val", read_image, REPORT.side)
+    names = display_names(predictions.classes)
+    examples = [make_example(predictions, index, names, thumbnails) for index in indices]
+    save_png(draw_gallery(examples, REPORT), paths.report_dir / "samples.png")
+
+
+def _describe_network(config: RunConfig, paths: RunPaths, *, classes: int) -> None:
+    img_size = config.data.img_size
+    network = build_model(
+        config.model, classes=classes, img_size=img_size, seed=0, device=torch.device("cpu")
+    )
+    draw_network(network, config.model.arch, img_size, paths.report_dir / "network.png")
+    write_text(paths.model_summary, summarize_model(network, img_size))
+
+
+def _list_skipped_images(paths: RunPaths) -> None:
+    environment = RunEnvironment.read_if_exists(paths.environment)
+    skipped = environment.skipped if environment else ()
+    if skipped:
+        lines = [f"{escape_line(problem)}\n" for problem in skipped]
+        write_text(paths.skipped_images, "".join(lines))
+        print_lines(f"{len(skipped)} broken image file(s) were skipped: {paths.skipped_images}")
+
+
+def _write_page(
+    config: RunConfig, paths: RunPaths, predictions: Predictions, counts: NDArray[np.int64]
+) -> None:
     val_dir = config.run.data_root / "val"
     page = build_report_page(
         read_run(paths, paths.report_dir),
         predictions,
-        confusions,
+        counts,
         human_names(predictions.classes),
-        finder_dir=paths.finder_dir,
         val_dir=val_dir,
         read_image=read_image,
     )
@@ -108,23 +142,5 @@ def _write_page(
     if page.missing:
         print_lines(
             f"{page.missing} of the {page.shown} images shown cannot be read in {val_dir}; "
-            "name their place with --data-root"
+            "give their folder with --data-root"
         )
-
-
-def _skipped(paths: RunPaths) -> list[str]:
-    """What was wrong with the files that the run went without."""
-    return [str(problem) for problem in read_json_if_there(paths.environment).items("skipped")]
-
-
-def _current_metrics(paths: RunPaths) -> dict[str, Any] | None:
-    """What `evaluate` wrote last, unless the run's checkpoints have changed since."""
-    try:
-        metrics: dict[str, Any] = json.loads(paths.metrics.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{paths.metrics} cannot be read: {error}; remove it") from error
-    digests = [file_sha256(path) for path in (paths.best, paths.checkpoint) if path.exists()]
-    is_current = metrics.get("checkpoint_sha256") in digests and paths.predictions.exists()
-    return metrics if is_current else None

@@ -17,7 +17,7 @@ from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.utils.atomic_file import atomic_write
 
 _LINE = "#1f77b4"
-_FAINT = "#6e7781"
+_FAINT = "#57606a"
 _GRID = "#d8dee4"
 _STYLES: Final[dict[Method, tuple[str, str]]] = {
     "trials": ("^", "#c62828"),
@@ -29,7 +29,7 @@ _STYLES: Final[dict[Method, tuple[str, str]]] = {
 }
 """Marker and color of each method."""
 
-_REGIONS = {"flat": "#6e7781", "falling": "#1a7f37", "diverging": "#c62828"}
+_REGIONS = {"flat": "#57606a", "falling": "#1a7f37", "diverging": "#c62828"}
 
 
 def draw_range_test(

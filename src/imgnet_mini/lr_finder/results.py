@@ -18,7 +18,6 @@ from pydantic import (
 
 from imgnet_mini.config.settings import FinderConfig
 from imgnet_mini.lr_finder.curve import Curve, StopReason
-from imgnet_mini.lr_finder.plot import draw_range_test
 from imgnet_mini.lr_finder.suggestions import Method, Regions, Suggestions, explain
 from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.utils.csv_file import write_table
@@ -162,6 +161,8 @@ def save_result(result: FinderResult, finder_dir: Path, time: datetime) -> Saved
     Raises:
         WriteError: a file cannot be written.
     """
+    from imgnet_mini.lr_finder.plot import draw_range_test  # noqa: PLC0415 - slow
+
     paths = _free_paths(result.finder, finder_dir, time)
     draw_range_test(
         result.curve, result.suggestions, result.settings, paths.plot, trials=result.trials

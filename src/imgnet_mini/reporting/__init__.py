@@ -1,1 +1,1 @@
-"""What is made of a finished run: curves, tables, pictures and pages."""
+"""Results of finished runs as curves, tables, images, pages and READMEs."""

@@ -1,152 +1,152 @@
-"""How well each class is told from the others, by the likeliest class of each image (top-1)."""
+"""Per-class results of the top-1 predictions, for the report's tables and its page."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import classification_report, precision_recall_fscore_support
 
-from imgnet_mini.reporting.confusion import count_confusions
+from imgnet_mini.reporting.class_report import Averages, ClassReport, ClassScore, ConfusedPair
 from imgnet_mini.runs.predictions import Predictions
-from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import escape_line
 from imgnet_mini.utils.csv_file import write_table
 
-EXTREMES = 10
+EXTREMES: Final = 10
 """Classes listed as best, and as worst."""
 
-CONFUSED_PAIRS = 20
+CONFUSED_PAIRS: Final = 20
 
 
 @dataclass(frozen=True)
-class Averages:
-    """Precision, recall and F1 over the classes, from 0 to 1; 0 where one is undefined."""
+class ClassRow:
+    """One row of the page's table of classes; names on one line.
 
-    precision: float
-    recall: float
-    f1: float
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class: folder and display name, its images, how many were recognised.
-
-    accuracy: from 0 to 1; None for a class without images.
+    correct: images of the class that are predicted as it.
+    recall, precision: from 0 to 1; None where undefined.
+    confused_with: the most frequent wrong prediction for its images; confusions: how often.
     """
 
     folder: str
     name: str
     images: int
     correct: int
-    accuracy: float | None
+    recall: float | None
+    precision: float | None
+    f1: float
+    confused_with: str | None
+    confusions: int
 
 
-@dataclass(frozen=True)
-class ConfusedPair:
-    """How many images of one class were taken for another one; display names."""
+def score_classes(
+    classes: Sequence[str], names: Sequence[str], counts: NDArray[np.int64]
+) -> tuple[ClassScore, ...]:
+    """Return the accuracy of each class, in the order of the network's outputs.
 
-    true: str
-    predicted: str
-    count: int
-
-
-@dataclass(frozen=True)
-class Classification:
-    """Every number is a share from 0 to 1 or a count.
-
-    classes: in the order of the network's outputs; best, worst: with images only, equals in
-    that order too; confused: most frequent first, equals in class order.
+    classes: C folder names; names: C display names; counts: (C, C), a row for each true class.
     """
-
-    images: int
-    accuracy: float
-    macro: Averages
-    weighted: Averages
-    classes: tuple[ClassScore, ...]
-    best: tuple[ClassScore, ...]
-    worst: tuple[ClassScore, ...]
-    confused: tuple[ConfusedPair, ...]
-
-    def save(self, report_dir: Path) -> None:
-        """Write `class_accuracy.csv`, `confused_pairs.csv` and `report.json`.
-
-        The last holds everything but the list of all classes.
-
-        Raises:
-            WriteError: a file cannot be written.
-        """
-        write_table(
-            report_dir / "class_accuracy.csv",
-            ["class", "name", "images", "correct", "accuracy"],
-            [[c.folder, c.name, c.images, c.correct, c.accuracy] for c in self.classes],
+    images, correct = counts.sum(1).tolist(), counts.diagonal().tolist()
+    return tuple(
+        ClassScore(
+            folder=folder,
+            name=name,
+            images=size,
+            correct=hits,
+            accuracy=hits / size if size else None,
         )
-        write_table(
-            report_dir / "confused_pairs.csv",
-            ["true", "predicted", "count"],
-            [[pair.true, pair.predicted, pair.count] for pair in self.confused],
-        )
-        values = {key: value for key, value in asdict(self).items() if key != "classes"}
-        write_text(report_dir / "report.json", json.dumps(values, indent=2) + "\n")
-
-
-def classify(predictions: Predictions, names: Sequence[str]) -> Classification:
-    """Count what was recognised and what was confused.
-
-    predictions: of at least one image; names: display name per class, in their order.
-    """
-    counts = count_confusions(predictions)
-    classes = tuple(
-        ClassScore(folder, name, images, correct, correct / images if images else None)
-        for folder, name, images, correct in zip(
-            predictions.classes,
-            names,
-            counts.sum(1).tolist(),
-            counts.diagonal().tolist(),
-            strict=True,
-        )
+        for folder, name, size, hits in zip(classes, names, images, correct, strict=True)
     )
+
+
+def summarize_classes(
+    predictions: Predictions, scores: Sequence[ClassScore], counts: NDArray[np.int64]
+) -> ClassReport:
+    """Return the averages, the best and worst classes, and the most confused pairs.
+
+    predictions: of at least one image; scores: of all C classes; counts: (C, C), a row for each
+    true class.
+    """
     ranked = sorted(
-        (score.accuracy, index) for index, score in enumerate(classes) if score.accuracy is not None
+        (score.accuracy, index) for index, score in enumerate(scores) if score.accuracy is not None
     )
     best = sorted(ranked, key=lambda entry: (-entry[0], entry[1]))
-    return Classification(
+    return ClassReport(
         images=len(predictions.targets),
         accuracy=float((predictions.top[:, 0] == predictions.targets).mean()),
-        macro=_averages(predictions, "macro"),
-        weighted=_averages(predictions, "weighted"),
-        classes=classes,
-        best=tuple(classes[index] for _, index in best[:EXTREMES]),
-        worst=tuple(classes[index] for _, index in ranked[:EXTREMES]),
+        macro=_average(predictions, "macro"),
+        weighted=_average(predictions, "weighted"),
+        best=tuple(scores[index] for _, index in best[:EXTREMES]),
+        worst=tuple(scores[index] for _, index in ranked[:EXTREMES]),
         confused=tuple(
-            ConfusedPair(names[true], names[predicted], int(counts[true, predicted]))
-            for true, predicted in confused_pairs(counts, CONFUSED_PAIRS)
+            ConfusedPair(
+                true=scores[true].name,
+                predicted=scores[predicted].name,
+                count=int(counts[true, predicted]),
+            )
+            for true, predicted in most_confused(counts, CONFUSED_PAIRS)
         ),
     )
 
 
-def confused_pairs(counts: NDArray[np.int64], limit: int) -> list[tuple[int, int]]:
-    """The cells (true, predicted) of the most frequent confusions, equals in class order.
+def tabulate_classes(
+    predictions: Predictions, counts: NDArray[np.int64], names: Sequence[str]
+) -> list[ClassRow]:
+    """Return the page's rows, in the order of the network's outputs.
 
-    counts: (C, C), a row per true class.
+    counts: (C, C), a row for each true class; names: C human names.
     """
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
+    precision, recall, f1, images = _scores(predictions, None)
+    wrong = _without_diagonal(counts)
+    other, confusions, predicted = wrong.argmax(1), wrong.max(1), counts.sum(0)
+    return [
+        ClassRow(
+            folder=escape_line(folder),
+            name=names[index],
+            images=int(images[index]),
+            correct=int(counts[index, index]),
+            recall=float(recall[index]) if images[index] else None,
+            precision=float(precision[index]) if predicted[index] else None,
+            f1=float(f1[index]),
+            confused_with=names[other[index]] if confusions[index] else None,
+            confusions=int(confusions[index]),
+        )
+        for index, folder in enumerate(predictions.classes)
+    ]
+
+
+def most_confused(counts: NDArray[np.int64], limit: int) -> list[tuple[int, int]]:
+    """Return the most frequent confusions (true, predicted), ties in the order of the classes.
+
+    counts: (C, C), a row for each true class.
+    """
+    wrong = _without_diagonal(counts)
     true, predicted = np.nonzero(wrong)
     order = np.argsort(-wrong[true, predicted], kind="stable")[:limit]
     return list(zip(true[order].tolist(), predicted[order].tolist(), strict=True))
 
 
-def write_classification_report(
-    predictions: Predictions, names: Sequence[str], report_dir: Path
-) -> None:
-    """Write scikit-learn's `classification_report.txt`, one line per class.
+def write_class_tables(scores: Sequence[ClassScore], report: ClassReport, report_dir: Path) -> None:
+    """Write `class_accuracy.csv` and `confused_pairs.csv`.
 
     Raises:
-        WriteError: the file cannot be written.
+        WriteError: a file cannot be written.
     """
+    write_table(
+        report_dir / "class_accuracy.csv",
+        ["class", "name", "images", "correct", "accuracy"],
+        [[s.folder, s.name, s.images, s.correct, s.accuracy] for s in scores],
+    )
+    write_table(
+        report_dir / "confused_pairs.csv",
+        ["true", "predicted", "count"],
+        [[pair.true, pair.predicted, pair.count] for pair in report.confused],
+    )
+
+
+def format_classification_report(predictions: Predictions, names: Sequence[str]) -> str:
+    """Return scikit-learn's classification report, one line for each class."""
     text: str = classification_report(
         predictions.targets,
         predictions.top[:, 0],
@@ -155,15 +155,27 @@ def write_classification_report(
         digits=4,
         zero_division=0,
     )
-    write_text(report_dir / "classification_report.txt", text)
+    return text
 
 
-def _averages(predictions: Predictions, kind: str) -> Averages:
-    precision, recall, f1, _ = precision_recall_fscore_support(
+def _average(predictions: Predictions, kind: str) -> Averages:
+    precision, recall, f1, _ = _scores(predictions, kind)
+    return Averages(precision=float(precision), recall=float(recall), f1=float(f1))
+
+
+def _scores(predictions: Predictions, average: str | None) -> tuple[NDArray[np.float64], ...]:
+    """Return precision, recall, F1 and the number of images."""
+    scores: tuple[NDArray[np.float64], ...] = precision_recall_fscore_support(
         predictions.targets,
         predictions.top[:, 0],
         labels=range(len(predictions.classes)),
-        average=kind,
+        average=average,
         zero_division=0,
     )
-    return Averages(float(precision), float(recall), float(f1))
+    return scores
+
+
+def _without_diagonal(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    return wrong

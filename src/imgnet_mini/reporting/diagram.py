@@ -1,4 +1,4 @@
-"""A diagram of the network's stages."""
+"""Diagram of the stages of a network."""
 
 import math
 from pathlib import Path
@@ -7,18 +7,17 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import nn
 
-from imgnet_mini.reporting.stages import Stage, find_stages
+from imgnet_mini.reporting.network import Stage, count_parameters, find_stages
 from imgnet_mini.reporting.style import (
     FAINT,
     GRID,
     POINTS_PER_INCH,
     TEXT,
     TRAIN,
-    fit,
+    fit_text,
     new_figure,
     save_png,
 )
-from imgnet_mini.reporting.summary import count_parameters
 
 # Inches, from the left; the axes are as wide as the figure and have its units.
 _WIDTH = 9.6
@@ -32,10 +31,12 @@ _ROW = 0.72
 _BOX_HEIGHT = 0.5
 _HEAD = 1.0
 _FOOT = 0.2
+_BOX_COLOR = "#dbeafe"
+_EMPTY_BOX_COLOR = "#f3f4f6"
 
 
 def draw_network(model: nn.Module, name: str, img_size: int, path: Path) -> None:
-    """Write a PNG of a torchvision network, under its name; it is left as found.
+    """Write a PNG of the stages of a torchvision network, titled `name`; `model` is not changed.
 
     Raises:
         WriteError: the file cannot be written.
@@ -65,20 +66,17 @@ def _write_head(axes: Axes, name: str, total: int, outside: int) -> None:
     if outside:
         note += f", {outside:,} of them outside these stages"
     axes.text(_WIDTH - 0.25, 0.32, note, fontsize=10, ha="right", va="center", color=TEXT)
-    for x, label, align in (
+    columns = (
         (_BOX_CENTER, "stage", "center"),
-        (
-            _OUTPUT,
-            "output shape",
-            "left",
-        ),
+        (_OUTPUT, "output shape", "left"),
         (_PARAMETERS, "parameters", "right"),
-    ):
+    )
+    for x, label, align in columns:
         axes.text(x, 0.8, label, fontsize=8.5, ha=align, va="center", color=FAINT)
 
 
 def _box_width(stage: Stage, img_size: int) -> float:
-    """Narrower with each halving of the image's side."""
+    """Return a width that shrinks with each halving of the side of the feature map."""
     side = stage.output[1] if len(stage.output) == 3 else 1
     return _BOX_WIDTH * (0.62 + 0.38 * min(1.0, math.sqrt(side / img_size)))
 
@@ -90,7 +88,7 @@ def _draw_box(axes: Axes, stage: Stage, middle: float, width: float) -> None:
             width,
             _BOX_HEIGHT,
             boxstyle="round,pad=0,rounding_size=0.08",
-            facecolor="#dbeafe" if stage.parameters else "#f3f4f6",
+            facecolor=_BOX_COLOR if stage.parameters else _EMPTY_BOX_COLOR,
             edgecolor=TRAIN if stage.parameters else FAINT,
             linewidth=1,
         )
@@ -100,7 +98,7 @@ def _draw_box(axes: Axes, stage: Stage, middle: float, width: float) -> None:
         axes.text(
             _BOX_CENTER,
             middle + offset,
-            fit(text, (width - 0.15) * POINTS_PER_INCH, size),
+            fit_text(text, (width - 0.15) * POINTS_PER_INCH, size),
             fontsize=size,
             ha="center",
             va="center",
@@ -114,7 +112,7 @@ def _title(layers: tuple[str, ...]) -> str:
 
 
 def _draw_arrow(axes: Axes, above: float) -> None:
-    """From the box whose middle is at `above` to the next one."""
+    """Draw an arrow from the box whose middle is at `above` to the next one."""
     axes.add_patch(
         FancyArrowPatch(
             (_BOX_CENTER, above + _BOX_HEIGHT / 2),

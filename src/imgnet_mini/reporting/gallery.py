@@ -1,67 +1,103 @@
-"""A few images with what a network says of them: small, and drawn in no time."""
+"""A PNG of validation images with their true and predicted classes."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
 
-from imgnet_mini.reporting.style import DPI, POINTS_PER_INCH, RIGHT, TEXT, WRONG, fit, new_figure
+from imgnet_mini.reporting.examples import Example
+from imgnet_mini.reporting.style import (
+    CORRECT,
+    DPI,
+    GRID,
+    POINTS_PER_INCH,
+    TEXT,
+    WRONG,
+    fit_text,
+    new_figure,
+)
 
-_COLUMNS: Final = 4
-_SIDE: Final = 192  # pixels, of one image
-_GAP: Final = 16
-_ABOVE: Final = 48  # two lines of text
-_FONT: Final = 6.0
+_GAP: Final = 16  # pixels
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An image, the name of its class, and the one that the network gave it, with what right."""
+class GalleryLayout:
+    """Images in each row, side of an image in pixels, and font size in points."""
 
-    image: Image.Image
-    true: str
-    predicted: str
-    probability: float
-    is_right: bool
+    columns: int
+    side: int
+    font: float
 
-
-def thumbnail(image: Image.Image) -> Image.Image:
-    """The middle of an image, as large as it will be drawn."""
-    return ImageOps.fit(image, (_SIDE, _SIDE))
+    @property
+    def caption(self) -> int:
+        """Height of the two lines above an image, in pixels."""
+        return round(9.5 * self.font)
 
 
-def draw_gallery(entries: Sequence[Entry]) -> Figure:
-    """Thumbnails in rows of four, the true name above the predicted one."""
-    rows, columns = math.ceil(len(entries) / _COLUMNS), min(_COLUMNS, len(entries))
-    width, height = _GAP + columns * (_SIDE + _GAP), rows * (_SIDE + _ABOVE) + _GAP
+REPORT: Final = GalleryLayout(columns=6, side=300, font=8)
+TENSORBOARD: Final = GalleryLayout(columns=4, side=192, font=6)
+
+
+def draw_gallery(examples: Sequence[Example], layout: GalleryLayout) -> Figure:
+    """Draw images in rows, the true class above the predicted one.
+
+    An unreadable image is replaced by its file name.
+
+    examples: at least one, with thumbnails of the side that the layout has.
+    """
+    side, cell = layout.side, layout.side + _GAP
+    rows, columns = math.ceil(len(examples) / layout.columns), min(layout.columns, len(examples))
+    width, height = _GAP + columns * cell, rows * (side + layout.caption) + _GAP
     canvas = np.full((height, width, 3), 255, np.uint8)
     figure = new_figure(width / DPI, height / DPI)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
-    for place, entry in enumerate(entries):
-        row, column = divmod(place, _COLUMNS)
-        left, top = _GAP + column * (_SIDE + _GAP), row * (_SIDE + _ABOVE)
-        canvas[top + _ABOVE :, left:][:_SIDE, :_SIDE] = np.asarray(entry.image)
-        _write(axes, entry, left, top)
+    for place, example in enumerate(examples):
+        row, column = divmod(place, layout.columns)
+        left, top = _GAP + column * cell, row * (side + layout.caption) + layout.caption
+        square = canvas[top : top + side, left : left + side]
+        if example.thumbnail is None:
+            square[:] = [round(255 * part) for part in to_rgb(GRID)]
+            _write_placeholder(axes, example, left, top, layout)
+        else:
+            square[:] = np.asarray(example.thumbnail)
+        _write_caption(axes, example, left, top, layout)
     axes.imshow(canvas)
     axes.set_axis_off()
     return figure
 
 
-def _write(axes: Axes, entry: Entry, left: int, top: int) -> None:
-    mark, color = ("✓", RIGHT) if entry.is_right else ("✗", WRONG)
-    said = f"{mark} {100 * entry.probability:.0f} % {entry.predicted}"
-    for text, line, line_color in ((entry.true, 1, TEXT), (said, 2, color)):
-        axes.text(
-            left,
-            top + line * _ABOVE / 2 - 6,
-            fit(text, _SIDE * POINTS_PER_INCH / DPI, _FONT),
-            fontsize=_FONT,
-            color=line_color,
-            parse_math=False,
-        )
+def _write_caption(
+    axes: Axes, example: Example, left: int, top: int, layout: GalleryLayout
+) -> None:
+    predicted = example.top1
+    mark, color = ("✓", CORRECT) if predicted.is_true else ("✗", WRONG)
+    line = f"{mark} {100 * predicted.probability:.0f} % {predicted.name}"
+    for text, height, text_color in (
+        (example.true, 4 * layout.font, TEXT),
+        (line, 0, color),
+    ):
+        _write(axes, text, left, top - height - layout.font, layout, color=text_color)
+
+
+def _write_placeholder(
+    axes: Axes, example: Example, left: int, top: int, layout: GalleryLayout
+) -> None:
+    middle = left + layout.side / 2, top + layout.side / 2
+    for text, offset in (("not readable:", -2 * layout.font), (Path(example.file).name, 0)):
+        _write(axes, text, middle[0], middle[1] + offset, layout, ha="center")
+
+
+def _write(
+    axes: Axes, text: str, x: float, y: float, layout: GalleryLayout, *, color: str = TEXT,
+    ha: str = "left",
+) -> None:  # fmt: skip
+    width = 0.98 * layout.side * POINTS_PER_INCH / DPI
+    line = fit_text(text, width, layout.font)
+    axes.text(x, y, line, fontsize=layout.font, color=color, ha=ha, parse_math=False)

@@ -12,7 +12,7 @@ Views = Literal["center", "hflip", "ten-crop"]
 _FORMER_VIEWS = {"centre": "center", "mirror": "hflip"}
 
 
-def _current_name(views: Any) -> Any:
+def _current_name(views: object) -> object:
     return _FORMER_VIEWS.get(views, views) if isinstance(views, str) else views
 
 

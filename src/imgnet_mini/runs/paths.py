@@ -116,6 +116,11 @@ class RunPaths:
         return self.report_dir / "metrics.json"
 
     @property
+    def class_report(self) -> Path:
+        """Averages, best and worst classes, and confused pairs."""
+        return self.report_dir / "report.json"
+
+    @property
     def page(self) -> Path:
         """Report as a web page."""
         return self.report_dir / "index.html"

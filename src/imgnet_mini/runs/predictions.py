@@ -1,8 +1,8 @@
-"""What a network said of each validation image: written by `evaluate`, read by the report."""
+"""Predictions for each validation image: written by `evaluate`, read by `report`."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,8 @@ from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import escape_line
 from imgnet_mini.utils.csv_file import read_table, write_table
 
-TOP = 5
-"""Predictions kept per image; fewer where there are fewer classes."""
+TOP: Final = 5
+"""Predictions kept per image; fewer if there are fewer classes."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Predictions:
     classes: folder names, in the order of the network's outputs.
     targets: (N,) int64, true class.
     top: (N, K) int64, the K likeliest classes.
-    probabilities: (N, K) float64, theirs.
+    probabilities: (N, K) float64, of `top`.
     """
 
     images: list[str]
@@ -33,7 +33,7 @@ class Predictions:
     probabilities: NDArray[np.float64]
 
     def save(self, path: Path) -> None:
-        """Write a CSV with the class names spelt out: image, true, pred1, prob1, pred2, ...
+        """Write a CSV with class names: image, true, pred1, prob1, pred2, ...
 
         Raises:
             WriteError: the file cannot be written.
@@ -58,7 +58,7 @@ def load_predictions(path: Path, classes: tuple[str, ...]) -> Predictions:
     Raises:
         DataError: the file is missing, malformed, or names an unknown class.
     """
-    number = {name: index for index, name in enumerate(classes)}
+    indices = {name: index for index, name in enumerate(classes)}
     images: list[str] = []
     rows: dict[str, list[Any]] = {"targets": [], "top": [], "probabilities": []}
     try:
@@ -68,8 +68,8 @@ def load_predictions(path: Path, classes: tuple[str, ...]) -> Predictions:
             if Path(image).is_absolute() or ".." in Path(image).parts:
                 raise ValueError(f"{escape_line(image)} lies outside the validation folder")
             images.append(image)
-            rows["targets"].append(number[target])
-            rows["top"].append([number[name] for name in rest[::2]])
+            rows["targets"].append(indices[target])
+            rows["top"].append([indices[name] for name in rest[::2]])
             rows["probabilities"].append([float(text) for text in rest[1::2]])
         predictions = Predictions(
             images,
@@ -79,12 +79,12 @@ def load_predictions(path: Path, classes: tuple[str, ...]) -> Predictions:
             np.array(rows["probabilities"], np.float64),
         )
         if predictions.top.shape != predictions.probabilities.shape:
-            raise ValueError("a class without its probability")
+            raise ValueError("a class without a probability")
     except OSError as error:
         raise DataError(f"cannot read the predictions {path}: {error.strerror}") from error
     except (KeyError, ValueError, StopIteration) as error:
         raise DataError(
-            f"{path} does not hold predictions for these classes ({error}); "
+            f"{path} is not a table of predictions for these classes ({error}); "
             "run `imgnet-mini evaluate` again"
         ) from error
     return predictions

@@ -1,7 +1,8 @@
-"""What an epoch measured, and the two ways in which it is written down."""
+"""Results of each epoch, as rows of `train_log.csv` and lines of `logs.md`."""
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,15 +11,15 @@ from typing import Final, Literal, Self, get_args
 from imgnet_mini.errors import DataError
 
 Phase = Literal["train", "val", "ema"]
-"""Training, the validation of the network, and that of its averaged weights."""
+"""Training, validation of the network, and validation of its EMA weights."""
 
 PHASE_NAMES: Final[dict[Phase, str]] = {"train": "train", "val": "validation", "ema": "EMA"}
-"""How reports call them, in the order they are shown in."""
+"""Names in reports, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One phase of an epoch; top-1 and top-5 in percent, the rate that of its last step."""
+    """One phase of an epoch; top-1 and top-5 in percent, the learning rate of the last step."""
 
     epoch: int
     phase: Phase
@@ -30,10 +31,14 @@ class EpochRecord:
 
     @classmethod
     def from_row(cls, row: dict[str, str]) -> Self:
-        """Read one row of `train_log.csv`."""
+        """Read one row of `train_log.csv`.
+
+        Raises:
+            ValueError: a value is not valid.
+        """
         found: dict[str, Phase] = {phase: phase for phase in get_args(Phase)}
         if row["phase"] not in found:
-            raise ValueError(f"{row['phase']!r} is no phase")
+            raise ValueError(f"{row['phase']!r} is not a phase")
         numbers = {
             field.name: float(row[field.name])
             for field in fields(cls)
@@ -42,7 +47,7 @@ class EpochRecord:
         return cls(epoch=int(row["epoch"]), phase=found[row["phase"]], **numbers)
 
     def to_line(self) -> str:
-        """The line of `logs.md` and of a piped terminal."""
+        """Return the line of `logs.md` and of a piped terminal."""
         label = f"[{self.phase.capitalize()}]"
         return (
             f"{label} Epoch {self.epoch:03d} | loss {self.loss:.4f} | top1 {self.top1:.2f}% | "
@@ -51,18 +56,27 @@ class EpochRecord:
 
 
 def select_phase(records: Iterable[EpochRecord], phase: Phase) -> list[EpochRecord]:
-    """The records of one phase, in their order."""
+    """Return the records of one phase, in their order."""
     return [record for record in records if record.phase == phase]
 
 
 def selection_records(records: Iterable[EpochRecord]) -> list[EpochRecord]:
-    """The validations that say how good a run is: of the averaged weights, where it has them."""
+    """Return the validation records that select the best epoch: EMA if any, else the network."""
     records = list(records)
     return select_phase(records, "ema") or select_phase(records, "val")
 
 
+def best_record(records: Iterable[EpochRecord]) -> EpochRecord | None:
+    """Return the first record with the highest top-1, NaN counting as lowest; None if empty."""
+    return max(
+        records,
+        key=lambda record: -1.0 if math.isnan(record.top1) else record.top1,
+        default=None,
+    )
+
+
 def to_csv(records: Iterable[EpochRecord]) -> str:
-    """The text of `train_log.csv`; floats are written so that reading gives them back exactly."""
+    """Return the text of `train_log.csv`; floats read back exactly."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text, [field.name for field in fields(EpochRecord)], lineterminator="\n"
@@ -73,7 +87,7 @@ def to_csv(records: Iterable[EpochRecord]) -> str:
 
 
 def to_markdown(records: Iterable[EpochRecord]) -> str:
-    """The text of `logs.md`: the lines in one fenced block."""
+    """Return the text of `logs.md`: the lines in one fenced block."""
     return "\n".join(["```text", *(record.to_line() for record in records), "```", ""])
 
 
@@ -81,7 +95,7 @@ def read_csv(path: Path) -> list[EpochRecord]:
     """Read `train_log.csv`.
 
     Raises:
-        DataError: the file is missing, or is not such a log.
+        DataError: the file is missing, or is not a training log.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -1,21 +1,21 @@
 "use strict";
 
-// Charts: the legend reads out the values at the pointer, or where the arrow keys have led.
+// Charts: the legend shows the values at the pointer, or at the position set by the arrow keys.
 for (const chart of document.querySelectorAll(".chart")) {
-  const readings = JSON.parse(chart.dataset.readings);
+  const readouts = JSON.parse(chart.dataset.readouts);
   const svg = chart.querySelector("svg");
   const cursor = chart.querySelector(".cursor");
   const probes = [...chart.querySelectorAll(".probe")];
-  const at = chart.querySelector(".at");
+  const position = chart.querySelector(".position");
   const keys = [...chart.querySelectorAll(".key")];
   const values = keys.map((key) => key.querySelector("b"));
   const start = Number(chart.dataset.start);
   let shown = start;
 
   const show = (index, marked) => {
-    const [x, place, texts, heights] = readings[index];
+    const [x, label, texts, heights] = readouts[index];
     shown = index;
-    at.textContent = place;
+    position.textContent = label;
     values.forEach((value, number) => { value.textContent = texts[number]; });
     cursor.setAttribute("x1", x);
     cursor.setAttribute("x2", x);
@@ -27,14 +27,14 @@ for (const chart of document.querySelectorAll(".chart")) {
       probe.setAttribute("cy", height === null ? 0 : height);
     });
     svg.setAttribute("aria-valuenow", index + 1);
-    svg.setAttribute("aria-valuetext", [place, ...keys.map((key) => key.textContent.trim())].join(", "));
+    svg.setAttribute("aria-valuetext", [label, ...keys.map((key) => key.textContent.trim())].join(", "));
   };
   const follow = (event) => {
     const box = svg.getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
     let nearest = 0;
-    readings.forEach((reading, index) => {
-      if (Math.abs(reading[0] - x) < Math.abs(readings[nearest][0] - x)) nearest = index;
+    readouts.forEach((readout, index) => {
+      if (Math.abs(readout[0] - x) < Math.abs(readouts[nearest][0] - x)) nearest = index;
     });
     show(nearest, true);
   };
@@ -43,7 +43,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   svg.addEventListener("pointerleave", () => show(start, false));
   svg.addEventListener("blur", () => show(start, false));
   svg.addEventListener("keydown", (event) => {
-    const last = readings.length - 1;
+    const last = readouts.length - 1;
     const places = {
       ArrowLeft: shown - 1, ArrowDown: shown - 1, ArrowRight: shown + 1, ArrowUp: shown + 1,
       PageDown: shown - 10, PageUp: shown + 10, Home: 0, End: last,
@@ -54,7 +54,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   });
 }
 
-// Tables: a click on a header sorts, what is typed filters.
+// Tables: a click on a header sorts, the search box filters.
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
 for (const frame of document.querySelectorAll("[data-sortable]")) {

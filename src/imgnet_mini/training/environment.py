@@ -11,7 +11,7 @@ import torchvision
 
 from imgnet_mini import __version__
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.reporting.summary import count_parameters
+from imgnet_mini.reporting.network import count_parameters
 from imgnet_mini.training.device import describe_device
 from imgnet_mini.training.setup import Setup
 

@@ -1,6 +1,5 @@
-"""Images for TensorBoard: predictions of a few validation images, and the confusion matrix."""
+"""Images of the validation set for TensorBoard, drawn during training."""
 
-from contextlib import suppress
 from functools import cached_property
 from typing import Final
 
@@ -9,59 +8,54 @@ from PIL import Image
 
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.folder import ImageFolder
-from imgnet_mini.data.images import ImageError, read_image
+from imgnet_mini.data.images import read_image
 from imgnet_mini.reporting.confusion import confusion_figure, count_confusions
-from imgnet_mini.reporting.gallery import Entry, draw_gallery, thumbnail
-from imgnet_mini.reporting.style import to_png, to_png_quickly
+from imgnet_mini.reporting.examples import choose_spread, make_example, read_thumbnails
+from imgnet_mini.reporting.gallery import TENSORBOARD, draw_gallery
+from imgnet_mini.reporting.style import to_png, to_png_fast
 from imgnet_mini.training.evaluation import TopKPredictions, to_predictions
 
 _IMAGES: Final = 8
 _MAX_CLASSES: Final = 5000
-"""The confusion matrix of more would take over 200 MB."""
+"""Of a confusion matrix, which takes 200 MB; running out of memory would end the run."""
 
 
 def is_shown(epoch: int, epochs: int) -> bool:
-    """Return whether images are logged: after epochs 1, 2, 4, 8, and so on, and the last."""
+    """Return True after the 1st, 2nd, 4th, 8th epoch and so on, and after the last."""
     count = epoch + 1
     return count == epochs or count & (count - 1) == 0
 
 
 class TrainingPictures:
-    """Draws predictions of validation images, of the same few each time."""
+    """Draws predictions for the validation images; always for the same few."""
 
     def __init__(self, val: ImageFolder) -> None:
         self._val = val
 
     def draw_samples(self, predictions: TopKPredictions) -> bytes | None:
-        """Return a PNG of a few images with their predictions; None if none can be read."""
+        """Return a PNG of a few images with their top-1 predictions; None if none is readable."""
         named = to_predictions(predictions, self._val)
         names = human_names(self._val.classes)
-        entries = []
-        for index, image in self._thumbnails.items():
-            target, predicted = named.targets[index], named.top[index, 0]
-            entries.append(
-                Entry(
-                    image,
-                    true=names[target],
-                    predicted=names[predicted],
-                    probability=named.probabilities[index, 0],
-                    is_right=bool(target == predicted),
-                )
-            )
-        return to_png_quickly(draw_gallery(entries)) if entries else None
+        examples = [
+            make_example(named, index, names, self._thumbnails)
+            for index in self._indices
+            if named.images[index] in self._thumbnails
+        ]
+        return to_png_fast(draw_gallery(examples, TENSORBOARD)) if examples else None
 
     def draw_confusions(self, predictions: TopKPredictions) -> bytes | None:
-        """Return a PNG of the confusion matrix; None for too many classes."""
+        """Return a PNG of the confusion matrix; None if there are too many classes."""
         if len(self._val.classes) > _MAX_CLASSES:
             return None
         counts = count_confusions(to_predictions(predictions, self._val))
         return to_png(confusion_figure(counts, display_names(self._val.classes)))
 
     @cached_property
-    def _thumbnails(self) -> dict[int, Image.Image]:
-        """Thumbnails by position, evenly spread over the classes, without unreadable ones."""
-        found: dict[int, Image.Image] = {}
-        for index in np.linspace(0, len(self._val) - 1, min(_IMAGES, len(self._val))).astype(int):
-            with suppress(ImageError):
-                found[int(index)] = thumbnail(read_image(self._val.path(index)))
-        return found
+    def _indices(self) -> list[int]:
+        count = min(_IMAGES, len(self._val))
+        return sorted(choose_spread(np.arange(len(self._val)), self._val.targets, count))
+
+    @cached_property
+    def _thumbnails(self) -> dict[str, Image.Image]:
+        files = [self._val.relative(index) for index in self._indices]
+        return read_thumbnails(files, self._val.root, read_image, TENSORBOARD.side)

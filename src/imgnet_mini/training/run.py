@@ -12,7 +12,7 @@ from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
-from imgnet_mini.reporting.summary import summarise_model
+from imgnet_mini.reporting.network import summarize_model
 from imgnet_mini.runs.environment import RunEnvironment
 from imgnet_mini.runs.logger import NullLogger, RunLogger
 from imgnet_mini.runs.paths import RunPaths
@@ -64,7 +64,7 @@ class TrainingRun:
         if not self.paths.environment.exists():
             environment = describe_environment(self.setup) | {"recipe": self.config.recipe}
             RunEnvironment.model_validate(environment).write(self.paths.environment)
-            summary = summarise_model(self.setup.model, self.config.data.img_size)
+            summary = summarize_model(self.setup.model, self.config.data.img_size)
             write_text(self.paths.model_summary, summary)
         precision = {"precision": self.setup.precision.name}
         self.logger.log_hparams(_hyper_parameters(self.config) | precision, self.config.to_toml())

@@ -1,1 +1,1 @@
-"""Pages of HTML that hold all they need: the report of a run, the comparison of several."""
+"""Self-contained HTML pages: the report of a run, and the comparison of several."""

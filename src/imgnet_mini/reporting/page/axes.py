@@ -1,4 +1,4 @@
-"""From values to places in a drawing."""
+"""Axes of charts: from values to coordinates of an SVG drawing."""
 
 import math
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ from typing import Self
 
 from matplotlib.ticker import MaxNLocator
 
-from imgnet_mini.reporting.readme.markdown import rate
+from imgnet_mini.reporting.format import format_lr
 
 WIDTH, HEIGHT = 480, 274
 LEFT, RIGHT, TOP, BOTTOM = 54, 462, 10, 232
-"""The drawing and, within it, the area of the data, in units of an SVG's own."""
+"""Size of the drawing, and the area of the data within it, in SVG units."""
 
-_TICKS = 6
+_MAX_TICKS = 6
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A place along an axis, and what is written there."""
+    """A position along an axis and its label."""
 
     place: float
     text: str
@@ -26,7 +26,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """One direction of a drawing: values from `low` to `high` lie from `start` to `end`."""
+    """One axis: values from `low` to `high` map to coordinates from `start` to `end`."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class Axis:
 
     @classmethod
     def across(cls, values: Sequence[float], *, is_log: bool = False) -> Self:
-        """From left to right; values that are not finite are left out."""
+        """Return an axis from left to right; values that are not finite are ignored."""
         low, high = _limits(values)
         if low == high:
             low, high = (low / 2, high * 2) if is_log else (low - 0.5, high + 0.5)
@@ -44,7 +44,7 @@ class Axis:
 
     @classmethod
     def up(cls, values: Sequence[float], *, from_zero: bool = False) -> Self:
-        """From the bottom to the top, with whole steps at both ends."""
+        """Return an axis from bottom to top that begins and ends at a tick."""
         low, high = _limits(values)
         if from_zero:
             low = min(low, 0)
@@ -54,7 +54,7 @@ class Axis:
         return cls(min(steps[0], low), max(steps[-1], high), BOTTOM, TOP)
 
     def place(self, value: float) -> float:
-        """Where a value lies, to a tenth of a unit; at most one more axis beyond either end."""
+        """Return the coordinate of a value, to 0.1; at most one axis length beyond either end."""
         low, high = self.low, self.high
         if self.is_log:
             value, low, high = math.log(value), math.log(low), math.log(high)
@@ -62,7 +62,7 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self, *, whole: bool = False) -> list[Tick]:
-        """A handful of round values; `whole`: integers only."""
+        """Return a few round values; `whole`: integers only."""
         steps = (
             _log_ticks(self.low, self.high)
             if self.is_log
@@ -70,7 +70,7 @@ class Axis:
         )
         slack = 1e-9 * (self.high - self.low)
         return [
-            Tick(self.place(step), rate(step) if self.is_log else f"{step:g}")
+            Tick(self.place(step), format_lr(step) if self.is_log else f"{step:g}")
             for step in steps
             if self.low - slack <= step <= self.high + slack
         ]
@@ -82,12 +82,12 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _linear_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    locator = MaxNLocator(nbins=_TICKS, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1)
+    locator = MaxNLocator(nbins=_MAX_TICKS, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1)
     return [float(f"{step:.10g}") for step in locator.tick_values(low, high)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    step = max(1, math.ceil((last - first) / _TICKS))
+    step = max(1, math.ceil((last - first) / _MAX_TICKS))
     decades = [10.0**power for power in range(first, last + 1, step)]
     return decades if len(decades) > 1 else [low, high]

@@ -1,21 +1,21 @@
-"""Charts as places and texts; a template draws them, a script reads their values out."""
+"""Charts as coordinates and texts: chart.html.j2 draws them, page.js shows their values."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from imgnet_mini.reporting.format import UNKNOWN
 from imgnet_mini.reporting.page.axes import BOTTOM, TOP, Axis, Tick
-from imgnet_mini.reporting.readme.markdown import NOTHING
 
-_MARKED_POINTS = 30
-"""Up to so many places, each point is a dot too."""
+_MAX_DOTS = 30
+"""Up to this many x values, each point is marked with a dot."""
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line of values; style: classes of the style sheet."""
+    """A line of (x, y) values; style: classes of the style sheet."""
 
     label: str
     style: str
@@ -24,7 +24,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Line:
-    """A drawn line: the data of an SVG path, and the places of its dots."""
+    """A drawn line: the data of an SVG path, and the coordinates of its dots."""
 
     style: str
     path: str
@@ -43,8 +43,8 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A point that is pointed out."""
+class Marker:
+    """A highlighted point."""
 
     style: str
     x: float
@@ -52,20 +52,20 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the legend says where the pointer is: of each entry a text and, drawn, a height."""
+class Readout:
+    """What the legend shows at one x: for each entry a text and, if drawn, a y coordinate."""
 
     x: float
-    at: str
+    label: str
     values: tuple[str, ...]
     heights: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """All that is drawn of one chart.
+    """Everything that is drawn of one chart.
 
-    legend: label and style of each entry; start: the reading that is shown at first.
+    legend: label and style of each entry; start: index of the readout that is shown initially.
     """
 
     title: str
@@ -73,23 +73,25 @@ class Chart:
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
     legend: Sequence[tuple[str, str]]
-    readings: Sequence[Reading]
+    readouts: Sequence[Readout]
     start: int
     lines: Sequence[Line] = ()
     boxes: Sequence[Box] = ()
-    marks: Sequence[Mark] = ()
+    markers: Sequence[Marker] = ()
 
     @property
     def data(self) -> list[list[object]]:
-        """The readings for the script."""
-        return [[r.x, r.at, r.values, r.heights] for r in self.readings]
+        """The readouts, as page.js reads them."""
+        return [[r.x, r.label, r.values, r.heights] for r in self.readouts]
 
     @property
     def summary(self) -> str:
-        """The chart in words: what it shows at first."""
-        first = self.readings[self.start]
+        """The title and the initial readout, for screen readers."""
+        first = self.readouts[self.start]
         pairs = zip(self.legend, first.values, strict=True)
-        return f"{self.title}; {first.at}: " + ", ".join(f"{key[0]} {text}" for key, text in pairs)
+        return f"{self.title}; {first.label}: " + ", ".join(
+            f"{key[0]} {text}" for key, text in pairs
+        )
 
 
 def line_chart(
@@ -99,43 +101,43 @@ def line_chart(
     x: Axis,
     y: Axis,
     x_label: str,
-    say_x: Callable[[float], str],
-    say_y: Callable[[float], str],
+    format_x: Callable[[float], str],
+    format_y: Callable[[float], str],
     start: float | None = None,
     whole: bool = False,
     boxes: Sequence[Box] = (),
-    marks: Sequence[Mark] = (),
+    markers: Sequence[Marker] = (),
 ) -> Chart:
-    """Lines over a common axis; a value that is not finite leaves a gap.
+    """Return lines over a common axis; a value that is not finite leaves a gap.
 
-    series: at least one of them with a point; start: where the legend is read at first, the last
-    place if not given; whole: the axis counts.
+    series: at least one of them with a point; start: the x that the legend shows initially, by
+    default the last; whole: integer ticks.
     """
-    places = sorted({point[0] for one in series for point in one.points})
-    is_dotted = len(places) <= _MARKED_POINTS
+    places = sorted({point[0] for entry in series for point in entry.points})
+    is_dotted = len(places) <= _MAX_DOTS
     return Chart(
         title=title,
         x_label=x_label,
         x_ticks=x.ticks(whole=whole),
         y_ticks=y.ticks(),
-        legend=[(one.label, one.style) for one in series],
-        readings=_readings(places, series, x=x, y=y, say_x=say_x, say_y=say_y),
+        legend=[(entry.label, entry.style) for entry in series],
+        readouts=_readouts(places, series, x=x, y=y, format_x=format_x, format_y=format_y),
         start=len(places) - 1 if start is None else places.index(start),
-        lines=[_line(one, x, y, is_dotted=is_dotted) for one in series],
+        lines=[_line(entry, x, y, is_dotted=is_dotted) for entry in series],
         boxes=boxes,
-        marks=marks,
+        markers=markers,
     )
 
 
 def band(style: str, low: float, high: float, x: Axis) -> Box:
-    """A part of the axis, shaded from top to bottom."""
+    """Return a shaded range of the x axis, from top to bottom."""
     left = x.place(low)
     return Box(style, left, TOP, round(x.place(high) - left, 1), BOTTOM - TOP)
 
 
-def mark(style: str, across: float, up: float, *, x: Axis, y: Axis) -> list[Mark]:
-    """A point to point out; none where it is not finite."""
-    return [Mark(style, x.place(across), y.place(up))] if math.isfinite(up) else []
+def marker(style: str, across: float, up: float, *, x: Axis, y: Axis) -> list[Marker]:
+    """Return a highlighted point; none if it is not finite."""
+    return [Marker(style, x.place(across), y.place(up))] if math.isfinite(up) else []
 
 
 def _line(series: Series, x: Axis, y: Axis, *, is_dotted: bool) -> Line:
@@ -150,26 +152,26 @@ def _line(series: Series, x: Axis, y: Axis, *, is_dotted: bool) -> Line:
     return Line(series.style, path, tuple(dots) if is_dotted else ())
 
 
-def _readings(
+def _readouts(
     places: Sequence[float],
     series: Sequence[Series],
     *,
     x: Axis,
     y: Axis,
-    say_x: Callable[[float], str],
-    say_y: Callable[[float], str],
-) -> list[Reading]:
-    tables = [dict(one.points) for one in series]
-    readings = []
+    format_x: Callable[[float], str],
+    format_y: Callable[[float], str],
+) -> list[Readout]:
+    tables = [dict(entry.points) for entry in series]
+    readouts = []
     for place in places:
         found = [table.get(place) for table in tables]
         finite = [v if v is not None and math.isfinite(v) else None for v in found]
-        readings.append(
-            Reading(
+        readouts.append(
+            Readout(
                 x=x.place(place),
-                at=say_x(place),
-                values=tuple(NOTHING if v is None else say_y(v) for v in finite),
+                label=format_x(place),
+                values=tuple(UNKNOWN if v is None else format_y(v) for v in finite),
                 heights=tuple(None if v is None else y.place(v) for v in finite),
             )
         )
-    return readings
+    return readouts

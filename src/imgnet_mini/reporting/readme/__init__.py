@@ -1,1 +1,1 @@
-"""Runs rendered through a Jinja template into a README."""
+"""READMEs with the results of runs, rendered from Jinja templates."""

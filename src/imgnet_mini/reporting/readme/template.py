@@ -1,4 +1,4 @@
-"""The packaged templates and the user's own."""
+"""READMEs rendered from packaged Jinja templates, or from the user's own."""
 
 import traceback
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.reporting.readme.advice import next_steps, remarks
-from imgnet_mini.reporting.readme.comparison import compare_runs, differing_settings
+from imgnet_mini.reporting.advice import next_steps, remarks
+from imgnet_mini.reporting.comparison import compare_runs, differing_settings
+from imgnet_mini.reporting.readme.blocks import NOTES, RESULTS, end_marker, start_marker
 from imgnet_mini.reporting.readme.markdown import FILTERS
-from imgnet_mini.reporting.readme.run_view import RunView
-from imgnet_mini.reporting.readme.splice import NOTES, RESULTS, end_marker, start_marker
+from imgnet_mini.reporting.run_view import RunView
 
-# What an expression of a template can raise.
+# Errors that an expression of a template can raise.
 _TEMPLATE_ERRORS = (
     TemplateError,
     ArithmeticError,
@@ -31,26 +31,26 @@ PACKAGED = ("results", "experiment")
 
 
 def render(template: str, runs: Sequence[RunView], refresh: str) -> str:
-    """The Markdown of some runs, without line ends at its ends.
+    """Return the Markdown of runs, without newlines at its start and end.
 
-    A template sees `runs`, `run` (the first), `comparison` (them side by side), `differing` (the
-    settings that differ between them), `remarks` and `next_steps` (of the first), `refresh` (the
-    command that renders it again), and the filters `md`, `code`, `fence`, `fixed` and `rate`. It
-    runs in Jinja's sandbox.
+    A template has `runs`, `run` (the first), `comparison` (the runs side by side), `differing`
+    (the settings that differ), `remarks` and `next_steps` (of the first run), `refresh` (the
+    command that renders it again), and the filters `md`, `code`, `fence`, `fixed`, `percent`,
+    `rate` and `duration`. It is rendered in Jinja's sandbox.
 
     template: a name of `PACKAGED`, or the path of a Jinja template.
 
     Raises:
-        ConfigError: the template is missing, malformed, or asks for what is not there.
+        ConfigError: the template is missing or malformed, or uses an unknown name.
     """
-    packaged = template in PACKAGED
-    path = Path(f"{template}.md.j2") if packaged else Path(template)
-    if not packaged and not path.is_file():
+    is_packaged = template in PACKAGED
+    path = Path(f"{template}.md.j2") if is_packaged else Path(template)
+    if not is_packaged and not path.is_file():
         raise ConfigError(
             f"there is no template {template}; give the path of a Jinja template, "
             f"or one of: {', '.join(PACKAGED)}"
         )
-    environment = _environment(None if packaged else path.parent)
+    environment = _environment(None if is_packaged else path.parent)
     try:
         text = environment.get_template(path.name).render(
             runs=runs,
@@ -62,18 +62,16 @@ def render(template: str, runs: Sequence[RunView], refresh: str) -> str:
             refresh=refresh,
         )
     except _TEMPLATE_ERRORS as error:
-        if packaged:
+        if is_packaged:
             raise
-        raise ConfigError(f"{_place(error, path)}: {error}") from error
+        raise ConfigError(f"{_locate(error, path)}: {error}") from error
     if {start_marker(RESULTS), end_marker(RESULTS)} & {line.strip() for line in text.splitlines()}:
-        raise ConfigError(
-            f"{path}: a line of what it renders is itself a marker of the results block; remove it"
-        )
+        raise ConfigError(f"{path}: the output contains a marker of the results block; remove it")
     return text.strip("\n")
 
 
 def _environment(folder: Path | None) -> ImmutableSandboxedEnvironment:
-    """Templates of the user's folder may include and import the packaged ones."""
+    """Return an environment where templates of the user's folder can import packaged ones."""
     folders = [FileSystemLoader(folder)] if folder is not None else []
     environment = ImmutableSandboxedEnvironment(
         loader=ChoiceLoader([*folders, PackageLoader("imgnet_mini")]),
@@ -87,8 +85,8 @@ def _environment(folder: Path | None) -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _place(error: Exception, path: Path) -> str:
-    """The template's file and, where it is known, the line."""
+def _locate(error: Exception, path: Path) -> str:
+    """Return the template's file and, if known, the line."""
     if isinstance(error, TemplateSyntaxError):
         return f"{error.filename or path}, line {error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

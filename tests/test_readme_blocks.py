@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from imgnet_mini.errors import ConfigError, DataError
-from imgnet_mini.reporting.readme.splice import (
+from imgnet_mini.reporting.readme.blocks import (
     EXPERIMENT,
-    as_experiment,
     end_marker,
+    replace_block,
+    replace_experiment,
     start_marker,
-    with_block,
 )
 
 START, END = start_marker("results").encode(), end_marker("results").encode()
@@ -30,17 +30,17 @@ def test_the_markers_are_those_that_readmes_in_use_have():
 def test_bytes_around_the_block_stay_and_its_lines_end_like_the_files(eol, before, after):
     before, after = before.replace(b"%b", eol), after.replace(b"%b", eol)
     old = before + START + eol + b"old \xff" + eol + END + eol + after
-    new = with_block(old, TEXT, PATH)
+    new = replace_block(old, TEXT, PATH)
     assert new.startswith(before + START + eol)
     assert new.endswith(END + eol + after)
     inside = new[len(before + START) : -len(END + eol + after)]
     assert inside == eol + eol + TEXT.encode().replace(b"\n", eol) + eol + eol
-    assert with_block(new, TEXT, PATH) == new
+    assert replace_block(new, TEXT, PATH) == new
 
 
 def test_each_block_has_its_place():
-    both = with_block(with_block(b"# T\n", "a", PATH), "b", PATH, block="recipes")
-    changed = with_block(both, "c", PATH, block="recipes")
+    both = replace_block(replace_block(b"# T\n", "a", PATH), "b", PATH, block="recipes")
+    changed = replace_block(both, "c", PATH, block="recipes")
     assert changed == both.replace(b"\nb\n", b"\nc\n")
 
 
@@ -48,16 +48,16 @@ def test_each_block_has_its_place():
     "old", [b"", b"\xef\xbb\xbf", b"# T", b"# T\n", b"# T\r\nx\r\n", b"# T\r\nx", b"\xff\x00\n\n"]
 )
 def test_without_markers_the_block_is_appended_once_and_the_rest_is_a_prefix(old):
-    new = with_block(old, TEXT, PATH)
+    new = replace_block(old, TEXT, PATH)
     assert new.startswith(old)
     assert new.count(START) == new.count(END) == 1
-    assert with_block(new, TEXT, PATH) == new
+    assert replace_block(new, TEXT, PATH) == new
     assert (b"\r\n" in new) == (b"\r\n" in old)
 
 
 def test_a_marker_that_is_only_mentioned_is_no_marker():
     old = b"The block between `" + START + b"` and its end.\n"
-    assert with_block(old, TEXT, PATH).startswith(old + b"\n" + START)
+    assert replace_block(old, TEXT, PATH).startswith(old + b"\n" + START)
 
 
 @pytest.mark.parametrize(
@@ -72,42 +72,45 @@ def test_a_marker_that_is_only_mentioned_is_no_marker():
 )
 def test_markers_that_make_no_block_are_refused_with_their_line(lines, line):
     with pytest.raises(DataError, match=rf"README\.md, {line}: "):
-        with_block(b"\n".join(lines), TEXT, PATH)
+        replace_block(b"\n".join(lines), TEXT, PATH)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_a_utf_16_file_is_refused(encoding):
     with pytest.raises(DataError, match="UTF-8"):
-        with_block("\ufeff# T\n".encode(encoding), TEXT, PATH)
+        replace_block("\ufeff# T\n".encode(encoding), TEXT, PATH)
 
 
-FULL_SHARD = f"{EXPERIMENT}\n# T\n{NOTES_START}\n\nyours\n\n{NOTES_END}\nend"
+EXPERIMENT_TEXT = f"{EXPERIMENT}\n# T\n{NOTES_START}\n\nyours\n\n{NOTES_END}\nend"
 
 
 def test_an_experiment_is_written_where_nothing_is():
-    assert as_experiment(None, FULL_SHARD, PATH) == f"{FULL_SHARD}\n".encode()
+    assert replace_experiment(None, EXPERIMENT_TEXT, PATH) == f"{EXPERIMENT_TEXT}\n".encode()
 
 
 @pytest.mark.parametrize("old", [b"", b"# My own\n", b"\n" + EXPERIMENT.encode() + b"\n", b"\xff"])
 def test_an_experiment_is_never_written_over_another_readme(old):
     with pytest.raises(ConfigError, match=r"--readme OTHER\.md"):
-        as_experiment(old, FULL_SHARD, PATH)
+        replace_experiment(old, EXPERIMENT_TEXT, PATH)
 
 
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("eol", [b"\n", b"\r\n"])
 def test_an_experiment_written_again_keeps_notes_line_ends_and_byte_order_mark(bom, eol):
-    first = bom + f"{FULL_SHARD}\n".encode().replace(b"\n", eol)
-    assert as_experiment(first, FULL_SHARD, PATH) == first
+    first = bom + f"{EXPERIMENT_TEXT}\n".encode().replace(b"\n", eol)
+    assert replace_experiment(first, EXPERIMENT_TEXT, PATH) == first
     noted = first.replace(b"yours", b"I saw \xff this" + eol + b"and that")
-    again = as_experiment(noted, FULL_SHARD.replace("# T", "# New"), PATH)
+    again = replace_experiment(noted, EXPERIMENT_TEXT.replace("# T", "# New"), PATH)
     assert again == noted.replace(b"# T", b"# New")
 
 
 def test_an_experiment_whose_notes_were_removed_gets_a_place_for_them_again():
-    assert as_experiment(f"{EXPERIMENT}\n".encode(), FULL_SHARD, PATH) == f"{FULL_SHARD}\n".encode()
+    assert (
+        replace_experiment(f"{EXPERIMENT}\n".encode(), EXPERIMENT_TEXT, PATH)
+        == f"{EXPERIMENT_TEXT}\n".encode()
+    )
 
 
 def test_an_experiment_with_one_note_marker_is_refused():
     with pytest.raises(DataError, match="line 2"):
-        as_experiment(f"{EXPERIMENT}\n{NOTES_START}\nmine\n".encode(), FULL_SHARD, PATH)
+        replace_experiment(f"{EXPERIMENT}\n{NOTES_START}\nmine\n".encode(), EXPERIMENT_TEXT, PATH)

@@ -1,6 +1,6 @@
 import pytest
 
-from imgnet_mini.reporting.readme.redact import last_component, recorded_command
+from imgnet_mini.reporting.redact import join_command, last_component, redact_command
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from imgnet_mini.reporting.readme.redact import last_component, recorded_command
         ("/", "."),
     ],
 )
-def test_only_the_last_component_of_a_path_is_left(path, name):
+def test_only_the_last_component_of_a_path_is_kept(path, name):
     assert last_component(path) == name
 
 
@@ -40,26 +40,20 @@ def test_only_the_last_component_of_a_path_is_left(path, name):
         (["imgnet-mini", "train", "--data-root", "../../bob/m"], "imgnet-mini train --data-root m"),
         (["imgnet-mini", "train", "--data-root", "data/m"], "imgnet-mini train --data-root data/m"),
         (["/home/bob/lib/imgnet_mini/__main__.py", "train"], "python -m imgnet_mini train"),
-        (
-            '/home/bob/bin/imgnet-mini train --data-root "/home/bob smith/m"',
-            "imgnet-mini train --data-root m",
-        ),
-        (r"imgnet-mini train --data-root=C:\Users\bob\m", "imgnet-mini train --data-root=m"),
-        ("imgnet-mini train '", None),
         ([], None),
-        ("", None),
-        (None, None),
-        (7, None),
     ],
 )
-def test_a_recorded_command_tells_nothing_of_the_machine(command, shown):
-    assert recorded_command(command) == shown
+def test_a_redacted_command_does_not_identify_the_machine(command, shown):
+    assert join_command(redact_command(command)) == shown
 
 
 @pytest.mark.parametrize("home", ["/home/bob", "/home/bob/", r"C:\Users\bob"])
-def test_the_home_folder_goes_without_its_users_name(monkeypatch, home):
+def test_the_home_folder_is_shown_without_the_name_of_its_user(monkeypatch, home):
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, home)
     assert last_component(home) == "~"
     assert last_component(f"{home}/mini") == "mini"
-    assert recorded_command(["imgnet-mini", "--data-root", home]) == "imgnet-mini --data-root '~'"
+    assert (
+        join_command(redact_command(["imgnet-mini", "--data-root", home]))
+        == "imgnet-mini --data-root '~'"
+    )

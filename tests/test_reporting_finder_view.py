@@ -4,7 +4,7 @@ import pytest
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import DataError
-from imgnet_mini.reporting.readme.finder import peak_words, read_finder, was_suggested
+from imgnet_mini.reporting.finder_view import describe_peak_lr, read_finder, was_suggested
 
 RESULT = {
     "name": "a",
@@ -38,19 +38,19 @@ def config(**schedule):
 def test_the_regions_of_the_curve_become_sentences(tmp_path):
     write(tmp_path)
     assert " ".join(read(tmp_path).words) == (
-        "The rate rose from 1e-7 to 1 in 100 steps; the test stopped after 90 of them. "
-        "From 1e-7 to 2e-4 the loss is flat: steps this small teach the network next to nothing. "
+        "The learning rate rose from 1e-7 to 1 in 100 steps; the test stopped after 90 of them. "
+        "From 1e-7 to 2e-4 the loss is flat: the steps are too small to learn. "
         "From 2e-4 to 0.05 it falls, fastest near 0.012. "
-        "From 0.08 on it diverges: the steps overshoot."
+        "From 0.08 on it diverges: the steps are too large."
     )
     assert read(tmp_path).suggestion == (
-        "The suggested peak is 0.0046 (valley); other rules give 0.012 (steepest descent)."
+        "The suggested peak is 0.0046 (valley); other methods suggest 0.012 (steepest descent)."
     )
 
 
-def test_what_the_curve_lacks_is_left_out(tmp_path):
+def test_missing_parts_of_the_curve_are_omitted(tmp_path):
     (tmp_path / "lr_finder_one.json").write_text(
-        '{"name": "a", "lr": 0.01, "regions": {"flat": null}}'
+        '{"name": "a", "time": "2025-01-02T03:04:05", "lr": 0.01, "regions": {"flat": null}}'
     )
     finder = read(tmp_path)
     assert finder.words == []
@@ -59,10 +59,10 @@ def test_what_the_curve_lacks_is_left_out(tmp_path):
 
 
 def test_the_newest_usable_result_of_the_run_counts(tmp_path):
-    write(tmp_path, "lr_finder_z.json", time="2025-01-01", lr=0.1)
-    write(tmp_path, "lr_finder_b.json", time="2025-01-03", lr=0.2)
-    write(tmp_path, "lr_finder_c.json", time="2025-01-04", lr=None)
-    write(tmp_path, "lr_finder_d.json", time="2025-01-05", name="other", lr=0.4)
+    write(tmp_path, "lr_finder_z.json", time="2025-01-01T00:00:00", lr=0.1)
+    write(tmp_path, "lr_finder_b.json", time="2025-01-03T00:00:00", lr=0.2)
+    write(tmp_path, "lr_finder_c.json", time="2025-01-04T00:00:00", lr=None)
+    write(tmp_path, "lr_finder_d.json", time="2025-01-05T00:00:00", name="other", lr=0.4)
     assert read(tmp_path).lr == 0.2
 
 
@@ -88,7 +88,7 @@ def test_the_plot_is_linked_only_if_it_lies_beside_the_result(tmp_path):
         (0.0046, "The run peaked at 0.0046, the finder's suggestion."),
         (0.0047, "The run peaked at 0.0047, the finder's suggestion of 0.0046, rounded."),
         (0.046, "The run peaked at 0.046, 10 times the finder's suggestion of 0.0046."),
-        (0.0023, "The run peaked at 0.0023, 0.5 of the finder's suggestion of 0.0046."),
+        (0.0023, "The run peaked at 0.0023, 0.5 times the finder's suggestion of 0.0046."),
         (
             0.025,
             "The run peaked at 0.025 (0.1 x batch size / 256, the default), "
@@ -109,11 +109,11 @@ def test_the_plot_is_linked_only_if_it_lies_beside_the_result(tmp_path):
 )
 def test_the_peak_is_compared_with_the_suggestion(tmp_path, max_lr, words):
     write(tmp_path)
-    assert peak_words(read(tmp_path), config(max_lr=max_lr)) == words
+    assert describe_peak_lr(read(tmp_path), config(max_lr=max_lr)) == words
 
 
 def test_without_a_finder_the_peak_stands_alone():
-    assert peak_words(None, config(max_lr=0.01)) == "The run peaked at 0.01."
+    assert describe_peak_lr(None, config(max_lr=0.01)) == "The run peaked at 0.01."
 
 
 def test_a_rounded_suggestion_counts_as_followed(tmp_path):
@@ -132,13 +132,13 @@ def test_a_rounded_suggestion_counts_as_followed(tmp_path):
         "[]",
         "\xff",
         "[" * 100_000,
-        '{"name": "a", "lr": "high"}',
-        '{"name": "a", "lr": 0.1, "suggestions": []}',
-        '{"name": "a", "lr": 0.1, "suggestions": {"valley": true}}',
-        '{"name": "a", "lr": 0.1, "regions": {"flat": [1, "x"]}}',
-        '{"name": "a", "lr": 0.1, "regions": {"flat": [1]}}',
-        '{"name": "a", "lr": 0.1, "num_iter": 1.5}',
-        '{"name": "a", "lr": 1' + "0" * 400 + "}",
+        '{"name": "a", "time": "2025-01-02T03:04:05", "lr": "high"}',
+        '{"name": "a", "time": "2025-01-02T03:04:05", "lr": 0.1, "suggestions": []}',
+        '{"name": "a", "time": "2025-01-02T03:04:05", "lr": 0.1, "suggestions": {"valley": true}}',
+        '{"name": "a", "time": "2025-01-02T03:04:05", "lr": 0.1, "regions": {"flat": [1, "x"]}}',
+        '{"name": "a", "time": "2025-01-02T03:04:05", "lr": 0.1, "regions": {"flat": [1]}}',
+        '{"name": "a", "time": "2025-01-02T03:04:05", "lr": 0.1, "num_iter": 1.5}',
+        '{"name": "a", "time": "2025-01-02T03:04:05", "lr": 1' + "0" * 400 + "}",
     ],
 )
 def test_a_damaged_result_is_named(tmp_path, text):

@@ -1,16 +1,16 @@
-"""What distinguishes several runs: the settings that differ, and what came of them."""
+"""Several runs side by side: the settings that differ, and the results."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgnet_mini.reporting.readme.markdown import duration, fixed
-from imgnet_mini.reporting.readme.run_view import RunView
+from imgnet_mini.reporting.format import format_duration, format_fixed
+from imgnet_mini.reporting.run_view import RunView
 
 
 @dataclass(frozen=True)
 class Column:
-    """One thing told of every run: a text for each; best: the places of the best of them."""
+    """One setting or result of every run, as text; best: indices of the best runs."""
 
     title: str
     cells: tuple[str, ...]
@@ -21,7 +21,7 @@ class Column:
 class Comparison:
     """Runs side by side, for a README, a page and a terminal.
 
-    settings: those whose values are not all the same.
+    settings: those whose values differ.
     """
 
     names: tuple[str, ...]
@@ -30,9 +30,9 @@ class Comparison:
 
 
 def compare_runs(runs: Sequence[RunView]) -> Comparison:
-    """Put runs side by side, in their order."""
+    """Return the runs side by side, in their order."""
     top = max((run.best.top1 for run in runs if not math.isnan(run.best.top1)), default=None)
-    highest = frozenset(place for place, run in enumerate(runs) if run.best.top1 == top)
+    best = frozenset(index for index, run in enumerate(runs) if run.best.top1 == top)
     return Comparison(
         names=tuple(run.name for run in runs),
         settings=tuple(
@@ -40,23 +40,23 @@ def compare_runs(runs: Sequence[RunView]) -> Comparison:
             for setting, values in differing_settings(runs).items()
         ),
         results=(
-            Column("Epochs", tuple(_epochs(run) for run in runs)),
-            Column("Best top-1", tuple(f"{fixed(run.best.top1)} %" for run in runs), best=highest),
-            Column("Best top-5", tuple(f"{fixed(run.best.top5)} %" for run in runs)),
+            Column("Epochs", tuple(map(_format_epochs, runs))),
+            Column("Best top-1", tuple(f"{format_fixed(r.best.top1)} %" for r in runs), best=best),
+            Column("Best top-5", tuple(f"{format_fixed(run.best.top5)} %" for run in runs)),
             Column("At epoch", tuple(f"{run.best.epoch}" for run in runs)),
-            Column("Final top-1", tuple(f"{fixed(run.final.top1)} %" for run in runs)),
-            Column("Final loss", tuple(fixed(run.final.loss, 4) for run in runs)),
-            Column("Training images/s", tuple(fixed(run.train_rate, 1) for run in runs)),
-            Column("Time", tuple(duration(run.seconds) for run in runs)),
+            Column("Final top-1", tuple(f"{format_fixed(run.final.top1)} %" for run in runs)),
+            Column("Final loss", tuple(format_fixed(run.final.loss, 4) for run in runs)),
+            Column("Training images/s", tuple(format_fixed(run.train_rate, 1) for run in runs)),
+            Column("Time", tuple(format_duration(run.seconds) for run in runs)),
         ),
     )
 
 
 def differing_settings(runs: Sequence[RunView]) -> dict[str, dict[str, str]]:
-    """Setting to run to value, for the settings whose values are not all the same.
+    """Return setting to run to value, for the settings whose values differ.
 
-    The epochs are left out: they count as a result. The device and the precision are those used,
-    because `auto` may mean another one elsewhere.
+    Epochs are left out, as they are among the results. Device and precision are the ones in use,
+    because `auto` may resolve differently elsewhere.
     """
     tables = {
         run.name: {
@@ -77,6 +77,6 @@ def differing_settings(runs: Sequence[RunView]) -> dict[str, dict[str, str]]:
     }
 
 
-def _epochs(run: RunView) -> str:
+def _format_epochs(run: RunView) -> str:
     planned = run.config.schedule.epochs
     return f"{run.epochs}" if run.epochs == planned else f"{run.epochs} of {planned}"
