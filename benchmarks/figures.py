@@ -1,4 +1,4 @@
-"""What benchmarks share: one core to run on, and how they print their figures."""
+"""Shared by the benchmarks: CPU affinity, test images, and printing of results."""
 
 import argparse
 import csv
@@ -26,17 +26,17 @@ T = TypeVar("T")
 NOISE, QUALITY = 14, 94  # make files of the weight of ImageNet's
 
 Row = Mapping[str, str | float | None]
-"""Heading to value; None where nothing was measured."""
+"""Column heading to value; None if not measured."""
 
 
 def use_one_core() -> None:
-    """Stay on one core from here on, where the system can hold a process to it."""
+    """Pin the process to one core, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def write_photographs(folder: Path, count: int) -> None:
-    """JPEG files of two classes: noise over colours, 470 x 400 pixels, about 110 KB each."""
+    """Write JPEG files of two classes: noise over color gradients, 470 x 400 pixels, 110 KB."""
     generator = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"class_{number % 2}" / f"{number:05d}.JPEG"
@@ -49,7 +49,7 @@ def write_photographs(folder: Path, count: int) -> None:
 
 
 def read_results(path: Path, kind: type[T]) -> list[T]:
-    """The lines of a CSV file as objects of a data class; none where it is not there."""
+    """Read the rows of a CSV file as dataclass objects; none if the file does not exist."""
     if not path.exists():
         return []
     types = get_type_hints(kind)
@@ -59,7 +59,7 @@ def read_results(path: Path, kind: type[T]) -> list[T]:
 
 
 def add_result(path: Path, result: "DataclassInstance") -> None:
-    """Add a line to such a file, which is made where it is not there."""
+    """Append a row to a CSV file, created if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     names = [field.name for field in fields(result)]
     with path.open("a", newline="", encoding="utf-8") as file:
@@ -76,10 +76,10 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def show(options: argparse.Namespace, rows: Sequence[Row], *, about: str, note: str) -> None:
-    """Print rows of the same headings.
+    """Print rows that have the same headings.
 
-    about: what was measured and on what; to stderr, but for Markdown and JSON, which keep it.
-    note: a sentence of its own below the table; empty for none.
+    about: the measurement and the machine; printed to stderr, or inside Markdown and JSON.
+    note: a sentence below the table; may be empty.
     """
     if options.json:
         print(json.dumps({"about": about, "note": note, "rows": list(rows)}, indent=2))
@@ -97,7 +97,7 @@ def show(options: argparse.Namespace, rows: Sequence[Row], *, about: str, note: 
 
 
 def describe_run(*packages: str) -> str:
-    """Machine, versions, date and command, in one line; packages that are not there are left out.
+    """Return machine, versions, date and command in one line, without missing packages.
 
     packages: names as pip knows them.
     """

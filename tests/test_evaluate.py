@@ -77,7 +77,7 @@ def test_a_plain_state_dict_is_taken(data, cli, tmp_path):
     assert metrics("r50_onecycle_amp")["epoch"] is None
 
 
-def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, cli):
+def test_flipped_images_get_the_same_predictions_with_tta(trained, cli):
     assert cli("evaluate", "--name", "a", "--tta") == 0
     assert metrics()["views"] == "hflip"
     before = Path("reports/a/predictions.csv").read_text()
@@ -91,11 +91,11 @@ def test_mirrored_evaluation_is_recorded_and_keeps_mirror_twins_alike(trained, c
     assert labels[0] == labels[1]
 
 
-def test_mirror_images_of_a_run_that_saw_none_are_noted(trained, run_small, cli):
+def test_tta_of_a_run_trained_without_flips_is_noted(trained, run_small, cli):
     assert run_small("train", "--name", "b", "--no-flip", "--epochs", 1) == 0, cli.err
     for name, flags, noted in (("a", ["--tta"], False), ("b", [], False), ("b", ["--tta"], True)):
         assert cli("evaluate", "--name", name, *flags) == 0, cli.err
-        assert ("trained without any (--no-flip)" in cli.out) == noted
+        assert ("trained without them (--no-flip)" in cli.out) == noted
 
 
 def test_ten_crops_are_cut_out_of_the_files_and_recorded(trained, cli):
@@ -126,7 +126,7 @@ def test_ten_crops_are_cut_out_of_the_files_and_recorded(trained, cli):
     assert Path("reports/a/predictions.csv").read_text() == by_files
     before = Path("reports/a/metrics.json").read_text()
     assert cli("evaluate", "--name", "a", "--ten-crop", "--loader", "pack") == 2
-    assert cli.says("--loader pack: a pack holds the centre of each validation image")
+    assert cli.says("--loader pack: a pack holds center crops only")
     assert Path("reports/a/metrics.json").read_text() == before
 
 

@@ -57,15 +57,15 @@ def run(
     """Evaluate in float32, write metrics.json and predictions.csv, and print a table.
 
     checkpoint: `best`, `last`, or the path of a checkpoint or of a plain torchvision state dict.
-    views: what the network is shown of each image.
+    views: test-time augmentation.
 
     Raises:
-        ConfigError: ten crops were asked of a pack.
-        CheckpointError: it is missing, damaged, or does not fit the network or the classes.
+        ConfigError: ten crops are requested from a pack.
+        CheckpointError: the checkpoint is missing, damaged, or does not fit the network or classes.
         DataError: the images cannot be used.
     """
     config, path, (weights, sha256) = distributed.broadcast_from_rank0(
-        lambda: _take_up(overrides, checkpoint, views)
+        lambda: _prepare(overrides, checkpoint, views)
     )
     paths = config.run.paths()
     device = choose_device(config.runtime, distributed)
@@ -73,7 +73,7 @@ def run(
     print_lines(*images.notes)
     if views is not TestTimeAugmentation.CENTER_CROP and not config.data.flip:
         print_lines(
-            "Note: mirror images count too, and this run was trained without any (--no-flip)"
+            "Note: predictions include flipped images, but the run was trained without them (--no-flip)"
         )
     with translate_torch_errors(config.data.batch_size):
         model = _load_network(config, weights, path, images.train, device)
@@ -104,21 +104,21 @@ def run(
     print_lines(f"Wrote {paths.metrics} and {paths.predictions}")
 
 
-def _take_up(
+def _prepare(
     overrides: RunConfig, checkpoint: str, views: TestTimeAugmentation
 ) -> tuple[RunConfig, Path, LoadedWeights]:
-    """The settings, and what is to be evaluated."""
+    """Return the settings, and the path and content of the checkpoint."""
     config = saved_settings(overrides)
-    typed = overrides.explicit().get("data", {}).get("loader")
+    loader = overrides.explicit().get("data", {}).get("loader")
     if views is TestTimeAugmentation.TEN_CROP:
-        if typed == "pack":
+        if loader == "pack":
             raise ConfigError(
-                "--loader pack: a pack holds the centre of each validation image, and --ten-crop "
-                "is cut out of the whole; leave --loader out, and the files are read"
+                "--loader pack: a pack holds center crops only, and --ten-crop needs whole images; "
+                "omit --loader to read the image files"
             )
         config = config.override({"data": {"loader": "folder"}})
-    elif typed is None:
-        # Packed and decoded validation images are the same, bit by bit: whatever is there will do.
+    elif loader is None:
+        # Packed and decoded validation images are bit-identical: use whichever exists.
         config = config.override({"data": {"loader": "auto"}})
     paths = config.run.paths()
     path = checkpoint_path(checkpoint, config)
@@ -162,7 +162,7 @@ def _measure(
 
 
 def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
-    figures = [
+    values = [
         f"{metrics.images}",
         f"{metrics.loss:.4f}",
         f"{metrics.top1:.2f}",
@@ -172,7 +172,7 @@ def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
     show_table(
         str(path) if epoch is None else f"{path.name} of epoch {epoch:03d}",
         ["images", "loss", "top-1 %", "top-5 %", "images/s"],
-        [figures],
+        [values],
     )
 
 
@@ -183,7 +183,7 @@ def _load_network(
     images: ImageFolder,
     device: torch.device,
 ) -> nn.Module:
-    """The network with the weights of a checkpoint of ours or of a plain state dict.
+    """Return the network with the weights of a checkpoint or of a plain state dict.
 
     Raises:
         CheckpointError: the architecture or the classes differ.

@@ -53,7 +53,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Readout:
-    """What the legend shows at one x: for each entry a text and, if drawn, a y coordinate."""
+    """Values of the legend at one x: for each entry a text and, if drawn, a y coordinate."""
 
     x: float
     label: str
