@@ -1,16 +1,16 @@
-"""What each ingredient is worth, from the recipe `reference` to the recipe `mini`.
+"""Ablation of the recipe `mini`: accuracy with each ingredient added to `reference`.
 
     python benchmarks/ablation.py --data-root data/tiny-imagenet-mini --work-dir out/ablation
     python benchmarks/ablation.py --show --page docs/recipes.md
 
 Each row adds one ingredient to the rows above it. It is trained by `imgnet-mini train` with the
-arithmetic of `--epochs` epochs at the full image size, and measured by `imgnet-mini evaluate` with
-the weights of its last epoch: no epoch is chosen. What was left out of the recipe is added to the
-whole of it, each by itself, and measured with `--tta`. Settings were chosen on seed 100; the seeds
-here are others.
+compute of `--epochs` epochs at the full image size, and measured by `imgnet-mini evaluate` with the
+weights of the last epoch: no epoch is selected. Ingredients left out of the recipe are added to all
+of it, one at a time, and measured with `--tta`. Settings were chosen on seed 100, which is not
+among the seeds here.
 
-A run is a line of a CSV file and is not made again; one that was stopped goes on. `--show` makes a
-table and a picture of the file, and puts them into a page.
+Each run is a row of a CSV file and is not repeated; an interrupted one continues. `--show` puts a
+table and a plot of the file into a page.
 """
 
 import argparse
@@ -44,10 +44,10 @@ HERE: Final = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Row:
-    """An ingredient: what it adds to the options of the rows above it.
+    """An ingredient: the options it adds to those of the rows above it.
 
-    progressive: that option. Small images are less arithmetic, and so there are more epochs.
-    eval_share: size of the evaluation's images, as a share of those of training.
+    progressive: `--progressive`; smaller images allow more epochs with the same compute.
+    eval_share: size of evaluation images, relative to that of training images.
     """
 
     name: str
@@ -82,15 +82,15 @@ LEFT_OUT: Final = (
     Row("mini + gradient clipping at 1", ("--clip-grad", "1")),
     Row("mini + evaluation at 5/4 of the size", eval_share=1.25),
 )
-"""What `mini` goes without, each added to the whole of it but for the ten crops."""
+"""Ingredients that `mini` lacks, each added to all of it except for the ten crops."""
 
 ROWS: Final = tuple(row.name for row in (*STEPS, *LEFT_OUT))
 
 
 class Plan:
-    """How a row is trained and evaluated.
+    """Options of training and evaluation of a row.
 
-    run: the name of the training; rows that differ in the evaluation alone share it.
+    run: name of the training, shared by rows that differ only in the evaluation.
     """
 
     def __init__(self, row: str, *, arch: str, img_size: int, budget: int) -> None:
@@ -110,7 +110,7 @@ class Plan:
 
 
 class Ablation:
-    """The runs of a table, made where they are not there yet."""
+    """The runs of a table; those without a result are made."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -121,7 +121,7 @@ class Ablation:
         }
 
     def make_all(self, rows: Sequence[str], seeds: Sequence[int], *, jobs: int) -> None:
-        """Make the rows; those that share a training one after the other."""
+        """Make the rows; those that share a training run sequentially."""
         groups: dict[tuple[int, str], list[str]] = {}
         for seed, row in product(seeds, rows):
             groups.setdefault((seed, plan_of(row, self._options).run), []).append(row)
@@ -140,12 +140,12 @@ class Ablation:
 
 
 def plan_of(row: str, options: argparse.Namespace) -> Plan:
-    """That of a row with the network and the images of these options."""
+    """Return the plan of a row with the network and image size of the options."""
     return Plan(row, arch=options.arch, img_size=options.img_size, budget=options.epochs)
 
 
 def measure(row: str, seed: int, options: argparse.Namespace) -> Result:
-    """Train a row, unless that is done, and evaluate it."""
+    """Train a row, unless it is trained already, and evaluate it."""
     plan = plan_of(row, options)
     name = f"{plan.run}-{options.arch}-{options.img_size}-{plan.epochs}-{seed}"
     place = ["--name", name, "--output-dir", f"{options.work_dir}"]
@@ -175,10 +175,10 @@ def measure(row: str, seed: int, options: argparse.Namespace) -> Result:
 
 
 def parts_of(row: str) -> list[Row]:
-    """The ingredients of a row: those above it, and itself.
+    """Return the ingredients of a row: those above it, and its own.
 
     Raises:
-        SystemExit: there is no such row.
+        SystemExit: the row is unknown.
     """
     names = [step.name for step in STEPS]
     if row in names:
@@ -186,11 +186,11 @@ def parts_of(row: str) -> list[Row]:
     for other in LEFT_OUT:
         if other.name == row:
             return [*STEPS[:-1], other]
-    raise SystemExit(f"there is no row {row!r}; there are: {', '.join(ROWS)}")
+    raise SystemExit(f"unknown row {row!r}; choose from: {', '.join(ROWS)}")
 
 
 def epochs_for(budget: int, arch: str, data: DataConfig) -> int:
-    """The most epochs whose arithmetic is no more than that of `budget` at the full size."""
+    """Return the largest number of epochs with the compute of `budget` full-size epochs."""
     epochs = budget
     while arithmetic(epochs + 1, arch, data) <= budget:
         epochs += 1
@@ -198,7 +198,7 @@ def epochs_for(budget: int, arch: str, data: DataConfig) -> int:
 
 
 def arithmetic(epochs: int, arch: str, data: DataConfig) -> float:
-    """That of so many epochs, in epochs at the full size."""
+    """Return the compute of a number of epochs, in full-size epochs."""
     sizes = build_progressive_resize(data, epochs)
     taken = sum(operations(arch, sizes.size_at(epoch)) for epoch in range(epochs))
     return taken / operations(arch, sizes.last)
@@ -206,9 +206,9 @@ def arithmetic(epochs: int, arch: str, data: DataConfig) -> float:
 
 @cache
 def operations(arch: str, side: int) -> int:
-    """Multiplications and additions of the network for one image of so many pixels a side.
+    """Return the FLOPs of the network for one image of `side` x `side` pixels.
 
-    Not in proportion to its pixels: layers whose stride does not divide a side round it up.
+    They are not proportional to pixels: layers round up a side that their stride does not divide.
     """
     with torch.device("meta"):
         network, image = get_model(arch, num_classes=100).eval(), torch.empty(1, 3, side, side)
@@ -218,7 +218,7 @@ def operations(arch: str, side: int) -> int:
 
 
 def imgnet_mini(*words: str, log: Path) -> None:
-    """Run a command on one thread, since several of them run at a time."""
+    """Run a command on one thread, because several run in parallel."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         subprocess.run(

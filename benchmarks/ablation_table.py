@@ -48,11 +48,11 @@ class Result:
 
 
 Setting = tuple[str, int, int]
-"""Network, image size, and epochs at that size whose arithmetic each run took."""
+"""Network, image size, and compute of each run in epochs at that size."""
 
 
 def show(results: Sequence[Result], rows: Sequence[str], page: Path | None) -> None:
-    """Draw the picture beside the page and put both into it; without a page, print the table."""
+    """Put the table and a plot into the page; without a page, print the table."""
     settings = _settings(results)
     text = _table(results, rows, settings)
     if page is None:
@@ -66,7 +66,7 @@ def show(results: Sequence[Result], rows: Sequence[str], page: Path | None) -> N
 
 
 def _settings(results: Sequence[Result]) -> list[Setting]:
-    """The largest network first, as far as names tell."""
+    """Return the settings, sorted by name with the largest network first."""
     found = {(result.arch, result.img_size, result.budget) for result in results}
     return sorted(found, reverse=True)
 
@@ -95,7 +95,7 @@ def _table(results: Sequence[Result], rows: Sequence[str], settings: Sequence[Se
 
 
 def _cell(figures: Sequence[float]) -> str:
-    """Mean, standard deviation and number of the seeds."""
+    """Return mean, standard deviation and number of seeds."""
     if not figures:
         return ""
     mean = statistics.mean(figures)
@@ -107,7 +107,7 @@ def _cell(figures: Sequence[float]) -> str:
 def _draw(
     results: Sequence[Result], rows: Sequence[str], settings: Sequence[Setting], path: Path
 ) -> None:
-    """A point for each run, a bar up to the mean of a row."""
+    """Draw a point for each run and a bar for the mean of a row."""
     shown = [row for row in rows if any(result.row == row for result in results)]
     figure = new_figure(9, 1 + 0.2 * len(shown) * len(settings))
     axes = figure.add_subplot()

@@ -73,7 +73,8 @@ def run(
     print_lines(*images.notes)
     if views is not TestTimeAugmentation.CENTER_CROP and not config.data.flip:
         print_lines(
-            "Note: predictions include flipped images, but the run was trained without them (--no-flip)"
+            "Note: predictions include flipped images, but the run was "
+            "trained without them (--no-flip)"
         )
     with translate_torch_errors(config.data.batch_size):
         model = _load_network(config, weights, path, images.train, device)
