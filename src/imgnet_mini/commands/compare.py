@@ -57,7 +57,8 @@ def _check_runs(output_dir: Path, names: Sequence[str]) -> None:
         existing = sorted(path.parent.name for path in (output_dir / "out").glob("*/train_log.csv"))
         raise ConfigError(
             f"no run {join_names(missing)} in {output_dir.absolute()}; existing runs: "
-            f"{join_names(existing) or 'none'}. Give other names, or another folder with --output-dir"
+            f"{join_names(existing) or 'none'}. Give other names, or another folder with "
+            "--output-dir"
         )
     unfinished = [p.name for p in paths if not _is_validated(p)]
     if unfinished:

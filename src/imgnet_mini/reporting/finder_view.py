@@ -7,7 +7,7 @@ from typing import Final
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
-from imgnet_mini.lr_finder.suggestions import Method, Range
+from imgnet_mini.lr_finder.suggestions import LrRange, Method
 from imgnet_mini.reporting.format import format_lr, relative_url
 from imgnet_mini.reporting.redact import join_command, redact_command
 
@@ -156,5 +156,5 @@ def _compare_lr(peak: float, suggestion: float) -> str:
     return f"{amount} times the finder's suggestion of {format_lr(suggestion)}"
 
 
-def _format_range(lrs: Range) -> str:
+def _format_range(lrs: LrRange) -> str:
     return f"{format_lr(lrs[0])} to {format_lr(lrs[1])}"

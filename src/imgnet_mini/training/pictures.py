@@ -57,5 +57,5 @@ class TrainingPictures:
 
     @cached_property
     def _thumbnails(self) -> dict[str, Image.Image]:
-        files = [self._val.relative(index) for index in self._indices]
+        files = [self._val.relative_path(index) for index in self._indices]
         return read_thumbnails(files, self._val.root, read_image, TENSORBOARD.side)

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.lr_finder.suggestions import Range
+from imgnet_mini.lr_finder.suggestions import LrRange
 from imgnet_mini.reporting.finder_view import Finder, sibling_file
 from imgnet_mini.reporting.format import format_lr
 from imgnet_mini.reporting.page.axes import Axis
@@ -101,7 +101,7 @@ def finder_chart(finder: Finder) -> Chart | None:
     x = Axis.across([*lrs, finder.lr], is_log=True)
     y = Axis.up(_loss_limits(losses, smoothed))
     nearest = min(lrs, key=lambda lr: abs(math.log(lr / finder.lr)))
-    regions: dict[str, Range] = {
+    regions: dict[str, LrRange] = {
         name: region
         for name in ("flat", "falling", "diverging")
         if (region := getattr(finder.result.regions, name))
