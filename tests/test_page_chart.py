@@ -94,7 +94,7 @@ def test_a_band_covers_its_part_of_the_axis():
 
 def test_the_best_epoch_is_marked_and_read_first():
     series = [Series("v", "val", [(0, 10.0), (1, 30.0), (2, 20.0)])]
-    chart = epoch_chart("t", series, print_lines=str, best=1, from_zero=True)
+    chart = epoch_chart("t", series, format_y=str, best=1, from_zero=True)
     (marker,) = chart.markers
     assert (marker.x, marker.y) == (chart.readouts[1].x, chart.readouts[1].heights[0])
     assert chart.readouts[chart.start].label == "epoch 1 (best)"

@@ -402,7 +402,7 @@ def test_the_figures_of_a_run_with_averaged_weights_are_theirs(tmp_path):
     text = write(tmp_path)
     assert row(text, "Best epoch")[:3] == ["Best epoch", "2", "**40.00 %**"]
     assert row(text, "Final epoch")[:3] == ["Final epoch", "3", "1.00 %"]
-    assert "All figures of validation are those of the averaged weights (EMA)." in text
+    assert "All validation results are those of the EMA weights." in text
     assert "[Ema] Epoch 002" in text
     assert row(text, "`optimizer.ema_decay`")[1] == "0.9999"
     experiment = write(tmp_path, template="experiment", path=tmp_path / "experiment.md")
