@@ -396,7 +396,7 @@ def test_the_command_never_loads_torch(tmp_path):
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
 
 
-def test_the_figures_of_a_run_with_averaged_weights_are_theirs(tmp_path):
+def test_the_results_of_a_run_with_ema_weights_are_theirs(tmp_path):
     settings = {"nesterov": True, "norm_decay": False, "clip_grad": 2.5, "ema_decay": 0.9999}
     log_run(tmp_path, "a", settings={"optimizer": settings}, ema=True)
     text = write(tmp_path)
@@ -408,7 +408,7 @@ def test_the_figures_of_a_run_with_averaged_weights_are_theirs(tmp_path):
     experiment = write(tmp_path, template="experiment", path=tmp_path / "experiment.md")
     assert row(experiment, "Optimizer")[1] == (
         "SGD, Nesterov momentum 0.9, weight decay 1e-4 (not of norms and biases), label smoothing "
-        "0.1, gradients clipped to a norm of 2.5, weights averaged with a decay of 0.9999"
+        "0.1, gradient norm clipped to 2.5, EMA of the weights with decay 0.9999"
     )
 
 
