@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 
 from imgnet_mini.config.settings import DataConfig
-from imgnet_mini.data.progressive_resize import build_progressive_resize
+from imgnet_mini.data.sampler import build_progressive_resize
 
 HERE: Final = Path(__file__).parent
 

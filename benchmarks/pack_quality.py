@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, sample_crop, squash_crop
 from imgnet_mini.data.folder import find_images
 from imgnet_mini.data.images import read_pixels
 from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.transforms import CROP_NUMBERS, Crop, crop_image, sample_crop, squash_crop
 
 SIDE = 224
 IMAGENET_MINI = 34_745

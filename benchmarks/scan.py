@@ -35,8 +35,7 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import ImageFolder, file_stamps, find_images, fingerprint
 from imgnet_mini.data.index import find_images_cached
-from imgnet_mini.data.progressive_resize import ProgressiveResize
-from imgnet_mini.data.sampler import ResumableBatchSampler
+from imgnet_mini.data.sampler import ProgressiveResize, ResumableBatchSampler
 from imgnet_mini.data.scan import check_images_decode
 
 COUNTS = [1_000, 35_000, 1_281_167]

@@ -8,7 +8,6 @@ import torch
 
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.augment import registry
-from imgnet_mini.data.augment.batch_random import BatchRandom
 from imgnet_mini.data.augment.registry import (
     AUGMENTATIONS,
     Augmentation,
@@ -16,7 +15,7 @@ from imgnet_mini.data.augment.registry import (
     Stage,
     enabled_augmentations,
 )
-from imgnet_mini.data.batches import Batch
+from imgnet_mini.data.batches import Batch, BatchRandom
 from imgnet_mini.data.rng import CROP_STREAM, RandomStream, hash_seed, uniforms
 from imgnet_mini.data.sampler import BatchKey
 

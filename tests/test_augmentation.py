@@ -12,17 +12,14 @@ from torchvision.transforms import InterpolationMode, v2
 from helpers.packs import build, opened
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig
-from imgnet_mini.data.augment.affine_erase import RandomAffineErase
-from imgnet_mini.data.augment.batch_random import BatchRandom
-from imgnet_mini.data.augment.erasing import RandomErasing
-from imgnet_mini.data.augment.trivial_augment import TrivialAugment
-from imgnet_mini.data.crops import CROP_NUMBERS
+from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
+from imgnet_mini.data.augment.mixing import TrivialAugment
+from imgnet_mini.data.batches import BatchRandom
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.progressive_resize import ProgressiveResize
 from imgnet_mini.data.rng import RandomStream, hash_seed, uniforms
-from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
+from imgnet_mini.data.sampler import BatchKey, ProgressiveResize, ResumableBatchSampler
 from imgnet_mini.data.splits import ImageSplits, find_splits
-from imgnet_mini.data.transforms import Normalize, TrainCrop
+from imgnet_mini.data.transforms import CROP_NUMBERS, Normalize, TrainCrop
 from imgnet_mini.errors import ConfigError
 
 CPU = torch.device("cpu")

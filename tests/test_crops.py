@@ -5,7 +5,8 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
-from imgnet_mini.data.crops import (
+from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.transforms import (
     CROP_NUMBERS,
     Crop,
     crop_batch,
@@ -13,7 +14,6 @@ from imgnet_mini.data.crops import (
     sample_crop,
     squash_crop,
 )
-from imgnet_mini.data.rng import uniforms
 
 DRAWS = 3000
 SHAPES = [(500, 375), (200, 200), (90, 300), (900, 120), (40, 33)]

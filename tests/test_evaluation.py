@@ -10,7 +10,7 @@ from torchvision import transforms
 from imgnet_mini.config.settings import DataConfig, ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.splits import ImageSplits, find_splits
-from imgnet_mini.data.tta import TestTimeAugmentation
+from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.training.evaluation import evaluate
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.precision import Precision

@@ -13,9 +13,9 @@ from torchvision.transforms import v2
 from helpers.packs import build, opened
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
-from imgnet_mini.data.augment.batch_random import BatchRandom
 from imgnet_mini.data.augment.mixing import MixupCutmix
 from imgnet_mini.data.augment.registry import enabled_augmentations
+from imgnet_mini.data.batches import BatchRandom
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.rng import hash_seed, seeded
 from imgnet_mini.data.sampler import BatchKey

@@ -10,17 +10,17 @@ import torch
 from helpers.packs import build, opened
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.settings import DataConfig
-from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.progressive_resize import (
+from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.sampler import (
     ProgressiveResize,
+    RankShard,
+    ResumableBatchSampler,
     build_progressive_resize,
     pixel_fraction,
 )
-from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.sampler import RankShard, ResumableBatchSampler
 from imgnet_mini.data.splits import ImageSplits, find_splits
-from imgnet_mini.data.transforms import STD, Normalize, TrainCrop
+from imgnet_mini.data.transforms import CROP_NUMBERS, STD, Normalize, TrainCrop
 from imgnet_mini.errors import ConfigError
 
 CPU = torch.device("cpu")

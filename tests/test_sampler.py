@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgnet_mini.data.progressive_resize import ProgressiveResize
-from imgnet_mini.data.sampler import RankShard, ResumableBatchSampler
+from imgnet_mini.data.sampler import ProgressiveResize, RankShard, ResumableBatchSampler
 
 SIZES = ProgressiveResize.constant(32)
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from conftest import SMALL
-from imgnet_mini.data.shared_memory import (
+from imgnet_mini.data.folder_source import (
     PREFETCH_FACTOR,
     check_shared_memory,
     shared_memory_error,

@@ -12,16 +12,16 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from imgnet_mini.config.settings import DataConfig
-from imgnet_mini.data.augment.affine_erase import RandomAffineErase
-from imgnet_mini.data.augment.erasing import RandomErasing
-from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch
+from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
 from imgnet_mini.data.images import read_image
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.transforms import (
+    CROP_NUMBERS,
     MEAN,
     EvalCrop,
     Normalize,
     TrainCrop,
+    crop_batch,
     eval_resize,
 )
 

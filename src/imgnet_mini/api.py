@@ -19,7 +19,7 @@ from imgnet_mini.commands import evaluate as evaluate_command
 from imgnet_mini.commands import resume as resume_command
 from imgnet_mini.commands import train as train_command
 from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_names
-from imgnet_mini.data.tta import TestTimeAugmentation
+from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.distributed.process_group import init_distributed
 from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError

@@ -42,7 +42,7 @@ def evaluate(
     Options default to the settings of the run.
     """
     from imgnet_mini.commands import evaluate
-    from imgnet_mini.data.tta import TestTimeAugmentation
+    from imgnet_mini.data.transforms import TestTimeAugmentation
     from imgnet_mini.distributed.process_group import init_distributed
 
     views = (

@@ -13,7 +13,7 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.data.tta import TestTimeAugmentation
+from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
 from imgnet_mini.inference.model import checkpoint_path, load_network, wrong_arch_error

@@ -9,8 +9,8 @@ from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.progressive_resize import build_progressive_resize, pixel_fraction
 from imgnet_mini.data.rng import hash_seed
+from imgnet_mini.data.sampler import build_progressive_resize, pixel_fraction
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError, StoppedError
 from imgnet_mini.runs.cleanup import clean_run

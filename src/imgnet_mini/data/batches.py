@@ -1,14 +1,19 @@
-"""A batch, and its way to a device."""
+"""A batch, its random numbers, and its way to a device."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from imgnet_mini.data.rng import RandomStream, seeded, uniforms
 from imgnet_mini.data.sampler import BatchKey
 
 T = TypeVar("T")
@@ -33,6 +38,27 @@ class Batch(NamedTuple):
         """Return the batch with a function applied to each of its tensors."""
         crops = None if self.crops is None else function(self.crops)
         return Batch(function(self.images), function(self.targets), self.key, crops)
+
+
+@dataclass(frozen=True)
+class BatchRandom:
+    """One stream of random numbers for N images; a function of (seed, epoch, index) alone."""
+
+    stream: RandomStream
+    seed: int
+    key: BatchKey
+
+    def uniforms(self, count: int) -> NDArray[np.float64]:
+        """Return `count` numbers in [0, 1) for each image: (N, count)."""
+        return uniforms(self.seed, self.key.epoch, self.key.indices, count, stream=self.stream)
+
+    def seeded(self, position: int) -> AbstractContextManager[None]:
+        """Seed torch's global CPU generator for the image at a position of the batch.
+
+        The generator's state is restored afterwards; `stream.skip` is not used.
+        """
+        index = int(self.key.indices[position])
+        return seeded(self.seed, self.key.epoch, index, *self.stream.key)
 
 
 class BatchSource(Protocol):

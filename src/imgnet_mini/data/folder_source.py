@@ -1,5 +1,6 @@
 """Batches decoded from image files by worker processes."""
 
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,22 +14,23 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from imgnet_mini.data.batches import Batch
-from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
-from imgnet_mini.data.shared_memory import (
-    PREFETCH_FACTOR,
-    check_shared_memory,
-    shared_memory_error,
-)
+from imgnet_mini.data.transforms import CROP_NUMBERS
 from imgnet_mini.errors import DataError, ImgnetMiniError, WriteError
+from imgnet_mini.utils.console import format_bytes
 
 LoadImage = Callable[[Path, Sequence[float], int], Tensor]
 """From a file, random numbers in [0, 1) and a size S to pixels: (3, S, S) uint8."""
 
 _GRACE_SECONDS: Final = 20
+
+PREFETCH_FACTOR: Final = 2
+"""Batches that each worker loads in advance."""
+
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux has it
 
 
 class FolderSource:
@@ -127,6 +129,42 @@ class _BatchDataset(Dataset[Batch | ImgnetMiniError]):
                 return shared_memory_error(worker.num_workers, images.nbytes)
         torch.stack(pixels, out=images)
         return Batch(images, torch.from_numpy(self._split.targets[key.indices]), key)
+
+
+def check_shared_memory(workers: int, batch_bytes: int, local_world_size: int = 1) -> None:
+    """Check for enough shared memory before workers start, which would crash or hang without.
+
+    local_world_size: processes on this machine, each with as many workers.
+
+    Raises:
+        WriteError: the prefetched batches do not fit.
+    """
+    if not workers or sys.platform != "linux" or not _SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(_SHARED_MEMORY).free // local_world_size
+    if free < _needed_bytes(workers, batch_bytes):
+        raise _error(free, workers, batch_bytes)
+
+
+def shared_memory_error(workers: int, batch_bytes: int) -> WriteError:
+    """Return the error for a batch that did not fit."""
+    free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else 0
+    return _error(free, workers, batch_bytes)
+
+
+def _needed_bytes(workers: int, batch_bytes: int) -> int:
+    """Return the size of the prefetched batches and the one in use."""
+    return (workers * PREFETCH_FACTOR + 1) * batch_bytes
+
+
+def _error(free: int, workers: int, batch_bytes: int) -> WriteError:
+    fewer = min(workers - 1, (free // batch_bytes - 1) // PREFETCH_FACTOR)
+    choice = f"--workers {fewer} or 0" if fewer > 0 else "--workers 0"
+    return WriteError(
+        f"{_SHARED_MEMORY} has {format_bytes(free)} free, and {workers} worker(s) need "
+        f"{format_bytes(_needed_bytes(workers, batch_bytes))}: use {choice}, a smaller "
+        "--batch-size, or docker run --shm-size=1g"
+    )
 
 
 def lost_worker_error() -> WriteError:

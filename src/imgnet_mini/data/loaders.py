@@ -13,11 +13,14 @@ from imgnet_mini.data.augment.registry import BatchAugment, enabled_augmentation
 from imgnet_mini.data.batches import Batch, BatchSource, DevicePrefetcher
 from imgnet_mini.data.folder_source import FolderSource
 from imgnet_mini.data.pack.source import PackSource
-from imgnet_mini.data.progressive_resize import ProgressiveResize, build_progressive_resize
-from imgnet_mini.data.sampler import RankShard, ResumableBatchSampler
+from imgnet_mini.data.sampler import (
+    ProgressiveResize,
+    RankShard,
+    ResumableBatchSampler,
+    build_progressive_resize,
+)
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.data.transforms import Normalize, TrainCrop
-from imgnet_mini.data.tta import TestTimeAugmentation
+from imgnet_mini.data.transforms import Normalize, TestTimeAugmentation, TrainCrop
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError
 

@@ -1,16 +1,24 @@
-"""The images of each batch, and the share of each rank."""
+"""The images of each batch, their size, and the share of each rank."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from imgnet_mini.data.progressive_resize import ProgressiveResize
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.rng import hash_seed
+from imgnet_mini.errors import ConfigError
+
+_STEP: Final = 8
+"""Pixels; sizes between the first and the last are multiples of it."""
+_SMALLEST: Final = 32
+_GROWING: Final = 0.75
+"""Fraction of the epochs in which images grow."""
 
 
 class BatchKey(NamedTuple):
@@ -47,6 +55,74 @@ class RankShard:
 
 
 FULL_SHARD = RankShard()
+
+
+@dataclass(frozen=True)
+class ProgressiveResize:
+    """Image size of each epoch, in pixels: grows linearly from the first to the last.
+
+    The last is reached after three quarters of the epochs, and at the latest in the last epoch.
+    Small images first: Touvron et al. 2019 (arXiv:1906.06423), Tan and Le 2021 (arXiv:2104.00298).
+    """
+
+    first: int
+    last: int
+    epochs: int
+
+    @classmethod
+    def constant(cls, size: int) -> Self:
+        """Return a schedule with the same size in every epoch."""
+        return cls(size, size, 1)
+
+    def size_at(self, epoch: int) -> int:
+        """Return the image size of an epoch, counted from 0."""
+        growing = min(_GROWING * self.epochs, self.epochs - 1)
+        if epoch >= growing:
+            return self.last
+        exact = self.first + (self.last - self.first) * epoch / growing
+        return min(max(_round_to_step(exact), self.first), self.last)
+
+
+def _round_to_step(size: float) -> int:
+    return _STEP * math.floor(size / _STEP + 0.5)
+
+
+def build_progressive_resize(data: DataConfig, epochs: int | None) -> ProgressiveResize:
+    """Build the image sizes of a run with this number of epochs; None: the full size throughout.
+
+    Raises:
+        ConfigError: `progressive` does not end at the image size.
+    """
+    if data.progressive is None:
+        return ProgressiveResize.constant(data.img_size)
+    start, _, end = data.progressive.partition(":")
+    if end == "1":
+        last = data.img_size
+        first = min(max(_round_to_step(float(start) * last), _SMALLEST), last)
+    else:
+        first, last = int(start), int(end)
+    if last != data.img_size:
+        cures = [f"--progressive {first}:{data.img_size}"] if first < data.img_size else []
+        cures += [f"--img-size {last}"]
+        raise ConfigError(
+            f"--progressive {data.progressive} ends at {last} px, and --img-size is "
+            f"{data.img_size}: use {' or '.join(cures)}"
+        )
+    return (
+        ProgressiveResize.constant(last)
+        if epochs is None
+        else ProgressiveResize(first, last, epochs)
+    )
+
+
+def pixel_fraction(data: DataConfig, epochs: int) -> float:
+    """Return the pixels of a run as a fraction of those at full size throughout.
+
+    The FLOPs of a ResNet fall a little less, since its layers round sizes up: with ResNet-50 to
+    0.70 instead of 0.68 in 142 epochs from 112 to 224 px.
+    """
+    sizes = build_progressive_resize(data, epochs)
+    return math.fsum((sizes.size_at(epoch) / sizes.last) ** 2 for epoch in range(epochs)) / epochs
 
 
 class ResumableBatchSampler(Sampler[BatchKey]):
@@ -95,9 +171,9 @@ class ResumableBatchSampler(Sampler[BatchKey]):
             generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
             order = torch.randperm(self.images, generator=generator)
         size = self.sizes.size_at(self.epoch)
-        for batch in range(self.start, len(self)):
-            first = batch * self.batch_size
-            for indices in self.shard.split(order[first : first + self.batch_size].numpy()):
+        step = self.batch_size
+        for first in range(self.start * step, len(self) * step, step):
+            for indices in self.shard.split(order[first : first + step].numpy()):
                 if len(indices):
                     yield BatchKey(self.epoch, indices.copy(), size)
 

@@ -9,15 +9,11 @@ import torch
 from torch import Tensor
 
 from imgnet_mini.config.settings import DataConfig
-from imgnet_mini.data.augment.affine_erase import RandomAffineErase
-from imgnet_mini.data.augment.batch_random import BatchRandom
-from imgnet_mini.data.augment.erasing import RandomErasing
-from imgnet_mini.data.augment.mixing import MixupCutmix
-from imgnet_mini.data.augment.trivial_augment import TrivialAugment
-from imgnet_mini.data.batches import Batch
-from imgnet_mini.data.crops import crop_batch
+from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
+from imgnet_mini.data.augment.mixing import MixupCutmix, TrivialAugment
+from imgnet_mini.data.batches import Batch, BatchRandom
 from imgnet_mini.data.rng import RandomStream
-from imgnet_mini.data.transforms import Normalize
+from imgnet_mini.data.transforms import Normalize, crop_batch
 
 Transform = Callable[[Tensor, Tensor, BatchRandom], tuple[Tensor, Tensor]]
 """From images and targets of a batch to new ones; it does not change its arguments in place."""

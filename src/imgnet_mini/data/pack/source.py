@@ -11,11 +11,10 @@ from torch import Tensor
 
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.batches import Batch, prefetch_map, thread_pool
-from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, squash_crop
 from imgnet_mini.data.pack.format import PackedSplit
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
-from imgnet_mini.data.transforms import TrainCrop
+from imgnet_mini.data.transforms import CROP_NUMBERS, Crop, TrainCrop, crop_image, squash_crop
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.utils.console import format_bytes
 
