@@ -8,17 +8,15 @@ import pytest
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import (
-    MAX_LISTED,
     describe_ignored,
-    escape_line,
     file_stamps,
     find_images,
     fingerprint,
-    join_names,
 )
 from imgnet_mini.data.scan import check_images_decode
 from imgnet_mini.data.splits import case_collisions, find_splits, find_tree_problems, read_splits
 from imgnet_mini.errors import DataError
+from imgnet_mini.utils.console import MAX_LISTED, escape_line, join_names
 
 needs_any_name = pytest.mark.skipif(
     sys.platform != "linux", reason="other systems refuse file names that are not UTF-8"

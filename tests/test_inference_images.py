@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from imgnet_mini.data.batches import load_batches
+from imgnet_mini.data.folder import find_inference_images
 from imgnet_mini.data.images import ImageError
-from imgnet_mini.data.inference_images import find_inference_images, load_batches
 from imgnet_mini.errors import DataError
 
 

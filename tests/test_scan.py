@@ -5,12 +5,11 @@ from contextlib import contextmanager
 import pytest
 
 from helpers.packs import damaged_jpeg
+from imgnet_mini.data import scan
 from imgnet_mini.data.folder import find_images
 from imgnet_mini.data.scan import (
     check_images_decode,
-    describe_skipped,
     find_broken_images,
-    no_progress_bar,
     scan_images,
 )
 from imgnet_mini.data.splits import find_splits
@@ -106,7 +105,7 @@ def test_what_ends_a_scan_ends_its_threads(tree):
     assert not [thread for thread in threading.enumerate() if "imgnet-mini" in thread.name]
 
 
-def test_broken_images_are_found_by_place_and_reason_under_a_bar_for_each_split(tree):
+def test_broken_images_are_found_by_place_and_reason_under_a_bar_for_each_split(tree, monkeypatch):
     damage_three(tree)
     shown = []
 
@@ -121,15 +120,8 @@ def test_broken_images_are_found_by_place_and_reason_under_a_bar_for_each_split(
     def progress_bar(label, total):
         yield ProgressBar(f"{label} of {total}")
 
-    broken = find_broken_images(*find_splits(tree), progress_bar=progress_bar)
+    monkeypatch.setattr(scan, "progress_bar", progress_bar)
+    broken = find_broken_images(*find_splits(tree))
     assert list(broken) == ["train/cat/000.JPEG", "train/cat/001.png"]
     assert broken["train/cat/000.JPEG"] == "the file is empty"
     assert shown[5:7] == [("check train of 6", 6), ("check val of 4", 1)]
-    assert find_broken_images(*find_splits(tree), progress_bar=no_progress_bar) == broken
-
-
-def test_what_was_left_out_is_counted_by_split():
-    skipped = dict.fromkeys(["train/a/1.jpg", "val/train/2.jpg", "train/val/3.jpg"], "")
-    assert describe_skipped(skipped) == (
-        "3 broken image file(s) left out, 2 of train/ and 1 of val/"
-    )

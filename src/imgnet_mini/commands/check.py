@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.folder import ImageFolder, describe_ignored, list_lines
+from imgnet_mini.data.folder import ImageFolder, describe_ignored
 from imgnet_mini.data.scan import ScanResult, scan_images
 from imgnet_mini.data.splits import case_collisions, find_tree_problems, read_splits
 from imgnet_mini.errors import DataError, StoppedError
-from imgnet_mini.utils.console import print_lines
+from imgnet_mini.utils.console import list_lines, print_lines
 from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 

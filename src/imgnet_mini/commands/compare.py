@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.folder import join_names
 from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.reporting.comparison import Comparison, compare_runs
 from imgnet_mini.reporting.curves import draw_comparison
@@ -14,7 +13,7 @@ from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.runs.paths import ComparisonPaths, RunPaths, check_inside
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.utils.atomic_file import write_text
-from imgnet_mini.utils.console import print_lines, show_table
+from imgnet_mini.utils.console import join_names, print_lines, show_table
 
 _RUNS_PER_TABLE = 4
 """More runs than a terminal has room for are shown in several tables."""

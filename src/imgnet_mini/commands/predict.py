@@ -9,9 +9,10 @@ import torch
 
 from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.data.batches import load_batches
 from imgnet_mini.data.classes import display_names, imagenet_classes
+from imgnet_mini.data.folder import find_inference_images
 from imgnet_mini.data.images import ImageError
-from imgnet_mini.data.inference_images import find_inference_images, load_batches
 from imgnet_mini.data.transforms import EvalCrop, eval_resize
 from imgnet_mini.errors import FailedImagesError, StoppedError
 from imgnet_mini.inference.model import InferenceModel, Prediction, load_inference_model

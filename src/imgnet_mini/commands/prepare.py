@@ -4,13 +4,13 @@ import time
 from pathlib import Path
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.folder import ImageFolder, describe_ignored, list_lines
+from imgnet_mini.data.folder import ImageFolder, describe_ignored
 from imgnet_mini.data.pack.format import PackManifest, array_files, open_pack
 from imgnet_mini.data.pack.plan import PackPlan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import find_splits
 from imgnet_mini.errors import DataError, StoppedError
-from imgnet_mini.utils.console import format_bytes, print_lines
+from imgnet_mini.utils.console import format_bytes, list_lines, print_lines
 from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 

@@ -1,10 +1,11 @@
 """A batch, its random numbers, and its way to a device."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.rng import RandomStream, seeded, uniforms
 from imgnet_mini.data.sampler import BatchKey
 
@@ -101,6 +103,49 @@ def prefetch_map(
     finally:
         for future in pending:
             future.cancel()
+
+
+def decode_all(
+    decode: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int
+) -> Generator[R | ImageError]:
+    """Yield the results for all items in order, prefetched by threads; an ImageError as one."""
+
+    def attempt(item: T) -> R | ImageError:
+        try:
+            return decode(item)
+        except ImageError as error:
+            return error
+
+    with thread_pool(threads) as pool:
+        yield from prefetch_map(attempt, items, pool, ahead)
+
+
+class InferenceBatch(NamedTuple):
+    """Some files: images (3, S, S) uint8 of those that decode, and the errors of the others."""
+
+    files: list[Path]
+    images: list[Tensor]
+    broken: list[ImageError]
+
+
+def load_batches(
+    files: Sequence[Path], load: Callable[[Path], Tensor], *, batch_size: int, threads: int
+) -> Iterator[InferenceBatch]:
+    """Yield batches of decoded files in order, prefetched by threads.
+
+    load: from a file to (3, S, S) uint8; raises ImageError.
+    """
+    with closing(decode_all(load, files, threads=threads, ahead=batch_size)) as results:
+        for first in range(0, len(files), batch_size):
+            batch = InferenceBatch([], [], [])
+            # The names end first, so no result is lost.
+            for name, result in zip(files[first : first + batch_size], results, strict=False):
+                if isinstance(result, ImageError):
+                    batch.broken.append(result)
+                else:
+                    batch.files.append(name)
+                    batch.images.append(result)
+            yield batch
 
 
 class DevicePrefetcher:

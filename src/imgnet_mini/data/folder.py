@@ -1,4 +1,4 @@
-"""The images of a folder with one subfolder per class."""
+"""The images of a folder: with one subfolder per class, or unlabeled."""
 
 import hashlib
 import json
@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 
 from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.console import escape_line
-
-MAX_LISTED = 10
-"""Names in a message before the rest is counted."""
+from imgnet_mini.utils.console import join_names
 
 _HIDDEN = "hidden"
 
@@ -115,7 +112,7 @@ def find_images_and_folders(root: Path) -> tuple[ImageFolder, dict[str, int]]:
     try:
         folders[""] = root.stat().st_mtime_ns
         classes = sorted(_class_names(root, ignored))
-        files = [sorted(walk_images(root, f"{name}/", ignored, folders)) for name in classes]
+        files = [sorted(_walk_images(root, f"{name}/", ignored, folders)) for name in classes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
     images = ImageFolder(
@@ -160,18 +157,6 @@ def fingerprint(*splits: ImageFolder, sizes: bool = True) -> str:
     return digest.hexdigest()
 
 
-def list_lines(problems: Sequence[str], *, most: int = MAX_LISTED) -> str:
-    """Return the first problems on one line each, and the number of further ones."""
-    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n".join(f"  {escape_line(problem)}" for problem in [*problems[:most], *more])
-
-
-def join_names(names: Sequence[str]) -> str:
-    """Return the first names, and the number of further ones."""
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return escape_line(", ".join(names[:MAX_LISTED])) + more
-
-
 def describe_ignored(*splits: ImageFolder, hidden: bool = True) -> str:
     """Count the ignored files by kind, such as `12 .txt, 3 hidden`; empty if there are none."""
     counts = sum((Counter(split.ignored) for split in splits), Counter[str]())
@@ -192,7 +177,7 @@ def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
                 yield entry.name
 
 
-def walk_images(
+def _walk_images(
     root: Path, prefix: str, ignored: Counter[str], folders: dict[str, int]
 ) -> Iterator[str]:
     """Yield the image files below `root / prefix`, relative to `root`; skip links to folders.
@@ -206,7 +191,7 @@ def walk_images(
             if entry.name.startswith("."):
                 ignored[_HIDDEN] += 1
             elif entry.is_dir(follow_symlinks=False):
-                yield from walk_images(root, f"{prefix}{entry.name}/", ignored, folders)
+                yield from _walk_images(root, f"{prefix}{entry.name}/", ignored, folders)
             # Dangling links are reported by a later check; reading a pipe would block.
             elif entry.name.lower().endswith(EXTENSIONS) and (
                 entry.is_symlink() or entry.is_file()
@@ -214,3 +199,28 @@ def walk_images(
                 yield prefix + entry.name
             else:
                 ignored[Path(entry.name).suffix.lower() or "without an extension"] += 1
+
+
+def find_inference_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the given files, whatever their suffix, and the images in the given folders.
+
+    In the given order, and by path within a folder; hidden files are ignored.
+
+    Raises:
+        DataError: a path does not exist, or is a folder without images.
+    """
+    return [file for path in paths for file in _find_unlabeled(path)]
+
+
+def _find_unlabeled(path: Path) -> list[Path]:
+    try:
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise DataError(f"{path}: no such image or folder")
+        found = sorted(_walk_images(path, "", Counter(), {}))
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
+    if not found:
+        raise DataError(f"{path} contains no images ({', '.join(EXTENSIONS)})")
+    return [path / name for name in found]

@@ -1,16 +1,18 @@
 """Find image files that cannot be used: by header and end of file, or by decoding each of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Final, NamedTuple, Protocol
+from contextlib import closing
+from typing import Final, NamedTuple
 
 from imgnet_mini.config.fields import available_cpus
-from imgnet_mini.data.batches import prefetch_map, thread_pool
-from imgnet_mini.data.folder import ImageFolder, list_lines
+from imgnet_mini.data.batches import decode_all
+from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError, decode, find_problem
 from imgnet_mini.data.index import mark_verified, unverified_images
 from imgnet_mini.errors import DataError
+from imgnet_mini.utils.console import list_lines
+from imgnet_mini.utils.progress import progress_bar
 
 _MAX_LISTED: Final = 100
 """Broken files that a message names; `imgnet-mini check` names all."""
@@ -28,55 +30,29 @@ class ScanResult(NamedTuple):
     suspect: dict[int, str]
 
 
-class ProgressBar(Protocol):
-    """Shows the progress of a scan."""
-
-    def show(self, done: int) -> None:
-        """Show the number of finished images."""
-
-
-NewProgressBar = Callable[[str, int], AbstractContextManager[ProgressBar]]
-"""From a label and a total to a progress bar."""
-
-
-@contextmanager
-def no_progress_bar(_label: str, _total: int) -> Iterator[ProgressBar]:
-    """Show nothing."""
-
-    class Hidden:
-        def show(self, done: int) -> None:
-            pass
-
-    yield Hidden()
-
-
 def scan_images(split: ImageFolder, on_image: Callable[[int], None]) -> ScanResult:
     """Decode every image in full, on all cores.
 
     on_image: called with the number of finished images; an exception from it ends the scan.
     """
 
-    def attempt(index: int) -> tuple[str | None, str | None]:
-        try:
-            _, complaint = decode(split.path(index))
-        except ImageError as error:
-            return error.reason, None
-        return None, complaint
+    def find_damage(index: int) -> str | None:
+        return decode(split.path(index))[1]
 
     result = ScanResult({}, {})
-    with thread_pool(available_cpus()) as pool:
-        problems = prefetch_map(attempt, range(len(split)), pool, ahead=2 * available_cpus())
-        with closing(problems):
-            for index, (reason, complaint) in enumerate(problems):
-                if reason:
-                    result.broken[index] = reason
-                if complaint:
-                    result.suspect[index] = complaint
-                on_image(index + 1)
+    cpus = available_cpus()
+    indices = range(len(split))
+    with closing(decode_all(find_damage, indices, threads=cpus, ahead=2 * cpus)) as found:
+        for index, damage in enumerate(found):
+            if isinstance(damage, ImageError):
+                result.broken[index] = damage.reason
+            elif damage:
+                result.suspect[index] = damage
+            on_image(index + 1)
     return result
 
 
-def find_broken_images(*splits: ImageFolder, progress_bar: NewProgressBar) -> dict[str, str]:
+def find_broken_images(*splits: ImageFolder) -> dict[str, str]:
     """Decode every image in full; return `train/<class>/<image>` and reason of the broken ones."""
     broken: dict[str, str] = {}
     for split in splits:
@@ -111,12 +87,3 @@ def check_images_decode(*splits: ImageFolder) -> None:
             "Replace or remove them; imgnet-mini check lists all there are. Or leave them out with "
             "--skip-bad"
         )
-
-
-def describe_skipped(skipped: Mapping[str, str]) -> str:
-    """Describe how many files of each split were left out."""
-    train = sum(path.startswith("train/") for path in skipped)
-    return (
-        f"{len(skipped)} broken image file(s) left out, {train} of train/ and "
-        f"{len(skipped) - train} of val/"
-    )

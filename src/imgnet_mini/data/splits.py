@@ -8,18 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgnet_mini.config.settings import DataConfig, RunSection
-from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images, join_names
+from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images
 from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.data.index import find_images_cached
 from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
-from imgnet_mini.data.scan import (
-    NewProgressBar,
-    check_images_decode,
-    describe_skipped,
-    find_broken_images,
-    no_progress_bar,
-)
+from imgnet_mini.data.scan import check_images_decode, find_broken_images
 from imgnet_mini.errors import DataError
+from imgnet_mini.utils.console import join_names
 
 FindImages = Callable[[Path], ImageFolder]
 """From the folder of a split to its images."""
@@ -58,14 +53,12 @@ def open_splits(
     training: bool = True,
     skipped: Mapping[str, str] | None = None,
     checked: bool = False,
-    progress_bar: NewProgressBar = no_progress_bar,
 ) -> ImageSplits:
     """Find the images, open the pack if one is to be used, and check the files that will be read.
 
     training: whether the training images will be read.
     skipped: leave out exactly these files, as an earlier start of the run did.
     checked: another process of this machine has just done the checks.
-    progress_bar: shows the progress of the scan that `skip_bad` asks for.
 
     Raises:
         DataError: the folders or the requested pack cannot be used, or files are broken.
@@ -80,16 +73,25 @@ def open_splits(
         images = _leave_out(images, skipped)
     decoded = _decoded_splits(images, data.eval_size, training=training)
     if data.skip_bad and skipped is None:
-        images = _leave_out(images, find_broken_images(*decoded, progress_bar=progress_bar))
+        images = _leave_out(images, find_broken_images(*decoded))
     elif not checked:
         check_images_decode(*decoded)
     ignored = describe_ignored(train, val, hidden=False)
     notes = (
         *images.notes,
         *([f"Note: ignored files: {ignored}"] if ignored else []),
-        *([f"Note: {describe_skipped(images.skipped)}"] if images.skipped else []),
+        *([f"Note: {_describe_skipped(images.skipped)}"] if images.skipped else []),
     )
     return replace(images, notes=notes)
+
+
+def _describe_skipped(skipped: Mapping[str, str]) -> str:
+    """Describe how many files of each split were left out."""
+    train = sum(path.startswith("train/") for path in skipped)
+    return (
+        f"{len(skipped)} broken image file(s) left out, {train} of train/ and "
+        f"{len(skipped) - train} of val/"
+    )
 
 
 def _choose_source(

@@ -17,7 +17,6 @@ from imgnet_mini.training.model import build_model, check_img_size, convert_sync
 from imgnet_mini.training.optim import build_loss
 from imgnet_mini.training.precision import Precision, choose_precision
 from imgnet_mini.training.torch_errors import translate_torch_errors
-from imgnet_mini.utils.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -91,15 +90,7 @@ def open_splits_once(
     found: list[ImageSplits] = []
 
     def find() -> tuple[str, Mapping[str, str]]:
-        found.append(
-            open_splits(
-                config.run,
-                config.data,
-                training=training,
-                skipped=skipped,
-                progress_bar=progress_bar,
-            )
-        )
+        found.append(open_splits(config.run, config.data, training=training, skipped=skipped))
         return found[0].loader, found[0].skipped
 
     loader, left_out = distributed.run_on_local_rank0(find)

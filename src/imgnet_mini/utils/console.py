@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import IO, Literal
@@ -13,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from imgnet_mini.errors import WriteError
+
+MAX_LISTED = 10
+"""Names in a message before the rest is counted."""
 
 
 class _Console(Console):
@@ -152,3 +155,15 @@ def escape_control_chars(text: str) -> str:
 def escape_line(text: str) -> str:
     r"""Escape control characters including `\n`, for a name in a list, a table or a picture."""
     return escape_control_chars(text).replace("\n", r"\n")
+
+
+def list_lines(names: Sequence[str], *, most: int = MAX_LISTED) -> str:
+    """Return the first names or problems on one line each, and the number of further ones."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return "\n".join(f"  {escape_line(name)}" for name in [*names[:most], *more])
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return the first names, and the number of further ones."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return escape_line(", ".join(names[:MAX_LISTED])) + more

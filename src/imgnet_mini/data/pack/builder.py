@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PlainSerializer, Pla
 
 from imgnet_mini import __version__
 from imgnet_mini.config.fields import available_cpus
-from imgnet_mini.data.batches import prefetch_map, thread_pool
-from imgnet_mini.data.folder import list_lines
+from imgnet_mini.data.batches import decode_all
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.pack.format import (
     CLASSES,
@@ -34,7 +32,7 @@ from imgnet_mini.data.pack.growing_array import ArraySpec, GrowingArray
 from imgnet_mini.data.pack.plan import ImagePacker, PackedImage, PackPlan
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.atomic_file import atomic_write, write_text
-from imgnet_mini.utils.console import escape_line
+from imgnet_mini.utils.console import escape_line, list_lines
 
 SAVE_SECONDS: Final = 10.0
 """Work that a kill may cost."""
@@ -95,12 +93,11 @@ class PackBuilder:
 
     def run(self, on_image: OnImage) -> None:
         """Pack the remaining images. Progress is saved if this ends early."""
-        with thread_pool(available_cpus()) as pool:
-            try:
-                for split in SPLITS:
-                    self._run_split(split, pool, on_image)
-            finally:
-                self._save()
+        try:
+            for split in SPLITS:
+                self._run_split(split, on_image)
+        finally:
+            self._save()
 
     def check_images(self, *, skip: bool) -> None:
         """Refuse files that cannot be decoded, or with `skip` only classes without any other file.
@@ -169,20 +166,17 @@ class PackBuilder:
             histogram=np.zeros((3, 256), np.int64),
         )
 
-    def _run_split(self, split: str, pool: ThreadPoolExecutor, on_image: OnImage) -> None:
+    def _run_split(self, split: str, on_image: OnImage) -> None:
         images = self._plan.splits[split]
-        pack = ImagePacker(self._plan, split)
+        packer = ImagePacker(self._plan, split)
 
-        def try_pack(index: int) -> PackedImage | ImageError:
-            try:
-                return pack(images.path(index))
-            except ImageError as error:
-                return error
+        def pack(index: int) -> PackedImage:
+            return packer(images.path(index))
 
         first = self._arrays[split, "index"].rows + self._arrays[split, "skipped"].rows
         indices = range(first, len(images))
-        ahead = 2 * available_cpus()
-        with closing(prefetch_map(try_pack, indices, pool, ahead=ahead)) as results:
+        cpus = available_cpus()
+        with closing(decode_all(pack, indices, threads=cpus, ahead=2 * cpus)) as results:
             for index, result in zip(indices, results, strict=True):
                 self._add(split, index, result)
                 if time.monotonic() - self._saved_at > SAVE_SECONDS:
