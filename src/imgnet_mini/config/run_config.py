@@ -195,7 +195,7 @@ def _rename_former(section: str, values: dict[str, Any]) -> dict[str, Any]:
     former = former_names(section)
     for name, value in values.items():
         current = former.get(name, name)
-        if renamed.setdefault(current, value) != value:
+        if (known := renamed.setdefault(current, value)) is not value and known != value:
             old = next(old for old, new in former.items() if new == current)
             raise ConfigError(
                 f"{section}.{current}: {values[current]}, but its earlier name {old} is set to "
