@@ -89,7 +89,7 @@ def test_another_last_size_than_the_images_is_refused_with_the_cure(img_size, cu
     "sides", ["48", "48-64", "64:48", "48:48", "31:64", "48:", "a:b", "-1:64", "0.5:2", "1:1"]
 )
 def test_what_is_no_growth_is_refused_with_an_example(sides):
-    with pytest.raises(ConfigError, match=r"data\.progressive: must be two sides .* 0.7:1 \(got"):
+    with pytest.raises(ConfigError, match=r"data\.progressive: must be two sizes .* 0.7:1 \(got"):
         RunConfig().override({"data": {"progressive": sides}})
 
 
