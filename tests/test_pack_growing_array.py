@@ -4,8 +4,8 @@ import os
 import numpy as np
 import pytest
 
+from imgnet_mini.data.pack.builder import ArraySpec, GrowingArray
 from imgnet_mini.data.pack.format import index_dtype
-from imgnet_mini.data.pack.growing_array import ArraySpec, GrowingArray
 
 SOURCES = [
     pytest.param(np.arange(60, dtype=np.uint8).reshape(5, 2, 2, 3), id="pixels"),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.rng import RandomStream, seeded, uniforms
 from imgnet_mini.data.sampler import BatchKey
@@ -106,9 +107,17 @@ def prefetch_map(
 
 
 def decode_all(
-    decode: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int
+    decode: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    threads: int | None = None,
+    ahead: int | None = None,
 ) -> Generator[R | ImageError]:
-    """Yield the results for all items in order, prefetched by threads; an ImageError as one."""
+    """Yield the results for all items in order, decoded by threads; an ImageError as one of them.
+
+    threads: None: one per core; ahead: results computed in advance, None: two per thread.
+    """
+    threads = threads or available_cpus()
 
     def attempt(item: T) -> R | ImageError:
         try:
@@ -117,7 +126,7 @@ def decode_all(
             return error
 
     with thread_pool(threads) as pool:
-        yield from prefetch_map(attempt, items, pool, ahead)
+        yield from prefetch_map(attempt, items, pool, ahead or 2 * threads)
 
 
 class InferenceBatch(NamedTuple):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.batches import Batch
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError
@@ -44,11 +45,12 @@ class FolderSource:
         sampler: ResumableBatchSampler,
         split: ImageFolder,
         load_image: LoadImage,
+        data: DataConfig,
         *,
-        workers: int,
         device: torch.device,
-        local_world_size: int = 1,
+        local_world_size: int,
     ) -> None:
+        workers = data.workers
         batch_bytes = 3 * sampler.sizes.last**2 * sampler.max_micro_batch
         check_shared_memory(workers, batch_bytes, local_world_size)
         self._workers, self._batch_bytes = workers, batch_bytes
@@ -134,22 +136,13 @@ class _BatchDataset(Dataset[Batch | ImgnetMiniError]):
 def check_shared_memory(workers: int, batch_bytes: int, local_world_size: int = 1) -> None:
     """Check for enough shared memory before workers start, which would crash or hang without.
 
-    local_world_size: processes on this machine, each with as many workers.
-
     Raises:
         WriteError: the prefetched batches do not fit.
     """
-    if not workers or sys.platform != "linux" or not _SHARED_MEMORY.is_dir():
-        return
-    free = shutil.disk_usage(_SHARED_MEMORY).free // local_world_size
-    if free < _needed_bytes(workers, batch_bytes):
-        raise _error(free, workers, batch_bytes)
-
-
-def shared_memory_error(workers: int, batch_bytes: int) -> WriteError:
-    """Return the error for a batch that did not fit."""
-    free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else 0
-    return _error(free, workers, batch_bytes)
+    if workers and sys.platform == "linux" and _SHARED_MEMORY.is_dir():
+        free = shutil.disk_usage(_SHARED_MEMORY).free // local_world_size
+        if free < _needed_bytes(workers, batch_bytes):
+            raise shared_memory_error(workers, batch_bytes, local_world_size)
 
 
 def _needed_bytes(workers: int, batch_bytes: int) -> int:
@@ -157,7 +150,10 @@ def _needed_bytes(workers: int, batch_bytes: int) -> int:
     return (workers * PREFETCH_FACTOR + 1) * batch_bytes
 
 
-def _error(free: int, workers: int, batch_bytes: int) -> WriteError:
+def shared_memory_error(workers: int, batch_bytes: int, local_world_size: int = 1) -> WriteError:
+    """Return the error for a batch that did not fit."""
+    free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else 0
+    free //= local_world_size
     fewer = min(workers - 1, (free // batch_bytes - 1) // PREFETCH_FACTOR)
     choice = f"--workers {fewer} or 0" if fewer > 0 else "--workers 0"
     return WriteError(

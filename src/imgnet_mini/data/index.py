@@ -60,46 +60,50 @@ def find_images_cached(root: Path) -> ImageFolder:
     if max(folders.values()) < began - _SETTLED_NS:
         # The cache is optional: without it the next start is slower.
         with suppress(WriteError, OSError, ValueError):
-            _write(root, images, folders)
+            folder = _folder(root)
+            index = _Index(
+                root=str(root.resolve()),
+                classes=images.classes,
+                ignored=dict(images.ignored),
+                folders=folders,
+                files=_save(folder, "files", images.files),
+                targets=_save(folder, "targets", images.targets),
+            )
+            _write_index(folder, index)
     return images
 
 
 def unverified_images(images: ImageFolder) -> NDArray[np.int64]:
     """Return the indices (n,) of the images that changed since their last check, or had none."""
-    verified, stamps = _verified_stamps(images), images.stamps
-    if verified is None:
-        return np.arange(len(images))
-    changed = (stamps != verified).any(axis=1) | (stamps[:, 0] < 0)
-    return np.flatnonzero(changed)
+    stamps = images.stamps
+    with suppress(OSError, ValueError):
+        folder, index = _folder(images.root), _read_index(images.root)
+        rows = _rows(images)
+        if index.verified and np.array_equal(_load(folder, index.files)[rows], images.files):
+            verified = _load(folder, index.verified)[rows]
+            return np.flatnonzero((stamps != verified).any(axis=1) | (stamps[:, 0] < 0))
+    return np.arange(len(images))
 
 
 def mark_verified(images: ImageFolder) -> None:
     """Record that all images passed a check that began after their stamps were taken."""
     with suppress(WriteError, OSError, ValueError):
-        folder = _folder(images.root)
-        index = _read_index(images.root)
+        folder, index = _folder(images.root), _read_index(images.root)
         known = _load(folder, index.verified) if index.verified else None
         count = len(_load(folder, index.files))
         verified = np.full((count, 2), -1, np.int64) if known is None else known.copy()
-        verified[slice(None) if images.rows is None else images.rows] = images.stamps
+        verified[_rows(images)] = images.stamps
         name = _save(folder, "verified", verified)
         _write_index(folder, index.model_copy(update={"verified": name}))
+
+
+def _rows(images: ImageFolder) -> slice | NDArray[np.int64]:
+    return slice(None) if images.rows is None else images.rows
 
 
 def _folder(root: Path) -> Path:
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
     return user_cache_path("imgnet-mini", appauthor=False) / "index" / name
-
-
-def _verified_stamps(images: ImageFolder) -> NDArray[np.int64] | None:
-    with suppress(OSError, ValueError):
-        folder, index = _folder(images.root), _read_index(images.root)
-        if index.verified is not None:
-            rows = slice(None) if images.rows is None else images.rows
-            if np.array_equal(_load(folder, index.files)[rows], images.files):
-                verified: NDArray[np.int64] = _load(folder, index.verified)[rows]
-                return verified
-    return None
 
 
 def _read(root: Path) -> ImageFolder:
@@ -113,11 +117,7 @@ def _read(root: Path) -> ImageFolder:
         if (root / path).stat().st_mtime_ns != mtime_ns:
             raise ValueError(f"{path} has changed")
     return ImageFolder(
-        root,
-        index.classes,
-        _load(folder, index.files),
-        _load(folder, index.targets),
-        index.ignored,
+        root, index.classes, _load(folder, index.files), _load(folder, index.targets), index.ignored
     )
 
 
@@ -152,19 +152,6 @@ def _array_name(kind: str, array: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
     digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
     return f"{kind}-{digest.hexdigest()}.npy"
-
-
-def _write(root: Path, images: ImageFolder, folders: dict[str, int]) -> None:
-    folder = _folder(root)
-    index = _Index(
-        root=str(root.resolve()),
-        classes=images.classes,
-        ignored=dict(images.ignored),
-        folders=folders,
-        files=_save(folder, "files", images.files),
-        targets=_save(folder, "targets", images.targets),
-    )
-    _write_index(folder, index)
 
 
 def _write_index(folder: Path, index: _Index) -> None:

@@ -1,6 +1,7 @@
 """Batches ready for the network; their order and pixels depend on (seed, epoch, index) alone."""
 
 from collections.abc import Callable, Generator, Iterator
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -91,10 +92,8 @@ class Loader:
 
     def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of epoch after epoch."""
-        epoch = 0
-        while True:
+        for epoch in count():
             yield from self.epoch(epoch)
-            epoch += 1
 
 
 def build_train_loader(
@@ -118,14 +117,14 @@ def build_train_loader(
     shard = RankShard(distributed.rank, distributed.world_size, data.grad_accum_steps)
     _check_batch_divides(data, shard)
     _check_augmentations(data, shard)
-    count = len(images.train)
-    if data.batch_size > count:
+    total = len(images.train)
+    if data.batch_size > total:
         raise ConfigError(
-            f"--batch-size {data.batch_size} is more than the {count} images of "
-            f"{images.train.root}; use --batch-size {count} or less"
+            f"--batch-size {data.batch_size} is more than the {total} images of "
+            f"{images.train.root}; use --batch-size {total} or less"
         )
     sizes = build_progressive_resize(data, epochs)
-    sampler = ResumableBatchSampler(count, data.batch_size, seed=seed, sizes=sizes, shard=shard)
+    sampler = ResumableBatchSampler(total, data.batch_size, seed=seed, sizes=sizes, shard=shard)
     crop = TrainCrop(data)
     source: BatchSource
     if images.pack is not None:
@@ -136,13 +135,9 @@ def build_train_loader(
             "imgnet-mini prepare"
         )
     else:
+        local = distributed.local_world_size
         source = FolderSource(
-            sampler,
-            images.train,
-            crop.load,
-            workers=data.workers,
-            device=device,
-            local_world_size=distributed.local_world_size,
+            sampler, images.train, crop.load, data, device=device, local_world_size=local
         )
     augment = BatchAugment(data, classes=len(images.train.classes), seed=seed, device=device)
     return Loader(sampler, source, augment, device=device)
@@ -165,26 +160,23 @@ def build_eval_loader(
     sampler = ResumableBatchSampler(
         len(images.val), data.batch_size, seed=None, sizes=sizes, shard=shard
     )
-    is_ten_crop = tta is TestTimeAugmentation.TEN_CROP
-    packed = None if is_ten_crop else images.packed_val(data.eval_size)
+    packed = images.packed_val(data.eval_size)
     source: BatchSource
-    if packed is not None:
+    if packed is not None and tta is not TestTimeAugmentation.TEN_CROP:
         source = PackSource(sampler, packed, None, data, device=device)
     else:
+        load, local = tta.source_crop(data.eval_size).load, distributed.local_world_size
         source = FolderSource(
-            sampler,
-            images.val,
-            tta.source_crop(data.eval_size).load,
-            workers=data.workers,
-            device=device,
-            local_world_size=distributed.local_world_size,
+            sampler, images.val, load, data, device=device, local_world_size=local
         )
     normalize = Normalize(device)
-
-    def transform(batch: Batch) -> tuple[Tensor, Tensor]:
-        return normalize(batch.images), batch.targets
-
-    return Loader(sampler, source, transform, device=device, tta=tta)
+    return Loader(
+        sampler,
+        source,
+        lambda batch: (normalize(batch.images), batch.targets),
+        device=device,
+        tta=tta,
+    )
 
 
 def _check_batch_divides(data: DataConfig, shard: RankShard) -> None:

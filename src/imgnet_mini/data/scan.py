@@ -35,14 +35,10 @@ def scan_images(split: ImageFolder, on_image: Callable[[int], None]) -> ScanResu
 
     on_image: called with the number of finished images; an exception from it ends the scan.
     """
-
-    def find_damage(index: int) -> str | None:
-        return decode(split.path(index))[1]
-
     result = ScanResult({}, {})
-    cpus = available_cpus()
-    indices = range(len(split))
-    with closing(decode_all(find_damage, indices, threads=cpus, ahead=2 * cpus)) as found:
+    paths, cpus = map(split.path, range(len(split))), available_cpus()
+    damages = decode_all(lambda path: decode(path)[1], paths, threads=cpus, ahead=2 * cpus)
+    with closing(damages) as found:
         for index, damage in enumerate(found):
             if isinstance(damage, ImageError):
                 result.broken[index] = damage.reason

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imgnet_mini.config.settings import DataConfig, RunSection
 from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images
@@ -19,20 +18,22 @@ from imgnet_mini.utils.console import join_names
 FindImages = Callable[[Path], ImageFolder]
 """From the folder of a split to its images."""
 
+Skipped = Mapping[str, str]
+"""`train/<class>/<image>` and reason of each file that is left out."""
+
 
 @dataclass(frozen=True)
 class ImageSplits:
     """Both splits, and the pack they are read from, if any.
 
     notes: lines to show to the user.
-    skipped: `train/<class>/<image>` and reason of each file that is left out.
     """
 
     train: ImageFolder
     val: ImageFolder
     pack: Pack | None = None
     notes: tuple[str, ...] = ()
-    skipped: Mapping[str, str] = field(default_factory=dict)
+    skipped: Skipped = field(default_factory=dict)
 
     @property
     def loader(self) -> str:
@@ -51,7 +52,7 @@ def open_splits(
     data: DataConfig,
     *,
     training: bool = True,
-    skipped: Mapping[str, str] | None = None,
+    skipped: Skipped | None = None,
     checked: bool = False,
 ) -> ImageSplits:
     """Find the images, open the pack if one is to be used, and check the files that will be read.
@@ -63,10 +64,9 @@ def open_splits(
     Raises:
         DataError: the folders or the requested pack cannot be used, or files are broken.
     """
+    allow_missing = data.allow_missing_val_classes
     train, val = find_splits(
-        run.data_root,
-        allow_missing_val_classes=data.allow_missing_val_classes,
-        find=find_images_cached,
+        run.data_root, allow_missing_val_classes=allow_missing, find=find_images_cached
     )
     images = _choose_source(run, data, ImageSplits(train, val), skipped, checked=checked)
     if skipped and images.pack is None:
@@ -85,7 +85,7 @@ def open_splits(
     return replace(images, notes=notes)
 
 
-def _describe_skipped(skipped: Mapping[str, str]) -> str:
+def _describe_skipped(skipped: Skipped) -> str:
     """Describe how many files of each split were left out."""
     train = sum(path.startswith("train/") for path in skipped)
     return (
@@ -95,12 +95,7 @@ def _describe_skipped(skipped: Mapping[str, str]) -> str:
 
 
 def _choose_source(
-    run: RunSection,
-    data: DataConfig,
-    files: ImageSplits,
-    skipped: Mapping[str, str] | None,
-    *,
-    checked: bool,
+    run: RunSection, data: DataConfig, files: ImageSplits, skipped: Skipped | None, *, checked: bool
 ) -> ImageSplits:
     if data.loader == "folder":
         return files
@@ -117,12 +112,7 @@ def _choose_source(
 
 
 def _open_pack(
-    run: RunSection,
-    data: DataConfig,
-    files: ImageSplits,
-    skipped: Mapping[str, str] | None,
-    *,
-    checked: bool,
+    run: RunSection, data: DataConfig, files: ImageSplits, skipped: Skipped | None, *, checked: bool
 ) -> ImageSplits:
     pack = open_pack(run.pack, files.train, files.val, checked=checked)
     if data.img_size > pack.manifest.img_size:
@@ -143,7 +133,7 @@ def _open_pack(
     return replace(images, skipped=skipped)
 
 
-def _leave_out(images: ImageSplits, skipped: Mapping[str, str]) -> ImageSplits:
+def _leave_out(images: ImageSplits, skipped: Skipped) -> ImageSplits:
     if not skipped:
         return images
     return replace(
@@ -162,10 +152,7 @@ def _decoded_splits(images: ImageSplits, eval_size: int, *, training: bool) -> l
 
 
 def find_splits(
-    data_root: Path,
-    *,
-    allow_missing_val_classes: bool = False,
-    find: FindImages = find_images,
+    data_root: Path, *, allow_missing_val_classes: bool = False, find: FindImages = find_images
 ) -> tuple[ImageFolder, ImageFolder]:
     """Find the training and validation images; both get the classes of the training images.
 
@@ -203,7 +190,8 @@ def find_tree_problems(
     """Describe the problems of the class folders of two splits."""
     problems = []
     for split in (train, val):
-        empty = [split.classes[n] for n in np.flatnonzero(_images_per_class(split) == 0)]
+        counts = np.bincount(split.targets, minlength=len(split.classes))
+        empty = [split.classes[target] for target in np.flatnonzero(counts == 0)]
         if not split.classes:
             expected = split.root / "<class>" / "<image>.JPEG"
             problems.append(f"{split.root} has no class folders; expected {expected}")
@@ -228,10 +216,6 @@ def case_collisions(classes: Sequence[str]) -> list[str]:
     for name in classes:
         groups.setdefault(name.casefold(), []).append(name)
     return [" and ".join(group) for group in groups.values() if len(group) > 1]
-
-
-def _images_per_class(split: ImageFolder) -> NDArray[np.int64]:
-    return np.bincount(split.targets, minlength=len(split.classes))
 
 
 def _explain_different_classes(

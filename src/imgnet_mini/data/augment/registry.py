@@ -66,21 +66,15 @@ class Augmentation:
 
     def flags(self, data: DataConfig) -> list[str]:
         """Return its enabled settings as flags, such as `--mixup 0.2`; empty if it is off."""
-        values = {name: getattr(data, name) for name in self.settings}
         return [
             f"--{name.replace('_', '-')}" + ("" if value is True else f" {value:g}")
-            for name, value in values.items()
-            if value
+            for name in self.settings
+            if (value := getattr(data, name))
         ]
 
 
 AUGMENTATIONS: Final = (
-    Augmentation(
-        "trivial_augment",
-        ("trivial_augment",),
-        Stage.BYTES,
-        lambda _: TrivialAugment(),
-    ),
+    Augmentation("trivial_augment", ("trivial_augment",), Stage.BYTES, lambda _: TrivialAugment()),
     Augmentation(
         "random_affine_erase",
         ("use_class_style_aug",),
@@ -118,23 +112,20 @@ class BatchAugment:
         self._seed = seed
         self._normalize = Normalize(device)
         context = Context(data, classes, device)
-        self._transforms: dict[Stage, list[tuple[Transform, RandomStream]]] = {
-            stage: [
-                (augmentation.build(context), augmentation.stream)
-                for augmentation in enabled_augmentations(data)
-                if augmentation.stage is stage
-            ]
-            for stage in Stage
-        }
+        self._transforms = dict[Stage, list[tuple[Transform, RandomStream]]]()
+        for stage in Stage:
+            chosen = [entry for entry in enabled_augmentations(data) if entry.stage is stage]
+            self._transforms[stage] = [(entry.build(context), entry.stream) for entry in chosen]
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return images (N, 3, S, S) float32 and targets (N,) int64, or (N, C) float32 if mixed."""
         images, targets = batch.images, batch.targets
         if batch.crops is not None:
             images = crop_batch(images, batch.crops, batch.key.size)
-        for transform, stream in self._transforms[Stage.BYTES]:
-            images, targets = transform(images, targets, BatchRandom(stream, self._seed, batch.key))
-        images = self._normalize(images)
-        for transform, stream in self._transforms[Stage.FLOATS]:
-            images, targets = transform(images, targets, BatchRandom(stream, self._seed, batch.key))
+        for stage, transforms in self._transforms.items():
+            if stage is Stage.FLOATS:
+                images = self._normalize(images)
+            for transform, stream in transforms:
+                random = BatchRandom(stream, self._seed, batch.key)
+                images, targets = transform(images, targets, random)
         return images, targets

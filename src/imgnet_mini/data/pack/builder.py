@@ -1,15 +1,18 @@
 """Builder of a pack: appends rows to its arrays and saves its progress, to resume from."""
 
+import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import PIL
 import torch
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PlainSerializer, PlainValidator
 
@@ -28,10 +31,9 @@ from imgnet_mini.data.pack.format import (
     index_dtype,
     split_file,
 )
-from imgnet_mini.data.pack.growing_array import ArraySpec, GrowingArray
 from imgnet_mini.data.pack.plan import ImagePacker, PackedImage, PackPlan
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.atomic_file import atomic_write, write_text
+from imgnet_mini.utils.atomic_file import atomic_write, open_nofollow, write_text
 from imgnet_mini.utils.console import escape_line, list_lines
 
 SAVE_SECONDS: Final = 10.0
@@ -41,8 +43,75 @@ OnImage = Callable[[str, int], None]
 """Called with a split and the number of its images done; an exception ends the build."""
 
 
-def _as_histogram(counts: Any) -> NDArray[np.int64]:
-    return np.array(counts, np.int64).reshape(3, 256)
+class ArraySpec(NamedTuple):
+    """File, dtype and shape of one row of an array."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+
+    def nbytes(self, rows: int) -> int:
+        """Return the size of the file with this many rows."""
+        return len(self.header(0)) + rows * self.dtype.itemsize * int(np.prod(self.row_shape))
+
+    def header(self, rows: int) -> bytes:
+        """Return the header, of the same length for any number of rows: numpy pads it."""
+        header = BytesIO()
+        descr, shape = npy.dtype_to_descr(self.dtype), (rows, *self.row_shape)
+        npy.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+        return header.getvalue()
+
+    def holds_rows(self, rows: int) -> bool:
+        """Return whether the file exists, is not a symlink, and is long enough for the rows."""
+        path = self.path
+        return not path.is_symlink() and path.is_file() and path.stat().st_size >= self.nbytes(rows)
+
+
+class GrowingArray:
+    """An array on the disk to append rows to; opened again, it keeps a given number of rows.
+
+    Rows are written, not memory-mapped: a full disk then raises an error instead of a SIGBUS.
+    Until `finish` the header claims no rows.
+    """
+
+    def __init__(self, spec: ArraySpec, *, keep: int) -> None:
+        self.spec = spec
+        self.rows = keep
+        if not keep:  # never write through an existing link
+            spec.path.unlink(missing_ok=True)
+        # Unbuffered: a failed write leaves nothing that would be written later.
+        self._file = open(  # noqa: SIM115 - closed by close()
+            spec.path, "r+b" if keep else "x+b", buffering=0, opener=open_nofollow
+        )
+        try:
+            self._file.write(spec.header(0))
+            self._file.truncate(spec.nbytes(keep))
+            self._file.seek(0, os.SEEK_END)
+        except OSError:
+            self._file.close()
+            raise
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Append rows: (N, *row_shape)."""
+        values = np.ascontiguousarray(rows, self.spec.dtype).reshape(-1)
+        rest = values.view(np.uint8).data
+        while rest:  # an unbuffered write may be partial
+            rest = rest[self._file.write(rest) :]
+        self.rows += len(rows)
+
+    def flush(self) -> None:
+        """Wait until the rows are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Write the number of rows to the header, for `numpy.load`."""
+        self._file.seek(0)
+        self._file.write(self.spec.header(self.rows))
+        self.flush()
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self._file.close()
 
 
 class Progress(BaseModel):
@@ -60,7 +129,9 @@ class Progress(BaseModel):
     problems: list[str]
     suspect: list[str]
     histogram: Annotated[
-        NDArray[np.int64], PlainValidator(_as_histogram), PlainSerializer(np.ndarray.tolist)
+        NDArray[np.int64],
+        PlainValidator(lambda counts: np.array(counts, np.int64).reshape(3, 256)),
+        PlainSerializer(np.ndarray.tolist),
     ]
 
 
@@ -76,15 +147,12 @@ class PackBuilder:
         self._row_dtype = index_dtype(max(plan.splits[split].files.itemsize for split in SPLITS))
         specs = self._array_specs()
         self._progress = self._load_progress(list(specs.values()))
-        self._files = ExitStack()
-        self._arrays: dict[tuple[str, str], GrowingArray] = {}
-        try:
+        self._arrays = dict[tuple[str, str], GrowingArray]()
+        with ExitStack() as files:  # closes those that were opened if one cannot be
             for key, spec in specs.items():
                 array = GrowingArray(spec, keep=self._progress.rows[spec.path.name])
-                self._arrays[key] = self._files.enter_context(closing(array))
-        except BaseException:
-            self._files.close()
-            raise
+                self._arrays[key] = files.enter_context(closing(array))
+            self._files = files.pop_all()
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
@@ -105,26 +173,26 @@ class PackBuilder:
         Raises:
             DataError: names the files or the classes.
         """
-        problems = self._progress.problems
+        problems, splits = self._progress.problems, self._plan.splits
         if problems and not skip:
             path = self._folder / PROBLEMS
             write_text(path, "".join(f"{problem}\n" for problem in problems))
             raise DataError(
-                f"{len(problems)} file(s) in {self._plan.data_root} cannot be decoded, all listed "
-                f"in {path}:\n{list_lines(problems)}\n"
+                f"{len(problems)} file(s) in {splits['train'].root.parent} cannot be decoded, all "
+                f"listed in {path}:\n{list_lines(problems)}\n"
                 "Replace or remove them, or leave them out with --skip-bad"
             )
         for split in SPLITS:
-            images = self._plan.splits[split]
             self._arrays[split, "index"].finish()
             kept = np.load(split_file(self._folder, split, "index"))["target"]
-            images.check_no_class_lost(kept)
+            splits[split].check_no_class_lost(kept)
 
     def finish(self) -> PackManifest:
         """Complete the files; write the manifest last."""
         for array in self._arrays.values():
             array.finish()
-        classes = [name.encode("utf-8", "surrogateescape") for name in self._plan.classes]
+        names = self._plan.splits["train"].classes  # equal in both splits
+        classes = [name.encode("utf-8", "surrogateescape") for name in names]
         with atomic_write(self._folder / CLASSES) as file:
             np.save(file, np.array(classes))
         manifest = self._manifest()
@@ -148,14 +216,12 @@ class PackBuilder:
     def _load_progress(self, specs: list[ArraySpec]) -> Progress:
         """Return the progress of an interrupted build of this plan, if its files are complete."""
         path = self._folder / PROGRESS
-        try:
+        with suppress(OSError, KeyError, ValueError, TypeError):
             progress = Progress.model_validate_json(path.read_bytes())
             if progress.key == self._plan.key and all(
                 spec.holds_rows(progress.rows[spec.path.name]) for spec in specs
             ):
                 return progress
-        except (OSError, KeyError, ValueError, TypeError):
-            pass
         # Before any array is touched: the old progress would count rows that are gone.
         path.unlink(missing_ok=True)
         return Progress(
@@ -168,15 +234,14 @@ class PackBuilder:
 
     def _run_split(self, split: str, on_image: OnImage) -> None:
         images = self._plan.splits[split]
-        packer = ImagePacker(self._plan, split)
-
-        def pack(index: int) -> PackedImage:
-            return packer(images.path(index))
-
         first = self._arrays[split, "index"].rows + self._arrays[split, "skipped"].rows
         indices = range(first, len(images))
-        cpus = available_cpus()
-        with closing(decode_all(pack, indices, threads=cpus, ahead=2 * cpus)) as results:
+        pack, paths, cpus = (
+            ImagePacker(self._plan, split),
+            map(images.path, indices),
+            available_cpus(),
+        )
+        with closing(decode_all(pack, paths, threads=cpus, ahead=2 * cpus)) as results:
             for index, result in zip(indices, results, strict=True):
                 self._add(split, index, result)
                 if time.monotonic() - self._saved_at > SAVE_SECONDS:

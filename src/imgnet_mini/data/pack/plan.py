@@ -43,16 +43,6 @@ class PackPlan:
         return self.pack_size if split == "train" else self.eval_size
 
     @property
-    def data_root(self) -> Path:
-        """Folder that contains both splits."""
-        return self.splits["train"].root.parent
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, equal for both splits."""
-        return self.splits["train"].classes
-
-    @property
     def nbytes(self) -> int:
         """Size of the pack on disk, to within 1 %."""
         return sum(3 * len(self.splits[split]) * self.side(split) ** 2 for split in SPLITS)
