@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Final, NamedTuple
 
-from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.data.batches import decode_all
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError, decode, find_problem
@@ -36,9 +35,8 @@ def scan_images(split: ImageFolder, on_image: Callable[[int], None]) -> ScanResu
     on_image: called with the number of finished images; an exception from it ends the scan.
     """
     result = ScanResult({}, {})
-    paths, cpus = map(split.path, range(len(split))), available_cpus()
-    damages = decode_all(lambda path: decode(path)[1], paths, threads=cpus, ahead=2 * cpus)
-    with closing(damages) as found:
+    paths = map(split.path, range(len(split)))
+    with closing(decode_all(lambda path: decode(path)[1], paths)) as found:
         for index, damage in enumerate(found):
             if isinstance(damage, ImageError):
                 result.broken[index] = damage.reason

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PlainSerializer, PlainValidator
 
 from imgnet_mini import __version__
-from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.data.batches import decode_all
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.pack.format import (
@@ -236,12 +235,8 @@ class PackBuilder:
         images = self._plan.splits[split]
         first = self._arrays[split, "index"].rows + self._arrays[split, "skipped"].rows
         indices = range(first, len(images))
-        pack, paths, cpus = (
-            ImagePacker(self._plan, split),
-            map(images.path, indices),
-            available_cpus(),
-        )
-        with closing(decode_all(pack, paths, threads=cpus, ahead=2 * cpus)) as results:
+        packer = ImagePacker(self._plan, split)
+        with closing(decode_all(packer, map(images.path, indices))) as results:
             for index, result in zip(indices, results, strict=True):
                 self._add(split, index, result)
                 if time.monotonic() - self._saved_at > SAVE_SECONDS:
