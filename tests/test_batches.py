@@ -2,12 +2,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from imgnet_mini.data.batches import Batch, DevicePrefetcher, prefetch_map, thread_pool
+from imgnet_mini.data.batches import (
+    Batch,
+    DevicePrefetcher,
+    load_batches,
+    prefetch_map,
+    thread_pool,
+)
+from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.sampler import BatchKey
 
 
@@ -130,3 +138,53 @@ def test_threads_that_share_work_start_no_team_of_torchs_own_and_leave_the_main_
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def numbered(path):
+    """A load that makes (1,) tensors of the names, and takes those of letters for broken."""
+    if not path.name.isdigit():
+        raise ImageError(path, "it is no number")
+    return torch.tensor([int(path.name)])
+
+
+def load(names, *, batch_size, threads=3):
+    return list(
+        load_batches(list(map(Path, names)), numbered, batch_size=batch_size, threads=threads)
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
+def test_every_file_comes_once_and_in_order(batch_size, threads):
+    names = [f"{number}" if number % 5 else f"x{number}" for number in range(23)]
+    batches = load(names, batch_size=batch_size, threads=threads)
+    assert len(batches) == -(-23 // batch_size)
+    assert [str(file) for batch in batches for file in batch.files] == [
+        name for name in names if name.isdigit()
+    ]
+    for batch in batches:
+        assert [int(image) for image in batch.images] == [int(file.name) for file in batch.files]
+        assert len(batch.files) + len(batch.broken) <= batch_size
+    assert [error.path.name for batch in batches for error in batch.broken] == names[::5]
+
+
+def test_no_files_are_no_batches():
+    assert load([], batch_size=4) == []
+
+
+def test_an_error_that_is_not_the_images_ends_it():
+    with pytest.raises(ZeroDivisionError):
+        list(load_batches([Path("a")], lambda _: 1 / 0, batch_size=1, threads=1))
+
+
+def test_little_more_than_a_batch_is_held_ahead():
+    begun = []
+
+    def noting(path):
+        begun.append(path)
+        return torch.zeros(1)
+
+    batches = load_batches([Path("0")] * 100, noting, batch_size=4, threads=2)
+    next(batches)
+    batches.close()
+    assert 4 <= len(begun) <= 10

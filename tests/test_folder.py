@@ -11,6 +11,7 @@ from imgnet_mini.data.folder import (
     describe_ignored,
     file_stamps,
     find_images,
+    find_inference_images,
     fingerprint,
 )
 from imgnet_mini.data.scan import check_images_decode
@@ -356,3 +357,36 @@ def test_a_class_that_is_a_link_to_a_folder_around_it_is_refused(tree):
         with pytest.raises(DataError, match=f"{link} is a link to a folder that contains it"):
             find_splits(tree)
         link.unlink()
+
+
+def test_files_are_taken_as_they_are_named_and_folders_are_searched(tmp_path):
+    for name in ("b/2.png", "b/a/1.JPEG", "a.webp", "c.txt", ".hidden/3.png", "b/.4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = ["a.webp", "b/2.png", "b/a/1.JPEG"]
+    assert find_inference_images([tmp_path]) == [tmp_path / name for name in found]
+    places = [tmp_path / "c.txt", tmp_path / "b" / "a", tmp_path / "c.txt"]
+    assert find_inference_images(places) == [places[0], tmp_path / "b/a/1.JPEG", places[2]]
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("nowhere", "nowhere: no such image or folder"),
+        ("empty", "empty contains no images"),
+        ("n" * 300, "File name too long"),
+        ("pipe", "pipe: no such image or folder"),
+    ],
+)
+def test_what_is_no_image_and_no_folder_is_named(tmp_path, place, words):
+    (tmp_path / "empty").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=words):
+        find_inference_images([tmp_path / place])
+
+
+def test_links_to_folders_are_not_followed(tmp_path):
+    (tmp_path / "1.png").touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert find_inference_images([tmp_path]) == [tmp_path / "1.png"]
