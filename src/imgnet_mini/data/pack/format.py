@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -117,12 +118,8 @@ def split_file(pack_dir: Path, split: str, content: str) -> Path:
 
 def array_files(pack_dir: Path) -> list[Path]:
     """Return the paths of all arrays of a pack."""
-    of_splits = [
-        split_file(pack_dir, split, content)
-        for split in SPLITS
-        for content in ("images", "index", "skipped")
-    ]
-    return [pack_dir / CLASSES, *of_splits]
+    arrays = product(SPLITS, ("images", "index", "skipped"))
+    return [pack_dir / CLASSES, *(split_file(pack_dir, *array) for array in arrays)]
 
 
 def open_pack(

@@ -33,7 +33,7 @@ def write_pack(plan: PackPlan, pack_dir: Path, *, skip: bool, on_image: OnImage)
         WriteError: the folder cannot be written, or the disk is too small.
         InUseError: another process builds this pack.
     """
-    with _translate_errors(pack_dir):
+    try:
         folder = PackFolder(pack_dir, [images.root for images in plan.splits.values()])
         _check_free_space(plan, folder.partial)
         folder.partial.mkdir(parents=True, exist_ok=True)
@@ -44,6 +44,11 @@ def write_pack(plan: PackPlan, pack_dir: Path, *, skip: bool, on_image: OnImage)
                 builder.check_images(skip=skip)
                 manifest = builder.finish()
             folder.publish()
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {error.filename or pack_dir}: {error.strerror or error}. Packed images "
+            "are kept: run imgnet-mini prepare again, or choose another folder with --pack-dir"
+        ) from error
     return manifest
 
 
@@ -164,14 +169,3 @@ def _check_free_space(plan: PackPlan, partial: Path) -> None:
             f"{format_bytes(free)} free: make room, choose another disk with --pack-dir, or a "
             "smaller --pack-size"
         )
-
-
-@contextmanager
-def _translate_errors(pack_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"cannot write {error.filename or pack_dir}: {error.strerror or error}. Packed images "
-            "are kept: run imgnet-mini prepare again, or choose another folder with --pack-dir"
-        ) from error
