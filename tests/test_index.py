@@ -41,7 +41,7 @@ def settle(root):
 @pytest.fixture
 def nothing_is_listed(monkeypatch):
     def forbid():
-        monkeypatch.setattr(index, "find_images_and_folders", lambda _: pytest.fail("listed anew"))
+        monkeypatch.setattr(index, "find_images", lambda _: pytest.fail("listed anew"))
 
     return forbid
 

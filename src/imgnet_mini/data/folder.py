@@ -29,6 +29,8 @@ class ImageFolder:
         would be copied into every worker.
     targets: (N,) int64, positions in `classes`.
     ignored: number of ignored files by kind, such as `.txt` or `hidden`.
+    folders: path relative to `root`, to modification time in nanoseconds before it was listed;
+        empty unless listed by `find_images`.
     rows: (N,) indices of these images in the whole split; None: all of it.
     """
 
@@ -37,6 +39,7 @@ class ImageFolder:
     files: NDArray[np.bytes_]
     targets: NDArray[np.int64]
     ignored: Mapping[str, int] = field(default_factory=dict)
+    folders: Mapping[str, int] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -95,18 +98,6 @@ def find_images(root: Path) -> ImageFolder:
     Raises:
         DataError: a folder cannot be read.
     """
-    images, _ = find_images_and_folders(root)
-    return images
-
-
-def find_images_and_folders(root: Path) -> tuple[ImageFolder, dict[str, int]]:
-    """Find the images of one split, and the modification time of each folder before it was read.
-
-    Folders: path relative to `root`, to nanoseconds.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
     ignored: Counter[str] = Counter()
     folders = dict[str, int]()
     try:
@@ -115,14 +106,14 @@ def find_images_and_folders(root: Path) -> tuple[ImageFolder, dict[str, int]]:
         files = [sorted(_walk_images(root, f"{name}/", ignored, folders)) for name in classes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
-    images = ImageFolder(
+    return ImageFolder(
         root,
         tuple(classes),
         np.array([os.fsencode(file) for in_class in files for file in in_class], bytes),
         np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
         dict(ignored),
+        folders,
     )
-    return images, folders
 
 
 def file_stamps(split: ImageFolder) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict
 
-from imgnet_mini.data.folder import ImageFolder, find_images_and_folders
+from imgnet_mini.data.folder import ImageFolder, find_images
 from imgnet_mini.errors import WriteError
 from imgnet_mini.utils.atomic_file import atomic_write, write_text
 
@@ -56,8 +56,8 @@ def find_images_cached(root: Path) -> ImageFolder:
     with suppress(OSError, ValueError):
         return _read(root)
     began = time.time_ns()
-    images, folders = find_images_and_folders(root)
-    if max(folders.values()) < began - _SETTLED_NS:
+    images = find_images(root)
+    if max(images.folders.values()) < began - _SETTLED_NS:
         # The cache is optional: without it the next start is slower.
         with suppress(WriteError, OSError, ValueError):
             folder = _folder(root)
@@ -65,7 +65,7 @@ def find_images_cached(root: Path) -> ImageFolder:
                 root=str(root.resolve()),
                 classes=images.classes,
                 ignored=dict(images.ignored),
-                folders=folders,
+                folders=dict(images.folders),
                 files=_save(folder, "files", images.files),
                 targets=_save(folder, "targets", images.targets),
             )
@@ -116,9 +116,8 @@ def _read(root: Path) -> ImageFolder:
     for path, mtime_ns in index.folders.items():
         if (root / path).stat().st_mtime_ns != mtime_ns:
             raise ValueError(f"{path} has changed")
-    return ImageFolder(
-        root, index.classes, _load(folder, index.files), _load(folder, index.targets), index.ignored
-    )
+    files, targets = _load(folder, index.files), _load(folder, index.targets)
+    return ImageFolder(root, index.classes, files, targets, index.ignored)
 
 
 def _read_index(root: Path) -> _Index:
