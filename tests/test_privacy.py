@@ -29,7 +29,13 @@ def home(tmp_path_factory):
     cut = home / "images/val/class_00/000.JPEG"
     cut.write_bytes(cut.read_bytes()[:400])
     (home / "own.md.j2").write_text(TEMPLATE, "utf-8")
-    found = {"name": "a", "lr": 0.01, "plot": f"{home}/x.png", "command": f"{home}/find-lr {home}"}
+    found = {
+        "name": "a",
+        "time": "2025-01-02T03:04:05+00:00",
+        "lr": 0.01,
+        "plot": f"{home}/x.png",
+        "command": [f"{home}/find-lr", f"{home}"],
+    }
     (home / "lr_finder_plots").mkdir()
     (home / "lr_finder_plots/lr_finder_1.json").write_text(json.dumps(found))
     with pytest.MonkeyPatch.context() as patch:

@@ -79,6 +79,7 @@ class RunView:
     peak_lr: the peak learning rate; peak: a sentence on its origin;
         peak_was_suggested: by the finder.
     pictures: those of `PICTURES` that exist, name to address.
+    files: what else the run wrote and a README links, title to address.
     """
 
     name: str
@@ -101,6 +102,7 @@ class RunView:
     peak: str
     peak_was_suggested: bool
     pictures: dict[str, str]
+    files: dict[str, str]
     log: str
     model_summary: str | None
 
@@ -149,6 +151,7 @@ def read_run(paths: RunPaths, page_dir: Path) -> RunView:
         peak=describe_peak_lr(finder, config),
         peak_was_suggested=was_suggested(peak_lr(config), finder),
         pictures=_find_pictures(paths.report_dir, page_dir),
+        files=_find_files(paths, page_dir),
         log=_read_markdown_log(paths.markdown_log, records),
         model_summary=_read_text(paths.model_summary),
     )
@@ -223,6 +226,20 @@ def _total_seconds(
     return sum(
         images[record.phase] / record.imgs_per_sec for record in records if record.imgs_per_sec > 0
     )
+
+
+def _find_files(paths: RunPaths, page_dir: Path) -> dict[str, str]:
+    found = {
+        "report page": paths.page,
+        "accuracy of each class": paths.report_dir / "class_accuracy.csv",
+        "confused classes": paths.report_dir / "confused_pairs.csv",
+        "network by layer": paths.model_summary,
+        "log by epoch": paths.markdown_log,
+        "all settings": paths.config,
+        "versions and machine": paths.environment,
+        "skipped images": paths.skipped_images,
+    }
+    return {name: relative_url(path, page_dir) for name, path in found.items() if path.is_file()}
 
 
 def _find_pictures(folder: Path, page_dir: Path) -> dict[str, str]:
