@@ -69,7 +69,7 @@ COMMANDS = {
     "compare": ("compare", "a", "b"),
     "README.md": ("readme",),
     "experiment.md": ("readme", "--template", "experiment", "--readme", "experiment.md"),
-    "own.md": ("readme", "--template", "own.md.j2", "--readme", "own.md"),
+    "own.md": ("readme", "--template", f"{ROOT}/own.md.j2", "--readme", "own.md"),
 }
 OWN_TEMPLATE = """{% import "parts.md.j2" as parts %}
 # {{ run.data_name | md }}
@@ -125,7 +125,7 @@ def published(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        (folder / "own.md.j2").write_text(OWN_TEMPLATE, "utf-8")
+        (folder / ROOT / "own.md.j2").write_text(OWN_TEMPLATE, "utf-8")
         patch.setenv("COLUMNS", "100")
         patch.setattr(Figure, "savefig", noting)
         for command, args in COMMANDS.items():

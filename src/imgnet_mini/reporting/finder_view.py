@@ -1,15 +1,16 @@
 """The learning-rate finder's newest result for a run, described in sentences."""
 
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
 from imgnet_mini.lr_finder.suggestions import LrRange, Method
 from imgnet_mini.reporting.format import format_lr, relative_url
-from imgnet_mini.reporting.redact import join_command, redact_command
+from imgnet_mini.reporting.redact import join_command, last_component, redact_command
 
 _METHODS: Final[dict[Method, str]] = {
     "trials": "the best of a few short trainings",
@@ -100,10 +101,24 @@ def read_finder(folder: Path, name: str, page_dir: Path) -> Finder | None:
         return None
     plot = sibling_file(result, result.plot)
     return Finder(
-        result=result,
+        result=_redact(result),
         plot=relative_url(plot, page_dir) if plot else None,
         command=join_command(redact_command(result.command)),
     )
+
+
+def _redact(result: SavedSuggestion) -> SavedSuggestion:
+    """Cut paths to their last part: a template of the user's own may show any field."""
+    folder = result.settings.get("data_root")
+    redacted: dict[str, Any] = {
+        "command": redact_command(result.command),
+        "train_command": join_command(redact_command(shlex.split(result.train_command or ""))),
+        "plot": result.plot and last_component(result.plot),
+        "curve": result.curve and last_component(result.curve),
+        "settings": result.settings
+        | ({"data_root": last_component(str(folder))} if folder else {}),
+    }
+    return result.model_copy(update=redacted)
 
 
 def sibling_file(result: SavedSuggestion, name: str | None) -> Path | None:
