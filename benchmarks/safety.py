@@ -37,9 +37,8 @@ from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import ResumableBatchSampler
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.build import build_trainer
 from imgnet_mini.training.peak_lr import resolve_max_lr
-from imgnet_mini.training.setup import build_setup
+from imgnet_mini.training.setup import build_setup, build_trainer
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.signals import StopRequest
 

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES
 from imgnet_mini.lr_finder.trials import search_peak_lr
-from imgnet_mini.training import lr_trials
+from imgnet_mini.training import peak_lr
 from imgnet_mini.training.optim import OPTIMIZERS
 from imgnet_mini.training.trainer import Trainer
 
@@ -145,11 +145,11 @@ def test_trials_that_learn_too_little_are_made_longer_and_then_the_default_stand
     data, cli, monkeypatch, settings, default
 ):
     monkeypatch.setattr(
-        lr_trials,
+        peak_lr,
         "search_peak_lr",
         lambda *args, **more: search_peak_lr(*args, **more | {"chance_loss": 0.0}),
     )
-    monkeypatch.setattr(lr_trials, "_EXTENSION_FACTOR", 2)
+    monkeypatch.setattr(peak_lr, "_EXTENSION_FACTOR", 2)
     Path("own.toml").write_text(settings)
     assert cli("find-lr", *SMALL, *TRIALS, "--trials", 1, "--config", "own.toml") == 0, cli.err
     shown = " ".join(cli.out.split())

@@ -14,13 +14,11 @@ from imgnet_mini.training.optim import (
     build_loss,
     build_optimizer,
     build_scheduler,
-    linear_scaling_lr,
-    sqrt_scaling_lr,
-)
-from imgnet_mini.training.optimizer_state import (
     check_same_length,
     check_same_settings,
+    linear_scaling_lr,
     load_optimizer,
+    sqrt_scaling_lr,
 )
 
 

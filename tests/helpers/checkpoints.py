@@ -14,8 +14,7 @@ from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord
-from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
-from imgnet_mini.training.optimizer_state import fast_forward
+from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler, fast_forward
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.trainer import Trainer
 

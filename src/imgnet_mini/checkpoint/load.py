@@ -1,14 +1,13 @@
-"""Reading the files of a run, or plain weights."""
+"""Reading the files of a run, of this format or an earlier one, or plain weights."""
 
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imgnet_mini.checkpoint.manifest import Manifest
-from imgnet_mini.checkpoint.reader import load_opened, load_tensors, opened, sha256_of
-from imgnet_mini.checkpoint.schema import RunCheckpoint, Weights, check_weights
-from imgnet_mini.checkpoint.upgrade import upgrade
+from imgnet_mini.checkpoint.reader import Content, load_opened, load_tensors, opened, sha256_of
+from imgnet_mini.checkpoint.schema import FORMAT, RunCheckpoint, Weights, check_weights
 from imgnet_mini.errors import CheckpointError
 
 
@@ -54,3 +53,41 @@ def read_weights(path: Path) -> LoadedWeights:
 def damaged(path: Path) -> CheckpointError:
     """Return the error about a file whose content was never saved."""
     return CheckpointError(f"{path} is damaged: its SHA-256 matches no checkpoint of this run")
+
+
+def upgrade(content: Content, path: Path) -> Content:
+    """Return the content of `checkpoint.pth` in the current format; it is not checked otherwise.
+
+    Renamed settings in its `config` are left to the configuration, which knows their old names.
+
+    Raises:
+        CheckpointError: the file is not of a known format, or is one of version 0.1.0.
+    """
+    number = content.get("format")
+    if number == 1 and "model" in content:
+        if "train_fingerprint" in content:
+            raise CheckpointError(
+                f"{path} was saved by version 0.1.0, whose runs cannot be resumed: finish the run "
+                "with that version, or start it again with train --overwrite"
+            )
+        return _from_format_1(content)
+    if number != FORMAT or "model" not in content:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of imgnet-mini (format {number!r}, this version reads "
+            f"{FORMAT} and 1)"
+        )
+    return content
+
+
+def _from_format_1(content: Content) -> Content:
+    return content | {
+        "format": FORMAT,
+        "state": _rename(content.get("state"), "rate", "lr"),
+        "environment": _rename(content.get("environment"), "ranks", "world_size"),
+    }
+
+
+def _rename(table: Any, before: str, now: str) -> Any:
+    if not isinstance(table, dict):  # damaged; the schema names the field
+        return table
+    return {now if name == before else name: value for name, value in table.items()}

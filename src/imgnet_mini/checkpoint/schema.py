@@ -119,7 +119,7 @@ class ScheduleState(_Open):
 
 
 class Environment(_Open):
-    """What else decides the bits of a result, such as versions and the device."""
+    """Device, versions and ranks, on which the bits of a result depend too."""
 
     __pydantic_extra__: dict[str, str | int]
     world_size: PositiveInt
@@ -130,7 +130,7 @@ class _Finished(_Checked):
 
 
 class Weights(_Checked):
-    """What evaluation and inference read of any file; a plain state dict is all `model`."""
+    """Fields that evaluation and inference read; a plain state dict is all `model`."""
 
     model: StateDict
     classes: ClassNames | None = None

@@ -21,11 +21,10 @@ from imgnet_mini.runs.cleanup import clean_reports
 from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
-from imgnet_mini.training.device import choose_device, describe_device
+from imgnet_mini.training.device import choose_device, describe_device, translate_torch_errors
 from imgnet_mini.training.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.setup import open_splits_once
-from imgnet_mini.training.torch_errors import translate_torch_errors
 from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError

@@ -16,12 +16,10 @@ from imgnet_mini.lr_finder.results import FinderResult, SavedPaths, save_result
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Suggestions, explain, suggest
 from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.device import describe_device
-from imgnet_mini.training.lr_trials import check_trial_steps, run_lr_trials
+from imgnet_mini.training.device import describe_device, translate_torch_errors
 from imgnet_mini.training.optim import OPTIMIZERS, build_optimizer
-from imgnet_mini.training.peak_lr import default_lr, settings_of
+from imgnet_mini.training.peak_lr import check_trial_steps, default_lr, run_lr_trials, settings_of
 from imgnet_mini.training.setup import Setup, build_setup
-from imgnet_mini.training.torch_errors import translate_torch_errors
 from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.progress import progress_bar

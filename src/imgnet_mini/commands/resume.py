@@ -14,8 +14,6 @@ from imgnet_mini.runs.cleanup import clean_run
 from imgnet_mini.runs.logger import RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord
-from imgnet_mini.training.build import build_trainer
-from imgnet_mini.training.environment import describe_environment
 from imgnet_mini.training.resume_policy import (
     check_world_size,
     describe_changes,
@@ -23,7 +21,7 @@ from imgnet_mini.training.resume_policy import (
     merge_resume_config,
 )
 from imgnet_mini.training.run import TrainingRun
-from imgnet_mini.training.setup import Setup, build_setup
+from imgnet_mini.training.setup import Setup, build_setup, build_trainer, describe_environment
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.console import print_lines
 

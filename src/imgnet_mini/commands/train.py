@@ -17,13 +17,11 @@ from imgnet_mini.runs.cleanup import clean_run
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.build import build_trainer
-from imgnet_mini.training.environment import describe_environment
+from imgnet_mini.training.device import translate_torch_errors
 from imgnet_mini.training.model import weights_sha256
 from imgnet_mini.training.peak_lr import resolve_max_lr
 from imgnet_mini.training.run import TrainingRun
-from imgnet_mini.training.setup import Setup, build_setup
-from imgnet_mini.training.torch_errors import translate_torch_errors
+from imgnet_mini.training.setup import Setup, build_setup, build_trainer, describe_environment
 from imgnet_mini.utils.atomic_file import translate_write_errors
 from imgnet_mini.utils.console import print_lines
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError

@@ -19,8 +19,8 @@ from imgnet_mini.data.classes import human_names, imagenet_classes
 from imgnet_mini.data.images import to_rgb
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError
+from imgnet_mini.training.device import translate_torch_errors
 from imgnet_mini.training.model import build_with_weights, check_img_size
-from imgnet_mini.training.torch_errors import translate_torch_errors
 
 ImageInput = str | os.PathLike[str] | Image.Image
 

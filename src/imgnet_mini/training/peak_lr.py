@@ -1,16 +1,29 @@
-"""The peak learning rate of a run: set, from linear scaling, or from find-lr."""
+"""The peak learning rate of a run: set, default, or suggested by the trial runs of find-lr."""
 
+import copy
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from itertools import chain, count, islice, takewhile
 from typing import Any, Final
+
+import torch
+from torch import Tensor
 
 from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.augment.registry import enabled_augmentations
-from imgnet_mini.errors import ConfigError
+from imgnet_mini.data.loaders import Loader
+from imgnet_mini.data.rng import hash_seed
+from imgnet_mini.errors import ConfigError, DivergedError
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
+from imgnet_mini.lr_finder.trials import TrialRuns, search_peak_lr
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.optim import OPTIMIZERS
+from imgnet_mini.training.setup import Setup, build_trainer
 from imgnet_mini.utils.console import print_lines
+from imgnet_mini.utils.signals import StopRequest
 
 _DECISIVE: Final = ("arch", "batch_size", "img_size", "optimizer")
 """Settings whose change makes a suggested learning rate invalid."""
@@ -93,3 +106,108 @@ def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
             f"Note: --max-lr auto takes {found.lr:.3g} from {found.path}, which was made with "
             f"{'; '.join(differences.values())}. Unless only a path changed, run find-lr again"
         )
+
+
+_MAX_EXTENSIONS: Final = 2
+_EXTENSION_FACTOR: Final = 3
+
+_RNG: Final = 7
+"""Random stream of dropout and the like, restarted for each trial run."""
+
+
+def run_lr_trials(config: RunConfig, setup: Setup, stop: StopRequest) -> TrialRuns:
+    """Train copies of the untrained network at several peak learning rates.
+
+    Deep networks learn next to nothing in their first hundred steps: if no run has learned
+    enough, longer ones follow, twice at most.
+
+    Raises:
+        StopRequestedError: a signal arrived.
+    """
+    steps = config.finder.trial_steps
+    trials = _run_trials(steps, config, setup, stop)
+    for _ in range(_MAX_EXTENSIONS):
+        if trials.has_learned or trials.all_diverged:
+            break
+        print_lines(_describe_extension(steps, config, setup))
+        steps *= _EXTENSION_FACTOR
+        trials = _run_trials(steps, config, setup, stop)
+    return trials
+
+
+def _describe_extension(steps: int, config: RunConfig, setup: Setup) -> str:
+    longer, runs = _EXTENSION_FACTOR * steps, config.finder.trials
+    epochs = runs * longer / len(setup.train_loader)
+    return (
+        f"No trial run of {steps} steps has learned enough to compare peaks; starting up to "
+        f"{runs} of {longer} steps: {epochs:.2g} epochs in all"
+    )
+
+
+def _run_trials(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> TrialRuns:
+    batches = _FirstSteps(setup.train_loader, steps, config.data.grad_accum_steps)
+
+    def train_at(peak_lr: float) -> Sequence[float]:
+        fresh = replace(setup, model=copy.deepcopy(setup.model))
+        resolved = config.override({"optimizer": {"ema_decay": 0.0}}).resolve(peak_lr)
+        trainer = build_trainer(resolved, fresh, total_steps=steps)
+        torch.manual_seed(hash_seed(config.runtime.seed, _RNG, setup.distributed.rank))
+        logger = _LossLogger()
+        try:
+            trainer.train_epoch(batches, logger, stop, label=f"trial run, peak lr {peak_lr:.2g}")
+        except DivergedError:
+            return [*takewhile(math.isfinite, logger.losses), math.inf]
+        return logger.losses
+
+    return search_peak_lr(
+        train_at,
+        lowest=OPTIMIZERS[config.optimizer.optimizer].default_lr(config.data.batch_size),
+        max_runs=config.finder.trials,
+        steps=steps,
+        chance_loss=math.log(len(setup.images.train.classes)),
+    )
+
+
+def check_trial_steps(config: RunConfig) -> None:
+    """Check that the schedule of a trial run is possible, before any work.
+
+    Raises:
+        ConfigError: its learning rate would rise for one step or less.
+    """
+    steps, share = config.finder.trial_steps, config.schedule.pct_start
+    if config.finder.trials and steps * share <= 1:
+        raise ConfigError(
+            f"--trial-steps {steps} is too few for a one-cycle schedule with --pct-start "
+            f"{share:g}: use more than {1 / share:.0f}, or --trials 0"
+        )
+
+
+class _FirstSteps:
+    """The first steps of a loader, as one epoch."""
+
+    def __init__(self, loader: Loader, steps: int, grad_accum_steps: int) -> None:
+        self._loader = loader
+        self._steps = steps
+        self._grad_accum_steps = grad_accum_steps
+        self.images_per_step = loader.images_per_step
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
+        """Iterate over as many epochs of the loader as needed."""
+        batches = chain.from_iterable(map(self._loader.epoch, count(epoch)))
+        yield from islice(
+            batches, start * self._grad_accum_steps, self._steps * self._grad_accum_steps
+        )
+
+
+class _LossLogger:
+    """A logger that keeps the loss of each training step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
+        del first_step, lrs
+        self.losses += losses

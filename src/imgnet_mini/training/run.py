@@ -17,10 +17,9 @@ from imgnet_mini.runs.environment import RunEnvironment
 from imgnet_mini.runs.logger import NullLogger, RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
-from imgnet_mini.training.environment import describe_environment
 from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
-from imgnet_mini.training.setup import Setup
+from imgnet_mini.training.setup import Setup, describe_environment
 from imgnet_mini.training.train_state import TrainState
 from imgnet_mini.training.trainer import StepLogger, Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
@@ -144,7 +143,7 @@ class TrainingRun:
 
     @property
     def step_logger(self) -> StepLogger:
-        """Where the trainer logs its steps."""
+        """Logger of training steps; it does nothing on ranks that write nothing."""
         return NullLogger() if self.logger is None else self.logger
 
     def close(self) -> None:

@@ -1,22 +1,30 @@
-"""Build the parts of a training run: device, images, loader, model and loss."""
+"""Build the parts of a training run, from its device to its trainer, and describe them."""
 
+import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
+import PIL
 import torch
+import torchvision
 from torch import nn
 
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini import __version__
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.splits import ImageSplits, open_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import DataError
-from imgnet_mini.training.device import choose_device
+from imgnet_mini.reporting.network import count_parameters
+from imgnet_mini.training.device import choose_device, describe_device, translate_torch_errors
 from imgnet_mini.training.model import build_model, check_img_size, convert_sync_batchnorm
-from imgnet_mini.training.optim import build_loss
+from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import Precision, choose_precision
-from imgnet_mini.training.torch_errors import translate_torch_errors
+from imgnet_mini.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -108,3 +116,65 @@ def open_splits_once(
                 "again, or pass a folder that all machines share with --data-root"
             )
     return images
+
+
+def build_trainer(
+    config: ResolvedConfig, setup: Setup, *, total_steps: int | None = None
+) -> Trainer:
+    """Build the optimizer, the schedule and the trainer.
+
+    total_steps: length of the schedule; None: all epochs.
+
+    Raises:
+        ConfigError: the run is too short for its schedule.
+    """
+    max_lr = config.schedule.max_lr
+    steps = total_steps or config.schedule.epochs * len(setup.train_loader)
+    with translate_torch_errors(config.data.batch_size):
+        optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
+        scheduler = build_scheduler(config.schedule, optimizer, max_lr=max_lr, total_steps=steps)
+        return Trainer(
+            setup.model,
+            setup.criterion,
+            optimizer,
+            scheduler,
+            setup.precision,
+            total_steps=steps,
+            compiled=config.runtime.compile,
+            grad_accum_steps=config.data.grad_accum_steps,
+            clip_grad=config.optimizer.clip_grad,
+            ema_decay=config.optimizer.ema_decay,
+            distributed=setup.distributed,
+            hint=f"try a lower --max-lr, such as {max_lr / 2:.2g}",
+        )
+
+
+def describe_environment(setup: Setup) -> dict[str, Any]:
+    """Return device, versions, sizes of the run and the command line, as JSON values."""
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": describe_device(setup.device),
+        "device_type": setup.device.type,
+        "precision": setup.precision.name,
+        "threads": torch.get_num_threads(),
+        "world_size": setup.distributed.world_size,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "pillow": PIL.__version__,
+        "imgnet_mini": __version__,
+        "classes": len(setup.images.train.classes),
+        "train_images": len(setup.images.train),
+        "val_images": len(setup.images.val),
+        "loader": _describe_loader(setup.images),
+        "skipped": [f"{place}: {why}" for place, why in setup.images.skipped.items()],
+        "parameters": count_parameters(setup.model),
+        "command": ["imgnet-mini", *sys.argv[1:]],
+    }
+
+
+def _describe_loader(images: ImageSplits) -> str:
+    """Return the source of the images, such as `pack of 256 px`."""
+    pack = images.pack
+    return "image files" if pack is None else f"pack of {pack.manifest.pack_size} px"

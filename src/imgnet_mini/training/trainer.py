@@ -20,7 +20,7 @@ from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.runs.records import Phase
 from imgnet_mini.training.ema import ModelEma, load_ema
 from imgnet_mini.training.evaluation import Metrics, Validation, evaluate
-from imgnet_mini.training.optimizer_state import (
+from imgnet_mini.training.optim import (
     check_same_length,
     check_same_settings,
     fast_forward,
@@ -28,8 +28,7 @@ from imgnet_mini.training.optimizer_state import (
     state_tensors,
 )
 from imgnet_mini.training.precision import Precision
-from imgnet_mini.training.step_buffer import StepBuffer
-from imgnet_mini.training.train_state import TrainState, random_state, set_random_state
+from imgnet_mini.training.train_state import StepBuffer, TrainState, random_state, set_random_state
 from imgnet_mini.utils.finite import all_finite
 from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
