@@ -70,21 +70,17 @@ def upgrade(content: Content, path: Path) -> Content:
                 f"{path} was saved by version 0.1.0, whose runs cannot be resumed: finish the run "
                 "with that version, or start it again with train --overwrite"
             )
-        return _from_format_1(content)
+        return content | {
+            "format": FORMAT,
+            "state": _rename(content.get("state"), "rate", "lr"),
+            "environment": _rename(content.get("environment"), "ranks", "world_size"),
+        }
     if number != FORMAT or "model" not in content:
         raise CheckpointError(
             f"{path} is not a checkpoint of imgnet-mini (format {number!r}, this version reads "
             f"{FORMAT} and 1)"
         )
     return content
-
-
-def _from_format_1(content: Content) -> Content:
-    return content | {
-        "format": FORMAT,
-        "state": _rename(content.get("state"), "rate", "lr"),
-        "environment": _rename(content.get("environment"), "ranks", "world_size"),
-    }
 
 
 def _rename(table: Any, before: str, now: str) -> Any:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from imgnet_mini.config.flags import run_flags
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
-from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.augment.registry import enabled_augmentations
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.data.rng import hash_seed
@@ -36,9 +35,16 @@ def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:
         ConfigError: `max_lr` is `auto`, and find-lr has saved no suggestion for this run, or only
             for another architecture, batch size or image size.
     """
-    if config.schedule.max_lr == "auto":
-        return config.resolve(_suggested_lr(config, paths))
-    return config.resolve(default_lr(config))
+    if config.schedule.max_lr != "auto":
+        return config.resolve(default_lr(config))
+    found = latest_suggestion(paths.finder_dir, paths.name)
+    if found is None:
+        raise ConfigError(
+            f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
+            f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_flags(config.run)}"
+        )
+    _compare_settings(found, config)
+    return config.resolve(found.lr)
 
 
 def default_lr(config: RunConfig) -> float:
@@ -49,25 +55,16 @@ def default_lr(config: RunConfig) -> float:
     return max_lr
 
 
-def _suggested_lr(config: RunConfig, paths: RunPaths) -> float:
-    found = latest_suggestion(paths.finder_dir, paths.name)
-    if found is None:
-        raise ConfigError(
-            f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
-            f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_flags(config.run)}"
-        )
-    _compare_settings(found, config)
-    return found.lr
-
-
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """Return the settings that a suggested learning rate depends on, as JSON values."""
     data, optimizer = config.data, config.optimizer.in_use()
+    flags = [flag for entry in enabled_augmentations(data) for flag in entry.flags(data)]
     return {
         "arch": config.model.arch,
         "batch_size": data.batch_size,
         "img_size": data.img_size,
-        "augmentation": _describe_augmentation(data),
+        # besides crop and flip, such as `trivial-augment, mixup 0.2`
+        "augmentation": ", ".join(flag.removeprefix("--") for flag in flags) or "standard",
         **{name: value for name, value in optimizer.items() if name != "ema_decay"},
         "zero_init_residual": config.model.zero_init_residual,
         "epochs": config.schedule.epochs,
@@ -75,19 +72,10 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _describe_augmentation(data: DataConfig) -> str:
-    """Return the augmentations besides crop and flip, such as `trivial-augment, mixup 0.2`."""
-    flags = [flag for entry in enabled_augmentations(data) for flag in entry.flags(data)]
-    return ", ".join(flag.removeprefix("--") for flag in flags) or "standard"
-
-
 def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
     """Refuse a suggestion for another network or batch; note other differences.
 
     Settings that the file does not name are not compared.
-
-    Raises:
-        ConfigError: see `resolve_max_lr`.
     """
     saved = {"optimizer": "sgd"} | found.settings  # the only one of earlier versions
     differences = {

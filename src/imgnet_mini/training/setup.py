@@ -151,6 +151,7 @@ def build_trainer(
 
 def describe_environment(setup: Setup) -> dict[str, Any]:
     """Return device, versions, sizes of the run and the command line, as JSON values."""
+    pack = setup.images.pack
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": describe_device(setup.device),
@@ -167,14 +168,8 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
         "classes": len(setup.images.train.classes),
         "train_images": len(setup.images.train),
         "val_images": len(setup.images.val),
-        "loader": _describe_loader(setup.images),
+        "loader": "image files" if pack is None else f"pack of {pack.manifest.pack_size} px",
         "skipped": [f"{place}: {why}" for place, why in setup.images.skipped.items()],
         "parameters": count_parameters(setup.model),
         "command": ["imgnet-mini", *sys.argv[1:]],
     }
-
-
-def _describe_loader(images: ImageSplits) -> str:
-    """Return the source of the images, such as `pack of 256 px`."""
-    pack = images.pack
-    return "image files" if pack is None else f"pack of {pack.manifest.pack_size} px"
