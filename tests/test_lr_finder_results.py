@@ -1,8 +1,8 @@
 import csv
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from PIL import Image
 from imgnet_mini.config.settings import FinderConfig
 from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.lr_finder.curve import build_curve
-from imgnet_mini.lr_finder.results import FinderResult, latest_suggestion, save_result
+from imgnet_mini.lr_finder.results import latest_suggestion, save_result
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, explain, suggest
 from imgnet_mini.lr_finder.trials import TrialRun, TrialRuns
 
@@ -31,7 +31,7 @@ WRONG_VALUES = (
 def result_of(losses, stopped="end", **changes):
     lrs = np.geomspace(1e-7, 1, 40)[: len(losses)]
     curve = build_curve(lrs, losses, stopped, num_iter=40)
-    result = FinderResult(
+    result = SimpleNamespace(
         name="a",
         finder=FinderConfig(num_iter=40),
         curve=curve,
@@ -40,7 +40,11 @@ def result_of(losses, stopped="end", **changes):
         command=("imgnet-mini", "find-lr", "--num-iter", "40"),
         options=" --name a",
     )
-    return replace(result, **changes)
+    return SimpleNamespace(**vars(result) | changes)
+
+
+def save(result, folder, time):
+    return save_result(folder, time, **vars(result))
 
 
 @pytest.fixture
@@ -54,21 +58,21 @@ def bad():
 
 
 def test_the_three_files_say_when_and_how(good, tmp_path):
-    paths = save_result(good, tmp_path / "new", NOW)
+    saved = save(good, tmp_path / "new", NOW)
     stem = "lr_finder_20250102-030405_start1e-07_end1_iter40"
-    assert paths.plot == tmp_path / "new" / f"{stem}.png"
-    assert sorted(path.name for path in paths.plot.parent.iterdir()) == [
+    assert saved.path.with_suffix(".png") == tmp_path / "new" / f"{stem}.png"
+    assert sorted(path.name for path in saved.path.parent.iterdir()) == [
         f"{stem}.csv",
         f"{stem}.json",
         f"{stem}.png",
     ]
-    with Image.open(paths.plot) as image:
+    with Image.open(saved.path.with_suffix(".png")) as image:
         assert image.format == "PNG"
 
 
 def test_the_json_holds_every_suggestion_and_how_it_was_made(good, tmp_path):
-    paths = save_result(good, tmp_path, NOW)
-    content = json.loads(paths.json.read_text("utf-8"))
+    saved = save(good, tmp_path, NOW)
+    content = json.loads(saved.path.read_text("utf-8"))
     found = good.suggestions
     assert content == {
         "name": "a",
@@ -100,14 +104,14 @@ def test_the_json_holds_every_suggestion_and_how_it_was_made(good, tmp_path):
         "settings": good.settings,
         "command": ["imgnet-mini", "find-lr", "--num-iter", "40"],
         "train_command": f"imgnet-mini train --max-lr {found.turn:.3g} --name a",
-        "plot": paths.plot.name,
-        "curve": paths.curve.name,
+        "plot": saved.plot,
+        "curve": saved.curve,
     }
-    assert b"\r" not in paths.json.read_bytes()
+    assert b"\r" not in saved.path.read_bytes()
 
 
 def test_the_json_of_a_problem_has_nulls_and_no_nan(bad, tmp_path):
-    text = save_result(bad, tmp_path, NOW).json.read_text("utf-8")
+    text = save(bad, tmp_path, NOW).path.read_text("utf-8")
     content = json.loads(text, parse_constant=pytest.fail)
     assert content["problem"] == bad.suggestions.problem
     assert content["lr"] is content["recommended"] is content["train_command"] is None
@@ -117,7 +121,7 @@ def test_the_json_of_a_problem_has_nulls_and_no_nan(bad, tmp_path):
 
 
 def test_the_curve_reads_back_exactly(bad, tmp_path):
-    path = save_result(bad, tmp_path, NOW).curve
+    path = save(bad, tmp_path, NOW).path.with_suffix(".csv")
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["lr", "loss", "smoothed"]
@@ -127,9 +131,9 @@ def test_the_curve_reads_back_exactly(bad, tmp_path):
 
 
 def test_an_earlier_result_is_never_overwritten(good, tmp_path):
-    first, second, third = (save_result(good, tmp_path, NOW) for _ in range(3))
-    assert second.json.name == "lr_finder_20250102-030405_start1e-07_end1_iter40_2.json"
-    assert json.loads(second.json.read_text("utf-8"))["plot"] == second.plot.name
+    first, second, third = (save(good, tmp_path, NOW) for _ in range(3))
+    assert second.path.name == "lr_finder_20250102-030405_start1e-07_end1_iter40_2.json"
+    assert json.loads(second.path.read_text("utf-8"))["plot"] == second.plot
     assert len({first.plot, second.plot, third.plot}) == 3
     assert len(list(tmp_path.iterdir())) == 9
 
@@ -137,48 +141,48 @@ def test_an_earlier_result_is_never_overwritten(good, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(good, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="file"):
-        save_result(good, tmp_path / "file", NOW)
+        save(good, tmp_path / "file", NOW)
 
 
 def test_the_newest_suggestion_of_the_run_is_found(good, bad, tmp_path):
-    save_result(good, tmp_path, NOW)
-    newest = save_result(good, tmp_path, NOW + timedelta(minutes=1))
-    save_result(replace(good, name="b"), tmp_path, NOW + timedelta(minutes=2))
-    save_result(bad, tmp_path, NOW + timedelta(minutes=3))
+    save(good, tmp_path, NOW)
+    newest = save(good, tmp_path, NOW + timedelta(minutes=1))
+    save(SimpleNamespace(**vars(good) | {"name": "b"}), tmp_path, NOW + timedelta(minutes=2))
+    save(bad, tmp_path, NOW + timedelta(minutes=3))
     found = latest_suggestion(tmp_path, "a")
     assert found is not None
-    assert found.path == newest.json
+    assert found.path == newest.path
     assert found.lr == good.suggestions.turn
     assert found.recommended == "turn"
     assert found.settings == good.settings
 
 
 def test_of_two_results_of_one_moment_the_later_is_taken(good, tmp_path):
-    save_result(good, tmp_path, NOW)
-    later = save_result(good, tmp_path, NOW)
-    assert latest_suggestion(tmp_path, "a").path == later.json
+    save(good, tmp_path, NOW)
+    later = save(good, tmp_path, NOW)
+    assert latest_suggestion(tmp_path, "a").path == later.path
 
 
 def test_without_a_folder_or_a_result_there_is_none(good, tmp_path):
     assert latest_suggestion(tmp_path / "none", "a") is None
-    save_result(good, tmp_path, NOW)
+    save(good, tmp_path, NOW)
     assert latest_suggestion(tmp_path, "b") is None
 
 
 def test_other_programs_files_are_not_looked_at(good, tmp_path):
-    saved = save_result(good, tmp_path, NOW)
+    saved = save(good, tmp_path, NOW)
     (tmp_path / "notes.json").write_text("{")
     (tmp_path / ".lr_finder_1.json.tmp").write_text("{")
-    assert latest_suggestion(tmp_path, "a").path == saved.json
+    assert latest_suggestion(tmp_path, "a").path == saved.path
 
 
 def test_newest_compares_instants_and_not_the_text_of_the_clock(good, tmp_path):
     """Clocks go back in autumn, and laptops travel."""
     west, east = timezone(timedelta(hours=-7)), timezone(timedelta(hours=9))
-    save_result(good, tmp_path, NOW.astimezone(east))
-    newer = save_result(good, tmp_path, (NOW + timedelta(minutes=1)).astimezone(west))
-    assert latest_suggestion(tmp_path, "a").path == newer.json
-    assert json.loads(newer.json.read_text("utf-8"))["time"].endswith("-07:00")
+    save(good, tmp_path, NOW.astimezone(east))
+    newer = save(good, tmp_path, (NOW + timedelta(minutes=1)).astimezone(west))
+    assert latest_suggestion(tmp_path, "a").path == newer.path
+    assert json.loads(newer.path.read_text("utf-8"))["time"].endswith("-07:00")
 
 
 def test_a_time_without_an_offset_is_local_time(tmp_path):
@@ -202,7 +206,7 @@ def test_a_time_without_an_offset_is_local_time(tmp_path):
     ],
 )
 def test_a_damaged_result_is_named_with_the_cure(good, tmp_path, text):
-    save_result(good, tmp_path, NOW)
+    save(good, tmp_path, NOW)
     (tmp_path / "lr_finder_2.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"lr_finder_2\.json.*remove it, or run find-lr again"):
         latest_suggestion(tmp_path, "a")
@@ -210,15 +214,17 @@ def test_a_damaged_result_is_named_with_the_cure(good, tmp_path, text):
 
 def test_trials_are_kept_with_the_loss_of_each_step(good, tmp_path):
     trials = TrialRuns(2, (TrialRun(0.1, (6.9, 6.5)), TrialRun(0.2, (6.9, np.inf))))
-    result = replace(good, trials=trials, suggestions=suggest(good.curve, trials))
-    paths = save_result(result, tmp_path, NOW)
-    content = json.loads(paths.json.read_text("utf-8"), parse_constant=pytest.fail)
+    new = {"trials": trials, "suggestions": suggest(good.curve, trials)}
+    result = SimpleNamespace(**vars(good) | new)
+    saved = save(result, tmp_path, NOW)
+    content = json.loads(saved.path.read_text("utf-8"), parse_constant=pytest.fail)
     assert content["trials"] == {
         "steps": 2,
         "runs": [{"peak_lr": 0.1, "loss": 6.5}, {"peak_lr": 0.2, "loss": None}],
-        "losses": paths.trials.name,
+        "losses": f"{saved.path.stem}_trials.csv",
     }
-    assert paths.trials.read_text().splitlines() == [
+    losses = saved.path.with_name(content["trials"]["losses"])
+    assert losses.read_text().splitlines() == [
         *("peak_lr,step,loss", "0.1,0,6.9", "0.1,1,6.5", "0.2,0,6.9", "0.2,1,inf")
     ]
     assert content["lr"] == latest_suggestion(tmp_path, "a").lr == 0.1

@@ -12,8 +12,8 @@ from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.errors import ConfigError, DivergedError, StoppedError
 from imgnet_mini.lr_finder.curve import Curve
 from imgnet_mini.lr_finder.range_test import run_range_test
-from imgnet_mini.lr_finder.results import FinderResult, SavedPaths, save_result
-from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Suggestions, explain, suggest
+from imgnet_mini.lr_finder.results import save_result
+from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Suggestions, suggest
 from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import describe_device, translate_torch_errors
@@ -48,25 +48,28 @@ def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) 
         return
     steps = config.schedule.epochs * len(setup.train_loader)
     suggestions = suggest(curve, trials, steps=steps, default=default_lr(config))
-    result = FinderResult(
+    saved = save_result(
+        paths.finder_dir,
+        datetime.now().astimezone(),
         name=config.run.name,
         finder=config.finder,
         curve=curve,
         suggestions=suggestions,
-        settings=settings_of(config) | _more_settings(config, setup),
         trials=trials,
+        settings=settings_of(config) | _more_settings(config, setup),
         command=("imgnet-mini", *sys.argv[1:]),
         options=config_flags(config, *TRAINING_SECTIONS, leave_out=("max_lr",)),
     )
-    saved = save_result(result, paths.finder_dir, datetime.now().astimezone())
+    plot = saved.path.with_suffix(".png")
     if suggestions.lr is None:
         kind = DivergedError if curve.stopped == "nan" else ConfigError
-        raise kind(f"{suggestions.problem}\nThe curve is in {saved.plot}")
-    _show(config, suggestions, trials, saved)
+        raise kind(f"{suggestions.problem}\nThe curve is in {plot}")
+    _show(config, suggestions, trials)
     print_lines(
+        f"Wrote {plot}, with .csv{', _trials.csv' if trials else ''} and .json beside it",
         "Train with",
-        f"  {result.train_command}",
-        explain(suggestions, trials),
+        f"  {saved.train_command}",
+        saved.reason,
         *_note_higher_peak(config.schedule.max_lr, suggestions.lr),
     )
 
@@ -156,9 +159,7 @@ def _more_settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
     }
 
 
-def _show(
-    config: RunConfig, suggestions: Suggestions, trials: TrialRuns | None, saved: SavedPaths
-) -> None:
+def _show(config: RunConfig, suggestions: Suggestions, trials: TrialRuns | None) -> None:
     if trials:
         rows = [[f"{run.peak_lr:.2e}", f"{run.final_loss:.4f}"] for run in trials.runs]
         show_table(f"Trial runs of {trials.steps} steps", ["peak lr", "final loss"], rows)
@@ -175,5 +176,3 @@ def _show(
     mark = " *" if suggestions.recommended == "default" else ""
     rows.append([f"{METHOD_NAMES['default']} ({origin}){mark}", f"{default_lr(config):.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "peak lr"], rows)
-    trials_csv = ", _trials.csv" if trials else ""
-    print_lines(f"Wrote {saved.plot}, with .csv{trials_csv} and .json beside it")

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -27,42 +26,6 @@ _PREFIX = "lr_finder_"
 _FORMER_SETTINGS = {"clip_norm": "clip_grad", "zero_init": "zero_init_residual"}
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True)
-class FinderResult:
-    """A range test with its trial runs, if any, and the settings used.
-
-    name: of the run that it is for.
-    settings: of model, data and optimizer, as plain JSON values.
-    command: arguments of the command that made it.
-    options: to append to `imgnet-mini train --max-lr LR` for the same run, such as ` --name a`.
-    """
-
-    name: str
-    finder: FinderConfig
-    curve: Curve
-    suggestions: Suggestions
-    settings: dict[str, Any]
-    trials: TrialRuns | None = None
-    command: tuple[str, ...] = ()
-    options: str = ""
-
-    @property
-    def train_command(self) -> str | None:
-        """The command that trains at the recommended rate; None if there is none."""
-        lr = self.suggestions.lr
-        return None if lr is None else f"imgnet-mini train --max-lr {lr:.3g}{self.options}"
-
-
-@dataclass(frozen=True)
-class SavedPaths:
-    """The files of one result; `trials` exists only if there were trial runs."""
-
-    plot: Path
-    curve: Path
-    trials: Path
-    json: Path
 
 
 def _parse_time(time: Any) -> Any:
@@ -125,7 +88,7 @@ class SavedResult(JsonModel):
 
     @property
     def path(self) -> Path:
-        """The file that the result was read from."""
+        """The JSON file."""
         return self._path
 
     @field_validator("settings")
@@ -155,23 +118,60 @@ class SavedSuggestion(SavedResult):
     lr: Rate
 
 
-def save_result(result: FinderResult, finder_dir: Path, time: datetime) -> SavedPaths:
+def save_result(
+    finder_dir: Path,
+    time: datetime,
+    *,
+    name: str,
+    finder: FinderConfig,
+    curve: Curve,
+    suggestions: Suggestions,
+    trials: TrialRuns | None = None,
+    settings: dict[str, Any],
+    command: tuple[str, ...] = (),
+    options: str = "",
+) -> SavedResult:
     """Write plot, CSV and JSON files under names not yet in use; the JSON last.
+
+    name: of the run that the result is for.
+    settings: of model, data and optimizer, as plain JSON values.
+    command: arguments of the command that made the result.
+    options: to append to `imgnet-mini train --max-lr LR` for the same run, such as ` --name a`.
 
     Raises:
         WriteError: a file cannot be written.
     """
     from imgnet_mini.lr_finder.plot import draw_range_test  # noqa: PLC0415 - slow
 
-    paths = _free_paths(result.finder, finder_dir, time)
-    draw_range_test(
-        result.curve, result.suggestions, result.settings, paths.plot, trials=result.trials
+    path = _unused_path(finder, finder_dir, time)
+    plot, curve_csv = path.with_suffix(".png"), path.with_suffix(".csv")
+    draw_range_test(curve, suggestions, settings, plot, trials=trials)
+    columns = (curve.lrs.tolist(), curve.losses.tolist(), curve.smoothed.tolist())
+    write_table(curve_csv, ("lr", "loss", "smoothed"), zip(*columns, strict=True))
+    lr = suggestions.lr
+    result = SavedResult(
+        name=name,
+        time=time,
+        **finder.model_dump(include={"start_lr", "end_lr", "num_iter"}),
+        steps=len(curve.lrs),
+        stopped=curve.stopped,
+        suggestions=suggestions.lrs,
+        recommended=suggestions.recommended,
+        lr=lr,
+        training_steps=suggestions.steps,
+        reason=explain(suggestions, trials),
+        trials=_save_trials(trials, path) if trials else None,
+        problem=suggestions.problem,
+        regions=suggestions.regions,
+        settings=settings,
+        command=command,
+        train_command=None if lr is None else f"imgnet-mini train --max-lr {lr:.3g}{options}",
+        plot=plot.name,
+        curve=curve_csv.name,
     )
-    _write_curve(result.curve, paths.curve)
-    if result.trials:
-        _write_trials(result.trials, paths.trials)
-    _to_saved(result, time, paths).write(paths.json)
-    return paths
+    result.write(path)
+    result._path = path
+    return result
 
 
 def latest_suggestion(finder_dir: Path, name: str) -> SavedSuggestion | None:
@@ -190,62 +190,32 @@ def latest_suggestion(finder_dir: Path, name: str) -> SavedSuggestion | None:
     return SavedSuggestion.read(newest.path)
 
 
-def _free_paths(finder: FinderConfig, finder_dir: Path, time: datetime) -> SavedPaths:
-    base = (
+def _unused_path(finder: FinderConfig, finder_dir: Path, time: datetime) -> Path:
+    """Return a path for the JSON file; none of the files of the result exists yet."""
+    stem = (
         f"{_PREFIX}{time:%Y%m%d-%H%M%S}_start{finder.start_lr:g}_end{finder.end_lr:g}"
         f"_iter{finder.num_iter}"
     )
     for number in itertools.count(1):
-        stem = base if number == 1 else f"{base}_{number}"
-        endings = (".png", ".csv", "_trials.csv", ".json")
-        paths = [finder_dir / f"{stem}{ending}" for ending in endings]
-        if not any(path.exists() for path in paths):
+        path = finder_dir / f"{stem}{'' if number == 1 else f'_{number}'}.json"
+        others = (path.with_suffix(".png"), path.with_suffix(".csv"), _trials_csv(path))
+        if not any(file.exists() for file in (path, *others)):
             break
-    return SavedPaths(*paths)
+    return path
 
 
-def _write_curve(curve: Curve, path: Path) -> None:
-    columns = (curve.lrs, curve.losses, curve.smoothed)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    write_table(path, ("lr", "loss", "smoothed"), rows)
+def _trials_csv(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_trials.csv")
 
 
-def _write_trials(trials: TrialRuns, path: Path) -> None:
+def _save_trials(trials: TrialRuns, path: Path) -> SavedTrials:
+    """Write the loss of each step beside the result at `path`."""
     rows = (
         (run.peak_lr, step, loss) for run in trials.runs for step, loss in enumerate(run.losses)
     )
-    write_table(path, ("peak_lr", "step", "loss"), rows)
-
-
-def _to_saved(result: FinderResult, time: datetime, paths: SavedPaths) -> SavedResult:
-    suggestions, trials = result.suggestions, result.trials
-    return SavedResult(
-        name=result.name,
-        time=time,
-        start_lr=result.finder.start_lr,
-        end_lr=result.finder.end_lr,
-        num_iter=result.finder.num_iter,
-        steps=len(result.curve.lrs),
-        stopped=result.curve.stopped,
-        suggestions=suggestions.lrs,
-        recommended=suggestions.recommended,
-        lr=suggestions.lr,
-        training_steps=suggestions.steps,
-        reason=explain(suggestions, trials),
-        trials=None if trials is None else _to_saved_trials(trials, paths.trials.name),
-        problem=suggestions.problem,
-        regions=suggestions.regions,
-        settings=result.settings,
-        command=result.command,
-        train_command=result.train_command,
-        plot=paths.plot.name,
-        curve=paths.curve.name,
-    )
-
-
-def _to_saved_trials(trials: TrialRuns, csv_name: str) -> SavedTrials:
+    write_table(_trials_csv(path), ("peak_lr", "step", "loss"), rows)
     runs = tuple(
         SavedTrial(peak_lr=run.peak_lr, loss=loss if math.isfinite(loss) else None)
         for run, loss in ((run, run.final_loss) for run in trials.runs)
     )
-    return SavedTrials(steps=trials.steps, runs=runs, losses=csv_name)
+    return SavedTrials(steps=trials.steps, runs=runs, losses=_trials_csv(path).name)
