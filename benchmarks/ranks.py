@@ -119,7 +119,7 @@ def main() -> None:
         launch = ["--standalone", "--nproc-per-node", str(options.ranks), __file__, *sys.argv[1:]]
         command = [sys.executable, "-m", "torch.distributed.run", *launch]
         raise SystemExit(subprocess.run(command, check=False).returncode)
-    with init_distributed(options.device) as ranks:
+    with init_distributed(RuntimeConfig(device=options.device)) as ranks:
         measure(options, ranks)
 
 

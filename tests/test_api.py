@@ -14,7 +14,7 @@ from PIL import Image
 import imgnet_mini
 from imgnet_mini.config.run_config import RunConfig, fields_of
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError, ImgnetMiniError
-from imgnet_mini.runs.evaluation_result import EvaluationResult
+from imgnet_mini.runs.results import EvaluationResult
 
 SMALL = {"data_root": "data", "arch": "shufflenet_v2_x0_5", "img_size": 32, "batch_size": 6}
 RUN = {"name": "a", "epochs": 2, "max_lr": 0.05, "workers": 0}

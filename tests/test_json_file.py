@@ -3,8 +3,7 @@ import json
 import pytest
 
 from imgnet_mini.errors import DataError
-from imgnet_mini.runs.environment import RunEnvironment
-from imgnet_mini.runs.evaluation_result import EvaluationResult
+from imgnet_mini.runs.results import EvaluationResult, RunEnvironment
 from imgnet_mini.utils.json_file import JsonModel, Text
 
 RESULT = {

@@ -5,6 +5,7 @@ import os
 import torch.distributed as dist
 
 from helpers.real_runs import FORKED
+from imgnet_mini.config.settings import RuntimeConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.distributed.process_group import init_distributed
 from imgnet_mini.errors import ConfigError
@@ -12,7 +13,7 @@ from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 
 def test_one_process_without_torchrun_has_no_process_group():
-    with init_distributed("cpu") as distributed:
+    with init_distributed(RuntimeConfig(device="cpu")) as distributed:
         assert distributed is SINGLE_PROCESS
         assert not dist.is_initialized()
 
@@ -20,7 +21,7 @@ def test_one_process_without_torchrun_has_no_process_group():
 def test_an_initialized_group_of_one_process_is_not_destroyed():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        with init_distributed("cpu") as distributed:
+        with init_distributed(RuntimeConfig(device="cpu")) as distributed:
             assert (distributed.rank, distributed.world_size) == (0, 1)
             assert distributed.all_reduce_sum([2.0]) == [2.0]
         assert dist.is_initialized()
@@ -35,7 +36,7 @@ def use_group(rank, path, variables, backend, results):
     try:
         found = []
         for _ in range(2):  # as in two commands one after the other
-            with init_distributed("cpu") as distributed:
+            with init_distributed(RuntimeConfig(device="cpu")) as distributed:
                 place = TorchrunEnv(
                     distributed.rank,
                     distributed.world_size,

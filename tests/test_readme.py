@@ -15,9 +15,9 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import ConfigError, DataError, StaleError
 from imgnet_mini.reporting.class_report import Averages, ClassReport, ClassScore, ConfusedPair
 from imgnet_mini.reporting.format import UNKNOWN
-from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
+from imgnet_mini.runs.results import EvaluationResult
 
 TOP1 = [10.0, 30.0, 40.0, 40.0, 35.0]
 PICTURES = ("loss_curve", "accuracy_curve", "lr_curve", "confusion_matrix", "samples", "network")

@@ -1,8 +1,13 @@
 import pytest
 from pydantic import ValidationError
 
-from imgnet_mini.config.flags import config_flags, run_flags
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, fields_of
+from imgnet_mini.config.run_config import (
+    ResolvedConfig,
+    RunConfig,
+    config_flags,
+    fields_of,
+    run_flags,
+)
 from imgnet_mini.errors import ConfigError
 
 SECTIONS = list(RunConfig.model_fields)

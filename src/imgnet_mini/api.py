@@ -29,9 +29,9 @@ from imgnet_mini.inference.model import (
     Prediction,
     load_inference_model,
 )
-from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import read_csv, selection_records
+from imgnet_mini.runs.results import EvaluationResult
 from imgnet_mini.training.device import choose_device
 
 __all__ = [
@@ -100,9 +100,7 @@ def train(
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: leave one of them out")
     with _join_ranks(run_config) as distributed:
-        if resume and distributed.broadcast_from_rank0(
-            lambda: resume_command.has_checkpoint(run_config)
-        ):
+        if resume and distributed.broadcast_from_rank0(run_config.run.paths().has_checkpoint):
             resume_command.run(run_config, distributed=distributed)
         else:
             train_command.run(run_config, overwrite=overwrite, distributed=distributed)
@@ -206,9 +204,7 @@ def _build_config(
 def _join_ranks(config: RunConfig) -> Iterator[DistributedContext]:
     """Join the process group; raise an error where another rank reports one and this rank exits."""
     try:
-        with init_distributed(
-            config.runtime.device, timeout=config.runtime.dist_timeout
-        ) as distributed:
+        with init_distributed(config.runtime) as distributed:
             yield distributed
     except SystemExit as end:
         raise RankError("another rank reported an error", int(end.code or 1)) from end

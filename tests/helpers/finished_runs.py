@@ -8,11 +8,10 @@ import numpy as np
 from PIL import Image
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.runs.environment import RunEnvironment
-from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
+from imgnet_mini.runs.results import EvaluationResult, RunEnvironment
 
 TOP = 5
 

@@ -1,4 +1,4 @@
-"""Commands that prepare data and train."""
+"""Commands that prepare data, train, and show recipes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,9 @@ import typer
 
 from imgnet_mini.cli.entry import app
 from imgnet_mini.cli.options import TRAINING_ONLY, config_options
+from imgnet_mini.config.recipes import recipe_names, recipe_purpose, recipe_text
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.utils.console import ignore_closed_stdout
+from imgnet_mini.utils.console import ignore_closed_stdout, show_table, write_stdout
 
 
 @app.command(rich_help_panel="Workflow")
@@ -59,9 +60,7 @@ def find_lr(*, config: RunConfig) -> None:
     from imgnet_mini.commands import find_lr
     from imgnet_mini.distributed.process_group import init_distributed
 
-    with init_distributed(
-        config.runtime.device, timeout=config.runtime.dist_timeout
-    ) as distributed:
+    with init_distributed(config.runtime) as distributed:
         find_lr.run(config, distributed=distributed)
 
 
@@ -97,13 +96,8 @@ def train(
 
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
-    with (
-        ignore_closed_stdout(),
-        init_distributed(config.runtime.device, timeout=config.runtime.dist_timeout) as distributed,
-    ):
-        if resume and distributed.broadcast_from_rank0(
-            lambda: resume_command.has_checkpoint(config)
-        ):
+    with ignore_closed_stdout(), init_distributed(config.runtime) as distributed:
+        if resume and distributed.broadcast_from_rank0(config.run.paths().has_checkpoint):
             resume_command.run(
                 config, allow_world_size_change=allow_world_size_change, distributed=distributed
             )
@@ -149,10 +143,7 @@ def resume(
     from imgnet_mini.commands import resume
     from imgnet_mini.distributed.process_group import init_distributed
 
-    with (
-        ignore_closed_stdout(),
-        init_distributed(config.runtime.device, timeout=config.runtime.dist_timeout) as distributed,
-    ):
+    with ignore_closed_stdout(), init_distributed(config.runtime) as distributed:
         resume.run(
             config,
             checkpoint=checkpoint,
@@ -160,3 +151,36 @@ def resume(
             allow_world_size_change=allow_world_size_change,
             distributed=distributed,
         )
+
+
+recipe = typer.Typer(
+    no_args_is_help=True,
+    help="Show the recipes: sets of settings, for train --recipe NAME.",
+)
+app.add_typer(recipe, name="recipe", rich_help_panel="Workflow")
+
+
+@recipe.command("list")
+def list_recipes() -> None:
+    """List the recipes and their purposes."""
+    show_table(
+        "Recipes, for --recipe NAME",
+        ["recipe", "purpose"],
+        [[name, recipe_purpose(name)] for name in recipe_names()],
+    )
+
+
+@recipe.command()
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(recipe_names()),
+            help="Recipe to print.",
+            show_default=False,
+            autocompletion=recipe_names,
+        ),
+    ],
+) -> None:
+    """Print a recipe as TOML, to save and edit for --config FILE."""
+    write_stdout(recipe_text(name))

@@ -19,7 +19,6 @@ from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.errors import StoppedError
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import translate_torch_errors
@@ -27,7 +26,7 @@ from imgnet_mini.training.setup import Setup, build_setup, describe_environment
 from imgnet_mini.training.throughput import TrainingBenchmark
 from imgnet_mini.training.trainer import StepLogger
 from imgnet_mini.utils.console import format_bytes, print_lines, show_table
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.signals import StopRequest
 
 ROUNDS: Final = 2
 """Number of measurements of loading, computing and both, if there is time."""
@@ -95,16 +94,13 @@ def run(config: RunConfig, *, seconds: float, as_json: bool) -> None:
         tempfile.TemporaryDirectory() as folder,
         closing(RunLogger(RunPaths(Path(folder), "bench"), [], step=0)) as logger,
         translate_torch_errors(config.data.batch_size),
-        StopRequest() as stop,
+        StopRequest(lambda name: f"bench stopped by {name}") as stop,
     ):
         bench = _Bench(config, setup, logger, stop, seconds / _MEASUREMENTS)
-        try:
-            rates = bench.measure(deadline)
-            limit, sentence = explain_limit(rates, on_cpu=setup.device.type == "cpu")
-            changes = bench.propose_changes(limit, Path(folder))
-            trials = list(bench.try_changes(changes, deadline))
-        except StopRequestedError as error:
-            raise StoppedError(f"bench stopped by {error}", error.signal_number) from error
+        rates = bench.measure(deadline)
+        limit, sentence = explain_limit(rates, on_cpu=setup.device.type == "cpu")
+        changes = bench.propose_changes(limit, Path(folder))
+        trials = list(bench.try_changes(changes, deadline))
     result = BenchResult(rates, limit, sentence, trials)
     if as_json:
         print_lines(json.dumps(_content(config, setup, result), indent=2))

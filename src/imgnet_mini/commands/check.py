@@ -6,10 +6,10 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder, describe_ignored
 from imgnet_mini.data.scan import ScanResult, scan_images
 from imgnet_mini.data.splits import case_collisions, find_tree_problems, read_splits
-from imgnet_mini.errors import DataError, StoppedError
+from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import list_lines, print_lines
 from imgnet_mini.utils.progress import progress_bar
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.signals import StopRequest
 
 
 def run(config: RunConfig) -> None:
@@ -45,10 +45,12 @@ def run(config: RunConfig) -> None:
 
 
 def _scan(splits: tuple[ImageFolder, ...]) -> list[ScanResult]:
-    total = sum(map(len, splits))
-    done = 0
-    findings = []
-    with StopRequest() as stop, progress_bar("check", total) as bar:
+    total, done = sum(map(len, splits)), 0
+
+    def message(signal_name: str) -> str:
+        return f"stopped by {signal_name} after {done} of {total} images"
+
+    with StopRequest(message) as stop, progress_bar("check", total) as bar:
 
         def on_image(_count: int) -> None:
             nonlocal done
@@ -56,14 +58,7 @@ def _scan(splits: tuple[ImageFolder, ...]) -> list[ScanResult]:
             bar.show(done)
             stop.check()
 
-        try:
-            for split in splits:
-                findings.append(scan_images(split, on_image))  # noqa: PERF401 - may raise midway
-        except StopRequestedError as error:
-            raise StoppedError(
-                f"stopped by {error} after {done} of {total} images", error.signal_number
-            ) from error
-    return findings
+        return [scan_images(split, on_image) for split in splits]
 
 
 def _to_lines(splits: tuple[ImageFolder, ...], found: list[Mapping[int, str]]) -> list[str]:

@@ -10,8 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from imgnet_mini.commands import evaluate, find_lr, prepare, readme, report, train
-from imgnet_mini.config.flags import config_flags
-from imgnet_mini.config.run_config import RunConfig, Tables
+from imgnet_mini.config.run_config import RunConfig, Tables, config_flags
 from imgnet_mini.errors import ConfigError, DivergedError, WriteError
 from imgnet_mini.training.device import choose_device
 from imgnet_mini.training.model import build_model

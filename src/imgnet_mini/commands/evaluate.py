@@ -15,19 +15,18 @@ from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
-from imgnet_mini.errors import CheckpointError, ConfigError, StoppedError
+from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.inference.model import checkpoint_path, load_network, wrong_arch_error
-from imgnet_mini.runs.cleanup import clean_reports
-from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
+from imgnet_mini.runs.results import EvaluationResult
 from imgnet_mini.training.device import choose_device, describe_device, translate_torch_errors
 from imgnet_mini.training.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.setup import open_splits_once
 from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.signals import StopRequest
 
 
 def saved_settings(overrides: RunConfig) -> RunConfig:
@@ -123,7 +122,7 @@ def _prepare(
     paths = config.run.paths()
     path = checkpoint_path(checkpoint, config)
     check_writable(paths.report_dir)
-    clean_reports(paths)
+    paths.clean_reports()
     return config, path, read_weights(path)
 
 
@@ -137,7 +136,10 @@ def _measure(
     distributed: DistributedContext,
 ) -> tuple[Metrics, Predictions]:
     with (
-        StopRequest(distributed=distributed.world_size > 1) as stop,
+        StopRequest(
+            lambda name: f"evaluation stopped by {name}; nothing was written",
+            distributed=distributed.world_size > 1,
+        ) as stop,
         translate_torch_errors(config.data.batch_size),
         closing(
             build_eval_loader(
@@ -145,20 +147,15 @@ def _measure(
             )
         ) as loader,
     ):
-        try:
-            metrics, answers = evaluate(
-                model,
-                loader,
-                Precision(device.type, None),
-                stop,
-                label_smoothing=config.optimizer.label_smoothing,
-                distributed=distributed,
-            )
-        except StopRequestedError as error:
-            raise StoppedError(
-                f"evaluation stopped by {error}; nothing was written", error.signal_number
-            ) from error
-    return metrics, to_predictions(answers, images.val)
+        metrics, predictions = evaluate(
+            model,
+            loader,
+            Precision(device.type, None),
+            stop,
+            label_smoothing=config.optimizer.label_smoothing,
+            distributed=distributed,
+        )
+    return metrics, to_predictions(predictions, images.val)
 
 
 def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:

@@ -16,8 +16,7 @@ from imgnet_mini.data.batches import load_batches
 from imgnet_mini.data.folder import find_inference_images
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import ConfigError, DataError, ExportError
-from imgnet_mini.export.description import Description, describe, to_json
-from imgnet_mini.export.formats import FORMATS, ExportFormat
+from imgnet_mini.export.formats import FORMATS, Description, ExportFormat, describe, to_json
 from imgnet_mini.export.parity import ParityResult, compare
 from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.training.model import build_with_weights

@@ -5,11 +5,10 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from imgnet_mini.config.flags import config_flags
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import RunConfig, config_flags
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.distributed.rank_sync import RankSync
-from imgnet_mini.errors import ConfigError, DivergedError, StoppedError
+from imgnet_mini.errors import ConfigError, DivergedError
 from imgnet_mini.lr_finder.curve import Curve
 from imgnet_mini.lr_finder.range_test import run_range_test
 from imgnet_mini.lr_finder.results import save_result
@@ -18,12 +17,18 @@ from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import describe_device, translate_torch_errors
 from imgnet_mini.training.optim import OPTIMIZERS, build_optimizer
-from imgnet_mini.training.peak_lr import check_trial_steps, default_lr, run_lr_trials, settings_of
+from imgnet_mini.training.peak_lr import (
+    check_trial_steps,
+    default_lr,
+    has_fixed_lr,
+    run_lr_trials,
+    settings_of,
+)
 from imgnet_mini.training.setup import Setup, build_setup
 from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.progress import progress_bar
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.signals import StopRequest
 
 TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
 
@@ -70,12 +75,13 @@ def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) 
         "Train with",
         f"  {saved.train_command}",
         saved.reason,
-        *_note_higher_peak(config.schedule.max_lr, suggestions.lr),
+        *_note_higher_peak(config, suggestions.lr),
     )
 
 
-def _note_higher_peak(max_lr: float | str | None, recommended: float) -> list[str]:
-    if not isinstance(max_lr, float) or max_lr < _CLEARLY_HIGHER * recommended:
+def _note_higher_peak(config: RunConfig, recommended: float) -> list[str]:
+    max_lr = default_lr(config)
+    if not has_fixed_lr(config) or max_lr < _CLEARLY_HIGHER * recommended:
         return []
     return [
         f"Note: the settings have a much higher peak, max_lr = {max_lr:g}, which train uses "
@@ -103,24 +109,25 @@ def _announce(config: RunConfig, setup: Setup) -> None:
 
 def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, TrialRuns | None]:
     with (
-        StopRequest(distributed=setup.distributed.world_size > 1) as stop,
+        StopRequest(
+            lambda name: f"find-lr stopped by {name}; nothing was written",
+            distributed=setup.distributed.world_size > 1,
+        ) as stop,
         translate_torch_errors(config.data.batch_size),
         closing(setup.train_loader),
     ):
-        try:
-            curve = _test_range(config, setup, stop)
-            return curve, run_lr_trials(config, setup, stop) if config.finder.trials else None
-        except StopRequestedError as error:
-            raise StoppedError(
-                f"find-lr stopped by {error}; nothing was written", error.signal_number
-            ) from error
+        curve = _test_range(config, setup, stop)
+        return curve, run_lr_trials(config, setup, stop) if config.finder.trials else None
 
 
 def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
     steps = config.finder.num_iter
     precision, clip_grad = setup.precision, config.optimizer.clip_grad
-    mixed = precision.dtype is not None
-    autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
+    autocast: dict[str, Any] | None = None
+    if precision.dtype is not None or clip_grad:  # LRFinder uses the scaler only with autocast
+        enabled = precision.dtype is not None
+        autocast = {"device_type": precision.device_type, "dtype": precision.dtype}
+        autocast["enabled"] = enabled
     with progress_bar("find-lr", steps) as bar:
         rank_sync = RankSync(setup.distributed, stop, max_steps=1)
 
@@ -136,9 +143,7 @@ def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
             setup.train_loader.endless(),
             config.finder,
             device=setup.device,
-            autocast=autocast
-            if mixed or clip_grad
-            else None,  # LRFinder needs it to use the scaler
+            autocast=autocast,
             scaler=precision.build_scaler(clip_grad),
             grad_accum_steps=config.data.grad_accum_steps,
             all_reduce=lambda loss: (
@@ -171,8 +176,8 @@ def _show(config: RunConfig, suggestions: Suggestions, trials: TrialRuns | None)
         for method, lr in suggestions.lrs.items()
         if method != "default"
     ]
-    is_set = isinstance(config.schedule.max_lr, float)
-    origin = "max_lr of the settings" if is_set else OPTIMIZERS[config.optimizer.optimizer].lr_rule
+    rule = OPTIMIZERS[config.optimizer.optimizer].lr_rule
+    origin = "max_lr of the settings" if has_fixed_lr(config) else rule
     mark = " *" if suggestions.recommended == "default" else ""
     rows.append([f"{METHOD_NAMES['default']} ({origin}){mark}", f"{default_lr(config):.2e}"])
     show_table("Suggested peak learning rates (* recommended)", ["method", "peak lr"], rows)

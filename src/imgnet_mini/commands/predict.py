@@ -14,13 +14,13 @@ from imgnet_mini.data.classes import display_names, imagenet_classes
 from imgnet_mini.data.folder import find_inference_images
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.transforms import EvalCrop, eval_resize
-from imgnet_mini.errors import FailedImagesError, StoppedError
+from imgnet_mini.errors import FailedImagesError
 from imgnet_mini.inference.model import InferenceModel, Prediction, load_inference_model
 from imgnet_mini.training.device import choose_device
 from imgnet_mini.utils.console import escape_line, print_lines, print_warning, write_stdout
 from imgnet_mini.utils.csv_file import table_text
 from imgnet_mini.utils.progress import progress_bar
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.signals import StopRequest
 
 Form = Literal["text", "json", "csv"]
 
@@ -72,21 +72,19 @@ def _predict(
     failed: list[ImageError] = []
     load = EvalCrop(model.img_size).load
     batches = load_batches(files, load, batch_size=batch_size, threads=available_cpus())
-    with StopRequest() as stop, progress_bar("predict", len(files)) as bar:
-        try:
-            for batch in batches:
-                failed += batch.broken
-                if batch.images:
-                    found = model.predict(torch.stack(batch.images), top_k=top_k)
-                    predictions += zip(batch.files, found, strict=True)
-                bar.show(len(predictions) + len(failed))
-                stop.check()
-        except StopRequestedError as error:
-            done = len(predictions) + len(failed)
-            raise StoppedError(
-                f"stopped by {error} after {done} of {len(files)} images; nothing was printed",
-                error.signal_number,
-            ) from error
+
+    def message(signal_name: str) -> str:
+        done = len(predictions) + len(failed)
+        return f"stopped by {signal_name} after {done} of {len(files)} images; nothing was printed"
+
+    with StopRequest(message) as stop, progress_bar("predict", len(files)) as bar:
+        for batch in batches:
+            failed += batch.broken
+            if batch.images:
+                found = model.predict(torch.stack(batch.images), top_k=top_k)
+                predictions += zip(batch.files, found, strict=True)
+            bar.show(len(predictions) + len(failed))
+            stop.check()
     return predictions, failed
 
 

@@ -9,10 +9,10 @@ from imgnet_mini.data.pack.format import PackManifest, array_files, open_pack
 from imgnet_mini.data.pack.plan import PackPlan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import find_splits
-from imgnet_mini.errors import DataError, StoppedError
+from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import format_bytes, list_lines, print_lines
 from imgnet_mini.utils.progress import progress_bar
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
+from imgnet_mini.utils.signals import StopRequest
 
 
 def run(config: RunConfig) -> None:
@@ -46,15 +46,12 @@ def run(config: RunConfig) -> None:
         f"images at {plan.eval_size} px into {pack_dir}, {format_bytes(plan.nbytes)}"
     )
     manifest = _write(plan, pack_dir, skip=config.data.skip_bad)
-    if manifest.skipped:
-        print_lines(
-            f"Left out {len(manifest.skipped)} broken image(s):", list_lines(manifest.skipped)
-        )
-    if manifest.suspect:
-        print_lines(
-            f"Packed {len(manifest.suspect)} damaged image(s) that can be decoded:",
-            list_lines(manifest.suspect),
-        )
+    skipped, suspect = manifest.skipped, manifest.suspect
+    if skipped:
+        print_lines(f"Left out {len(skipped)} broken image(s):", list_lines(skipped))
+    if suspect:
+        title = f"Packed {len(suspect)} damaged image(s) that can be decoded:"
+        print_lines(title, list_lines(suspect))
     print_lines("train, resume, find-lr and evaluate now use the pack by default")
 
 
@@ -73,7 +70,14 @@ def _write(plan: PackPlan, pack_dir: Path, *, skip: bool) -> PackManifest:
     total = sum(len(images) for images in plan.splits.values())
     done = packed = 0
     began = time.perf_counter()
-    with StopRequest() as stop, progress_bar("prepare", total) as bar:
+
+    def message(signal_name: str) -> str:
+        return (
+            f"stopped by {signal_name} after {done} of {total} images; run the same command to "
+            "continue"
+        )
+
+    with StopRequest(message) as stop, progress_bar("prepare", total) as bar:
 
         def on_image(split: str, count: int) -> None:
             nonlocal done, packed
@@ -82,14 +86,7 @@ def _write(plan: PackPlan, pack_dir: Path, *, skip: bool) -> PackManifest:
             bar.show(done)
             stop.check()
 
-        try:
-            manifest = write_pack(plan, pack_dir, skip=skip, on_image=on_image)
-        except StopRequestedError as error:
-            raise StoppedError(
-                f"stopped by {error} after {done} of {total} images; run the same command to "
-                "continue",
-                error.signal_number,
-            ) from error
+        manifest = write_pack(plan, pack_dir, skip=skip, on_image=on_image)
     seconds = time.perf_counter() - began
     images = sum(manifest.images.values())
     size = sum(path.stat().st_size for path in array_files(pack_dir))

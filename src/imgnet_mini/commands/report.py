@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 
 from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands import evaluate
-from imgnet_mini.config.flags import run_flags
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
 from imgnet_mini.errors import DataError
@@ -26,12 +25,10 @@ from imgnet_mini.reporting.network import summarize_model
 from imgnet_mini.reporting.page.pages import build_report_page
 from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.reporting.style import save_png
-from imgnet_mini.runs.cleanup import clean_reports
-from imgnet_mini.runs.environment import RunEnvironment
-from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions, load_predictions
 from imgnet_mini.runs.records import read_csv
+from imgnet_mini.runs.results import EvaluationResult, RunEnvironment
 from imgnet_mini.training.model import build_model
 from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import escape_line, print_lines
@@ -54,7 +51,7 @@ def run(overrides: RunConfig) -> None:
             f"{paths.train_log} holds no finished epoch; train first, with\n"
             f"  imgnet-mini train{run_flags(config.run)}"
         )
-    clean_reports(paths)
+    paths.clean_reports()
     result = _read_current_result(paths)
     if result is None:
         evaluate.run(overrides)

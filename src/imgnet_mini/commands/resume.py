@@ -1,16 +1,14 @@
-"""Continue a run from its newest checkpoint, with the settings it was started with."""
+"""resume: continue a run from a checkpoint, with the settings it was started with."""
 
 from pathlib import Path
 
 from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from imgnet_mini.commands.train import train, writing
-from imgnet_mini.config.flags import run_flags
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, DataError
-from imgnet_mini.runs.cleanup import clean_run
 from imgnet_mini.runs.logger import RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord
@@ -26,12 +24,6 @@ from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.console import print_lines
 
 
-def has_checkpoint(overrides: RunConfig) -> bool:
-    """Tell whether the run has a checkpoint."""
-    paths = RunPaths(overrides.run.output_dir, overrides.run.name)
-    return paths.checkpoint.exists() or bool(paths.earlier_checkpoints())
-
-
 def run(
     overrides: RunConfig,
     *,
@@ -42,18 +34,18 @@ def run(
 ) -> None:
     """Continue a run; `overrides` holds the settings of the command line.
 
-    checkpoint: the file to go on from; else the newest that is whole.
-    replan: let the schedule be another one.
-    other_ranks: let the number of ranks be another one.
+    checkpoint: the file to resume from; by default the newest intact one.
+    replan: accept a new schedule.
+    allow_world_size_change: accept another number of ranks.
 
     Raises:
-        CheckpointError: there is no checkpoint, none is whole, or it does not fit.
-        ConfigError: a setting was typed that would make it another run.
-        DataError: the images are not those the run was started on.
-        InUseError: another process is at it.
+        CheckpointError: there is no intact checkpoint, or it does not fit.
+        ConfigError: an explicit setting would change the results of the run.
+        DataError: the images are not those that the run was started on.
+        InUseError: another process is writing the run.
     """
     paths = overrides.run.paths()
-    if distributed.is_main_process and not has_checkpoint(overrides):
+    if distributed.is_main_process and not paths.has_checkpoint():
         restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
         raise CheckpointError(
             f"there is nothing to resume: {paths.checkpoint} does not exist. Start the run with\n"
@@ -61,49 +53,48 @@ def run(
         )
     with writing(paths, distributed):
         store = CheckpointStore(paths, keep=overrides.checkpoint.keep)
-        taken = distributed.broadcast_from_rank0(lambda: _take_up(paths, store, checkpoint))
-        print_lines(*(f"Note: {note}" for note in taken.notes))
+        loaded = distributed.broadcast_from_rank0(lambda: _load(paths, store, checkpoint))
+        print_lines(*(f"Note: {note}" for note in loaded.notes))
         config = merge_resume_config(
-            taken.checkpoint,
+            loaded.checkpoint,
             overrides,
             replan=replan,
             allow_world_size_change=allow_world_size_change,
         )
-        check_world_size(taken.checkpoint, distributed, allowed=allow_world_size_change)
-        if taken.checkpoint.state.epoch < config.schedule.epochs:
-            _go_on(config, paths, store, taken, replan=replan, distributed=distributed)
+        check_world_size(loaded.checkpoint, distributed, allowed=allow_world_size_change)
+        if loaded.checkpoint.state.epoch < config.schedule.epochs:
+            _continue(config, paths, store, loaded, replan=replan, distributed=distributed)
         elif distributed.is_main_process:
-            _finish(config, paths, taken)
+            _finish(config, paths, loaded)
 
 
-def _take_up(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> LoadedCheckpoint:
-    unfinished = clean_run(paths)
-    if unfinished:
+def _load(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> LoadedCheckpoint:
+    if unfinished := paths.clean():
         print_lines(f"Removed {unfinished} unfinished file(s) of a process that was killed")
     return store.load_latest() if checkpoint is None else store.load_file(checkpoint)
 
 
-def _go_on(
+def _continue(
     config: ResolvedConfig,
     paths: RunPaths,
     store: CheckpointStore,
-    taken: LoadedCheckpoint,
+    loaded: LoadedCheckpoint,
     *,
     replan: bool,
     distributed: DistributedContext,
 ) -> None:
-    saved = taken.checkpoint
+    saved = loaded.checkpoint
     setup = build_setup(config, skipped=saved.skipped, distributed=distributed)
     if distributed.is_main_process:
         _check_same_images(saved, setup, config.run.pack)
-    saved.check_position(taken.path, steps=len(setup.train_loader))
+    saved.check_position(loaded.path, steps=len(setup.train_loader))
     trainer = build_trainer(config, setup)
     trainer.load_state_dict(saved.to_dict(), replan=replan)
     store.keep = config.checkpoint.keep
     logger: RunLogger | None = None
     if distributed.is_main_process:
         records = [EpochRecord(**record.model_dump()) for record in saved.records]
-        _announce(config, paths, taken, trainer, setup, replan=replan)
+        _announce(config, paths, loaded, trainer, setup, replan=replan)
         best_epoch = trainer.state.best_epoch
         if best_epoch >= 0 and not store.has_best():
             trainer.state.best_top1, trainer.state.best_epoch = -1.0, -1
@@ -118,13 +109,13 @@ def _go_on(
 def _announce(
     config: ResolvedConfig,
     paths: RunPaths,
-    taken: LoadedCheckpoint,
+    loaded: LoadedCheckpoint,
     trainer: Trainer,
     setup: Setup,
     *,
     replan: bool,
 ) -> None:
-    saved, state, steps = taken.checkpoint, trainer.state, len(setup.train_loader)
+    saved, state, steps = loaded.checkpoint, trainer.state, len(setup.train_loader)
     print_lines(
         *setup.images.notes,
         f"Resuming {paths.name} at step {state.step} of {config.schedule.epochs * steps} "
@@ -135,18 +126,18 @@ def _announce(
         print_lines(*describe_new_schedule(saved, config, trainer.lr))
 
 
-def _finish(config: ResolvedConfig, paths: RunPaths, taken: LoadedCheckpoint) -> None:
-    """All epochs are done; a process that was killed may have left the log behind them.
+def _finish(config: ResolvedConfig, paths: RunPaths, loaded: LoadedCheckpoint) -> None:
+    """Write the logs of a finished run, which a killed process may have left incomplete.
 
     Raises:
-        CheckpointError: they are those of another run, or the run has gone on since.
+        CheckpointError: the checkpoint is not the newest of the run.
     """
-    if not taken.is_newest:
+    if not loaded.is_newest:
         raise CheckpointError(
-            f"{taken.path} is of a finished run, and not the newest state of {paths.name}: there "
+            f"{loaded.path} is of a finished run, and not the newest state of {paths.name}: there "
             "is nothing to go on with. Leave --checkpoint out, or name more --epochs with --replan"
         )
-    records = [EpochRecord(**record.model_dump()) for record in taken.checkpoint.records]
+    records = [EpochRecord(**record.model_dump()) for record in loaded.checkpoint.records]
     write_logs(paths, records)
     epochs = config.schedule.epochs
     print_lines(

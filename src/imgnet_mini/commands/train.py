@@ -6,14 +6,12 @@ from contextlib import AbstractContextManager, closing, nullcontext
 import torch
 
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.config.flags import run_flags
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.data.sampler import build_progressive_resize, pixel_fraction
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError, StoppedError
-from imgnet_mini.runs.cleanup import clean_run
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
@@ -73,19 +71,19 @@ def writing(paths: RunPaths, distributed: DistributedContext) -> AbstractContext
 def _check_no_run(config: RunConfig, paths: RunPaths, *, overwrite: bool) -> None:
     states = [paths.checkpoint, paths.best, *paths.earlier_checkpoints(), paths.train_log]
     existing = [path for path in states if path.exists()]
-    if existing and not overwrite:
-        options = run_flags(config.run)
-        if not paths.checkpoint.exists() and not paths.earlier_checkpoints():
-            raise ConfigError(
-                f"a run named {config.run.name} has left {existing[0]}, and no checkpoint to go on "
-                "from: replace what is left with train --overwrite, or choose another --name"
-            )
+    if not existing or overwrite:
+        return
+    if not paths.has_checkpoint():
         raise ConfigError(
-            f"a run named {config.run.name} exists ({existing[0]}). Continue it with\n"
-            f"  imgnet-mini resume{options}\n"
-            "or with train --resume, start another one under a new --name, or replace it with "
-            "train --overwrite"
+            f"a run named {config.run.name} has left {existing[0]}, and no checkpoint to go on "
+            "from: replace what is left with train --overwrite, or choose another --name"
         )
+    raise ConfigError(
+        f"a run named {config.run.name} exists ({existing[0]}). Continue it with\n"
+        f"  imgnet-mini resume{run_flags(config.run)}\n"
+        "or with train --resume, start another one under a new --name, or replace it with "
+        "train --overwrite"
+    )
 
 
 def train(run: TrainingRun, *, new_plan: bool) -> None:
@@ -159,7 +157,7 @@ def _remove_run(paths: RunPaths) -> None:
     with translate_write_errors(paths.checkpoint_dir):
         for path in written:
             path.unlink(missing_ok=True)
-        clean_run(paths)
+        paths.clean()
 
 
 def _announce(config: ResolvedConfig, paths: RunPaths, setup: Setup) -> None:

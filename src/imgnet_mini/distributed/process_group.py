@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # untyped
 
+from imgnet_mini.config.settings import RuntimeConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import (
     ConfigError,
@@ -40,14 +41,14 @@ _KILL_SECONDS: Final = 30
 
 
 @contextmanager
-def init_distributed(device: str = "auto", *, timeout: float = 600) -> Iterator[DistributedContext]:
+def init_distributed(runtime: RuntimeConfig) -> Iterator[DistributedContext]:
     """Join the process group of this run; without one, yield `SINGLE_PROCESS`.
 
     A process group that is initialized already is used and not destroyed. Else one is created
     from the variables that torchrun sets, and destroyed at the end of the block.
 
-    device: `--device`; NCCL is used for "auto" and "cuda" if CUDA is available, else gloo alone.
-    timeout: seconds to wait for another rank in one operation; an existing group keeps its own.
+    NCCL is used if CUDA is available and chosen, else gloo alone. An existing group keeps its own
+    timeout.
 
     Raises:
         RankError: an error that a user can fix, which this rank is the first to report.
@@ -66,10 +67,10 @@ def init_distributed(device: str = "auto", *, timeout: float = 600) -> Iterator[
         return
     with _stop_with_parent():
         try:
-            distributed = _create_group(env, device, timeout)
+            distributed = _create_group(env, runtime)
         except RuntimeError as error:
-            raise _to_lost_rank_error(error, timeout) or error from error
-        with _fail_together(distributed, timeout):
+            raise _to_lost_rank_error(error, runtime.dist_timeout) or error from error
+        with _fail_together(distributed, runtime.dist_timeout):
             yield distributed
         dist.destroy_process_group()
 
@@ -103,14 +104,14 @@ def _env_of_existing_group() -> TorchrunEnv:
     return TorchrunEnv(rank, world_size, names[:rank].count(host), names.count(host))
 
 
-def _create_group(env: TorchrunEnv, device: str, timeout: float) -> DistributedContext:
-    use_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
+def _create_group(env: TorchrunEnv, runtime: RuntimeConfig) -> DistributedContext:
+    use_cuda = runtime.device in ("auto", "cuda") and torch.cuda.is_available()
     store = _connect_store()
     store = PrefixStore(f"imgnet-mini {_agree_on_prefix(store, env)}", store)
     with default_signal_handlers():  # torch blocks here if a rank is killed meanwhile
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
-            timeout=timedelta(seconds=timeout),
+            timeout=timedelta(seconds=runtime.dist_timeout),
             store=store,
             rank=env.rank,
             world_size=env.world_size,

@@ -1,7 +1,8 @@
 """Export formats: each writes a file and reads it back with the library that will run it."""
 
+import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,14 +12,19 @@ from typing import Any, BinaryIO, Final
 import torch
 from torch import Tensor, jit, nn
 
+from imgnet_mini import __version__
+from imgnet_mini.data.classes import human_names
+from imgnet_mini.data.transforms import MEAN, STD, eval_resize
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.export.description import Description, to_json, to_properties
 
 ExportedModel = Callable[[Tensor], Tensor]
 """Takes images (N, 3, S, S) float32 and returns logits (N, C)."""
 
 ModelBuilder = Callable[[dict[str, Tensor]], nn.Module]
 """Builds the network from a state dict."""
+
+Description = dict[str, Any]
+"""Plain JSON data."""
 
 FormatWriter = Callable[[nn.Module, Tensor, Description, BinaryIO], None]
 """Writes a network for any batch size; takes two or more example images."""
@@ -50,6 +56,45 @@ class ExportFormat:
     def missing_packages(self) -> list[str]:
         """Return the packages to install before a file can be written and checked."""
         return [package for package in self.packages if find_spec(package) is None]
+
+
+def describe(arch: str, img_size: int, classes: Sequence[str]) -> Description:
+    """Describe preprocessing and outputs, to store with an exported model.
+
+    classes: in the order of the outputs.
+    """
+    return {
+        "arch": arch,
+        "input": {"name": "images", "shape": ["batch", 3, img_size, img_size], "type": "float32"},
+        "preprocessing": {
+            "color": "RGB",
+            "resize": eval_resize(img_size),
+            "resize_side": "shortest",
+            "interpolation": "bilinear, antialiased",
+            "center_crop": img_size,
+            "scale": "0 to 1",
+            "mean": [round(value / 255, 6) for value in MEAN],
+            "std": [round(value / 255, 6) for value in STD],
+        },
+        "output": {"name": "logits", "shape": ["batch", len(classes)], "type": "float32"},
+        "classes": list(classes),
+        "names": human_names(classes),
+        "imgnet_mini": __version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def to_json(description: Description) -> str:
+    """Return the text of the JSON file, in ASCII."""
+    return json.dumps(description, indent=2) + "\n"
+
+
+def to_properties(description: Description) -> dict[str, str]:
+    """Return the description as strings for formats that store only those; other values as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in description.items()
+    }
 
 
 def _write_program(

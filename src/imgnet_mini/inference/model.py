@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.schema import Weights
-from imgnet_mini.config.flags import run_flags
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.data.classes import human_names, imagenet_classes
 from imgnet_mini.data.images import to_rgb
 from imgnet_mini.data.transforms import EvalCrop, Normalize

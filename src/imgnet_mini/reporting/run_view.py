@@ -18,8 +18,6 @@ from imgnet_mini.reporting.finder_view import (
 )
 from imgnet_mini.reporting.format import relative_url
 from imgnet_mini.reporting.redact import join_command, last_component, redact_command
-from imgnet_mini.runs.environment import RunEnvironment
-from imgnet_mini.runs.evaluation_result import EvaluationResult
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import (
     EpochRecord,
@@ -28,6 +26,7 @@ from imgnet_mini.runs.records import (
     select_phase,
     selection_records,
 )
+from imgnet_mini.runs.results import EvaluationResult, RunEnvironment
 from imgnet_mini.utils.console import escape_line
 
 PICTURES: Final = (

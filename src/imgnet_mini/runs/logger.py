@@ -38,15 +38,12 @@ _LOGGED_ANEW = (
 class RunLogger:
     """Logs a run to TensorBoard, train_log.csv and logs.md.
 
-    The text files are small; each epoch rewrites them.
+    The text files are small; each epoch rewrites them. Every method but `close` raises a
+    `WriteError` if a file cannot be written.
     """
 
     def __init__(self, paths: RunPaths, records: Sequence[EpochRecord], *, step: int) -> None:
-        """Start at a step, after whole epochs; events logged beyond it are dropped.
-
-        Raises:
-            WriteError: the folder of the events cannot be written.
-        """
+        """Start at a step, after whole epochs; events logged beyond it are dropped."""
         self._paths = paths
         self.records = list(records)
         with translate_write_errors(paths.event_dir):
@@ -55,22 +52,14 @@ class RunLogger:
             self._events = SummaryWriter(str(paths.event_dir))
 
     def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
-        """Log the loss and the learning rate of consecutive steps.
-
-        Raises:
-            WriteError: the events cannot be written.
-        """
+        """Log the loss and the learning rate of consecutive steps."""
         with translate_write_errors(self._paths.event_dir):
             for offset, (loss, lr) in enumerate(zip(losses, lrs, strict=True)):
                 self._events.add_scalar("train/loss_step", loss, first_step + offset)
                 self._events.add_scalar("train/lr", lr, first_step + offset)
 
     def log_epoch(self, *phases: EpochRecord) -> None:
-        """Log an epoch to TensorBoard; `write` updates the text files.
-
-        Raises:
-            WriteError: the events cannot be written.
-        """
+        """Log an epoch to TensorBoard; `write` updates the text files."""
         with translate_write_errors(self._paths.event_dir):
             for record in phases:
                 for name in ("loss", "top1", "top5", "imgs_per_sec"):
@@ -80,11 +69,7 @@ class RunLogger:
         self.flush()
 
     def log_hparams(self, settings: Mapping[str, float | str], text: str) -> None:
-        """Log the hyper-parameters, and the settings file as text.
-
-        Raises:
-            WriteError: the events cannot be written.
-        """
+        """Log the hyper-parameters, and the settings file as text."""
         experiment, start, _ = hparams(dict(settings), dict.fromkeys(METRICS, 0))
         with translate_write_errors(self._paths.event_dir):
             self._events._get_file_writer().add_summary(experiment, 0)
@@ -92,11 +77,7 @@ class RunLogger:
             self._events.add_text("settings", f"```toml\n{escape_control_chars(text)}```", 0)
 
     def log_image(self, tag: str, png: bytes, epoch: int) -> None:
-        """Log an image.
-
-        Raises:
-            WriteError: the events cannot be written.
-        """
+        """Log an image."""
         width, height = struct.unpack(">II", png[16:24])
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
         with translate_write_errors(self._paths.event_dir):
@@ -104,30 +85,18 @@ class RunLogger:
             self._events._get_file_writer().add_summary(summary, epoch)
 
     def log_end(self, best_top1: float, epoch: int) -> None:
-        """Log the end of the run, after its last epoch.
-
-        Raises:
-            WriteError: the events cannot be written.
-        """
+        """Log the end of the run, after its last epoch."""
         _, _, end = hparams({}, {})
         with translate_write_errors(self._paths.event_dir):
             self._events.add_scalar("val/best_top1", best_top1, epoch)
             self._events._get_file_writer().add_summary(end, epoch)
 
     def write(self) -> None:
-        """Write the text files.
-
-        Raises:
-            WriteError: one of them cannot be written.
-        """
+        """Write the text files."""
         write_logs(self._paths, self.records)
 
     def flush(self) -> None:
-        """Write all events to the file, before a checkpoint counts them as logged.
-
-        Raises:
-            WriteError: the events cannot be written.
-        """
+        """Write all events to the file, before a checkpoint counts them as logged."""
         with translate_write_errors(self._paths.event_dir):
             self._events.flush()
 

@@ -1,32 +1,59 @@
-"""Paths of all files of a run."""
+"""Paths of all files of a run, and removal of unfinished ones."""
 
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.utils.atomic_file import remove_temporary_files
 
-_MAX_NAME_LENGTH = 200
+_MAX_NAME_LENGTH: Final = 200
 """Maximum length of a folder name in characters; file systems allow 255 bytes."""
 
+_REPORT_FILES: Final = (
+    *("metrics.json", "predictions.csv", "report.json", "classification_report.txt"),
+    *("loss_curve.png", "accuracy_curve.png", "lr_curve.png", "class_accuracy.csv"),
+    *("confusion_matrix.csv", "confusion_matrix.png", "confused_pairs.csv"),
+    *("samples.png", "network.png", "skipped_images.txt", "index.html"),
+)
+"""Names of the files that `evaluate` and `report` write."""
 
-@dataclass(frozen=True)
+_MIN_AGE: Final = 3600
+"""Seconds; longer than any write takes."""
+
+
 class RunPaths:
     """Paths of one run, under the output folder."""
 
-    output_dir: Path
-    name: str
+    def __init__(self, output_dir: Path, name: str) -> None:
+        self.name = name
+        self.checkpoint_dir = output_dir / "checkpoints" / name
+        self.log_dir = output_dir / "out" / name
+        self.event_dir = output_dir / "runs" / name  # of TensorBoard
+        self.report_dir = output_dir / "reports" / name
+        self.export_dir = output_dir / "exports" / name
+        self.finder_dir = output_dir / "lr_finder_plots"  # shared by all runs
+        self.training_dirs = (self.checkpoint_dir, self.log_dir, self.event_dir)
 
-    @property
-    def checkpoint_dir(self) -> Path:
-        """`checkpoints/<name>`."""
-        return self.output_dir / "checkpoints" / self.name
+        self.checkpoint = self.checkpoint_dir / "checkpoint.pth"  # latest state
+        self.best = self.checkpoint_dir / "best.pth"  # weights with the best validation top-1
+        self.manifest = self.checkpoint_dir / "manifest.json"  # digests of all checkpoints
+        self.damaged = self.checkpoint_dir / "checkpoint.pth.damaged"  # its digest did not match
+        self.lock = self.checkpoint_dir / ".lock"
 
-    @property
-    def checkpoint(self) -> Path:
-        """Latest state: after an epoch, or after the step at which the run was stopped."""
-        return self.checkpoint_dir / "checkpoint.pth"
+        self.config = self.log_dir / "config.toml"  # resolved settings
+        self.environment = self.log_dir / "environment.json"  # see `RunEnvironment`
+        self.train_log = self.log_dir / "train_log.csv"
+        self.markdown_log = self.log_dir / "logs.md"
+
+        self.metrics = self.report_dir / "metrics.json"  # see `EvaluationResult`
+        self.predictions = self.report_dir / "predictions.csv"  # see `Predictions`
+        self.class_report = self.report_dir / "report.json"
+        self.page = self.report_dir / "index.html"
+        self.model_summary = self.report_dir / "model_summary.txt"
+        self.skipped_images = self.report_dir / "skipped_images.txt"  # unusable files, with reasons
+        self.report_files = [self.report_dir / file for file in _REPORT_FILES]
 
     def checkpoint_at(self, step: int) -> Path:
         """Return the path of an earlier state, kept as a fallback."""
@@ -41,115 +68,14 @@ class RunPaths:
         }
         return sorted(found, key=lambda path: (path.stat().st_mtime_ns, found[path]), reverse=True)
 
-    @property
-    def best(self) -> Path:
-        """Weights of the epoch with the best validation top-1."""
-        return self.checkpoint_dir / "best.pth"
+    def has_checkpoint(self) -> bool:
+        """Return whether a state exists to resume from."""
+        return self.checkpoint.exists() or bool(self.earlier_checkpoints())
 
     def checkpoint_files(self) -> list[Path]:
         """Return all files of the checkpoints, the latest state last: deleted in this order."""
         others = (self.manifest, self.damaged, self.best)
         return [*others, *reversed(self.earlier_checkpoints()), self.checkpoint]
-
-    @property
-    def manifest(self) -> Path:
-        """Digests of all saved checkpoints."""
-        return self.checkpoint_dir / "manifest.json"
-
-    @property
-    def damaged(self) -> Path:
-        """New name of a checkpoint whose digest does not match."""
-        return self.checkpoint_dir / "checkpoint.pth.damaged"
-
-    def training_dirs(self) -> tuple[Path, Path, Path]:
-        """Return the folders that only a training process writes."""
-        return self.checkpoint_dir, self.log_dir, self.event_dir
-
-    @property
-    def lock(self) -> Path:
-        """File locked by the process that writes the run."""
-        return self.checkpoint_dir / ".lock"
-
-    @property
-    def log_dir(self) -> Path:
-        """`out/<name>`."""
-        return self.output_dir / "out" / self.name
-
-    @property
-    def config(self) -> Path:
-        """Resolved settings of the run, as TOML."""
-        return self.log_dir / "config.toml"
-
-    @property
-    def environment(self) -> Path:
-        """Machine and software versions of the run, as JSON."""
-        return self.log_dir / "environment.json"
-
-    @property
-    def train_log(self) -> Path:
-        """Metrics as CSV, one row per epoch and phase."""
-        return self.log_dir / "train_log.csv"
-
-    @property
-    def markdown_log(self) -> Path:
-        """Metrics as lines of one fenced block."""
-        return self.log_dir / "logs.md"
-
-    @property
-    def event_dir(self) -> Path:
-        """`runs/<name>`: TensorBoard events."""
-        return self.output_dir / "runs" / self.name
-
-    @property
-    def report_dir(self) -> Path:
-        """`reports/<name>`."""
-        return self.output_dir / "reports" / self.name
-
-    @property
-    def export_dir(self) -> Path:
-        """`exports/<name>`."""
-        return self.output_dir / "exports" / self.name
-
-    @property
-    def metrics(self) -> Path:
-        """Metrics from `evaluate`."""
-        return self.report_dir / "metrics.json"
-
-    @property
-    def class_report(self) -> Path:
-        """Averages, best and worst classes, and confused pairs."""
-        return self.report_dir / "report.json"
-
-    @property
-    def page(self) -> Path:
-        """Report as a web page."""
-        return self.report_dir / "index.html"
-
-    @property
-    def predictions(self) -> Path:
-        """Predictions of `evaluate` for each validation image."""
-        return self.report_dir / "predictions.csv"
-
-    @property
-    def model_summary(self) -> Path:
-        """Layers of the network."""
-        return self.report_dir / "model_summary.txt"
-
-    @property
-    def skipped_images(self) -> Path:
-        """Reasons why image files were left out."""
-        return self.report_dir / "skipped_images.txt"
-
-    @property
-    def report_files(self) -> list[Path]:
-        """Files that `evaluate` and `report` write."""
-        names = (
-            *("metrics.json", "predictions.csv", "report.json", "classification_report.txt"),
-            *("loss_curve.png", "accuracy_curve.png", "lr_curve.png", "class_accuracy.csv"),
-            *("confusion_matrix.csv", "confusion_matrix.png", "confused_pairs.csv"),
-            *("samples.png", "network.png", "skipped_images.txt", "index.html"),
-        )
-        return [self.report_dir / name for name in names]
 
     def check_links(self) -> None:
         """Refuse folders that are links to elsewhere.
@@ -157,41 +83,37 @@ class RunPaths:
         Raises:
             ConfigError: a folder of the run leads out of the output folder.
         """
-        dirs = (*self.training_dirs(), self.report_dir, self.export_dir)
-        for path in dirs:
+        for path in (*self.training_dirs, self.report_dir, self.export_dir):
             check_inside(path)
 
-    @property
-    def finder_dir(self) -> Path:
-        """`lr_finder_plots`, shared by all runs; each result contains the name of its run."""
-        return self.output_dir / "lr_finder_plots"
+    def clean(self) -> int:
+        """Remove unfinished files of killed processes from a locked run; return their number."""
+        return remove_temporary_files(*self.training_dirs) + self.clean_reports()
 
+    def clean_reports(self) -> int:
+        """Remove unfinished files from the reports; return their number.
 
-@dataclass(frozen=True)
-class ComparisonPaths:
-    """Paths of a comparison of runs, under the output folder."""
-
-    output_dir: Path
-    names: tuple[str, ...]
-
-    @property
-    def folder(self) -> Path:
-        """`reports/<name>+<name>`; a run name cannot contain `+`.
-
-        Too many names are shortened to the number of the others and a digest of all.
+        Reports are written without the lock, so only files older than an hour are removed.
         """
-        name = all_names = "+".join(self.names)
-        kept = len(self.names)
+        return remove_temporary_files(self.report_dir, older_than=_MIN_AGE)
+
+
+class ComparisonPaths:
+    """Paths of a comparison of runs, under the output folder.
+
+    folder: `reports/<name>+<name>`; a run name cannot contain `+`. Too many names are shortened to
+        the number of the others and a digest of all.
+    """
+
+    def __init__(self, output_dir: Path, names: tuple[str, ...]) -> None:
+        name = all_names = "+".join(names)
+        kept = len(names)
         digest = hashlib.sha256(all_names.encode()).hexdigest()[:8]
         while len(name) > _MAX_NAME_LENGTH:
             kept -= 1
-            name = "+".join([*self.names[:kept], f"{len(self.names) - kept}-more-{digest}"])
-        return self.output_dir / "reports" / name
-
-    @property
-    def page(self) -> Path:
-        """Comparison as a web page."""
-        return self.folder / "index.html"
+            name = "+".join([*names[:kept], f"{len(names) - kept}-more-{digest}"])
+        self.folder = output_dir / "reports" / name
+        self.page = self.folder / "index.html"
 
 
 def check_inside(folder: Path) -> None:

@@ -10,8 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from imgnet_mini.config.flags import run_flags
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
 from imgnet_mini.data.augment.registry import enabled_augmentations
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.data.rng import hash_seed
@@ -53,6 +52,11 @@ def default_lr(config: RunConfig) -> float:
     if max_lr is None or max_lr == "auto":
         return OPTIMIZERS[config.optimizer.optimizer].default_lr(config.data.batch_size)
     return max_lr
+
+
+def has_fixed_lr(config: RunConfig) -> bool:
+    """Return whether the settings name the peak learning rate."""
+    return config.schedule.max_lr not in (None, "auto")
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

@@ -8,15 +8,14 @@ from typing import Any
 
 from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
-from imgnet_mini.config.flags import run_flags
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
 from imgnet_mini.reporting.network import summarize_model
-from imgnet_mini.runs.environment import RunEnvironment
 from imgnet_mini.runs.logger import NullLogger, RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
+from imgnet_mini.runs.results import RunEnvironment
 from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
 from imgnet_mini.training.setup import Setup, describe_environment

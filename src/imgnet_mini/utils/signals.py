@@ -3,11 +3,12 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
+from imgnet_mini.errors import StoppedError
 from imgnet_mini.utils.early_exit import exit_on_signal
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -39,10 +40,15 @@ class ImmediateStopError(BaseException):
 class StopRequest:
     """Records the first signal during its block; a second one raises `ImmediateStopError`.
 
+    message: makes the message of the `StoppedError` that replaces a `StopRequestedError` at the end
+        of the block, from the name of the signal.
     distributed: whether this process is one of several ranks.
     """
 
-    def __init__(self, *, distributed: bool = False) -> None:
+    def __init__(
+        self, message: Callable[[str], str] | None = None, *, distributed: bool = False
+    ) -> None:
+        self._message = message
         self._distributed = distributed
         self.received: int | None = None
         """First signal that has come."""
@@ -62,6 +68,8 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if isinstance(error, StopRequestedError) and self._message is not None:
+            raise StoppedError(self._message(str(error)), error.signal_number) from error
 
     def check(self) -> None:
         """Raise if a signal has come. Call between steps.

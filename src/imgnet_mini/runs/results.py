@@ -1,4 +1,4 @@
-"""`metrics.json`: written by `evaluate`, read by `report` and `readme`."""
+"""JSON files of a run, shared by their writers and readers."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,8 +16,42 @@ def _current_name(views: object) -> object:
     return _FORMER_VIEWS.get(views, views) if isinstance(views, str) else views
 
 
+class RunEnvironment(JsonModel):
+    """`environment.json`: machine, versions and data of a run at its start.
+
+    Fields are None if the version of imgnet-mini that started the run did not record them.
+
+    started: local time, ISO 8601.
+    device: in words; device_type: torch's name, such as `cuda`.
+    classes, train_images, val_images, parameters: counts.
+    loader: where the images were read from; skipped: one line for each unusable image file.
+    command: as it was typed, word by word.
+    """
+
+    started: Text | None = None
+    device: Text | None = None
+    device_type: Text | None = None
+    precision: Text | None = None
+    threads: Count | None = None
+    world_size: Count | None = None
+    system: Text | None = None
+    python: Text | None = None
+    torch: Text | None = None
+    torchvision: Text | None = None
+    pillow: Text | None = None
+    imgnet_mini: Text | None = None
+    classes: Count | None = None
+    train_images: Count | None = None
+    val_images: Count | None = None
+    loader: Text | None = None
+    skipped: tuple[Text, ...] = Field(default=(), strict=False)
+    parameters: Count | None = None
+    command: tuple[Text, ...] = Field(default=(), strict=False)
+    recipe: Text | None = None
+
+
 class EvaluationResult(JsonModel):
-    """Loss and accuracies in percent of one checkpoint, and how they were measured.
+    """`metrics.json` of `evaluate`: loss and accuracies of one checkpoint, in percent.
 
     imgs_per_sec: validation throughput, in images per second.
     checkpoint: file name; epoch: of its weights, None for a plain state dict.
