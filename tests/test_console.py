@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from imgnet_mini.utils.console import (
@@ -5,8 +7,7 @@ from imgnet_mini.utils.console import (
     escape_line,
     print_lines,
     print_warning,
-    show_error,
-    show_stop,
+    show_panel,
     show_table,
     write_stdout,
 )
@@ -38,8 +39,7 @@ def test_control_characters_are_escaped(text, shown, capsys):
     for show in (
         print_lines,
         print_warning,
-        show_error,
-        show_stop,
+        partial(show_panel, "Error", color="red"),
         lambda text: show_table(text, ["x"], [[text]]),
     ):
         show(text)
@@ -71,12 +71,12 @@ def test_escape_line_escapes_newlines():
 
 
 def test_errors_and_stops_go_to_standard_error_with_their_title(capsys):
-    show_error("what [red]went[/red] wrong")
+    show_panel("Error", "what [red]went[/red] wrong", color="red")
     out, err = capsys.readouterr()
     assert out == ""
     assert "─ Error ─" in err
     assert "what [red]went[/red] wrong" in err
-    show_stop("by SIGINT")
+    show_panel("Stopped", "by SIGINT", color="yellow")
     out, err = capsys.readouterr()
     assert out == ""
     assert "─ Stopped ─" in err
@@ -84,7 +84,7 @@ def test_errors_and_stops_go_to_standard_error_with_their_title(capsys):
 
 def test_a_long_message_is_wrapped_and_not_cut(capsys):
     message = " ".join(f"word{i}" for i in range(100))
-    show_error(message)
+    show_panel("Error", message, color="red")
     words = capsys.readouterr().err.replace("│", " ").split()
     assert [word for word in words if word.startswith("word")] == message.split()
 

@@ -66,16 +66,10 @@ class StoppedError(ImgnetMiniError):
 class StaleError(ImgnetMiniError):
     """A generated file is out of date (`--check`)."""
 
-    exit_code = 1
-
 
 class ExportError(ImgnetMiniError):
     """The outputs of an exported file differ from those of the model."""
 
-    exit_code = 1
-
 
 class FailedImagesError(ImgnetMiniError):
     """Some of the given images could not be read; all others are done."""
-
-    exit_code = 1

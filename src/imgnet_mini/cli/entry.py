@@ -12,7 +12,7 @@ import typer
 
 from imgnet_mini import __version__
 from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
-from imgnet_mini.utils.console import print_lines, show_error, show_stop
+from imgnet_mini.utils.console import print_lines, show_panel
 from imgnet_mini.utils.signals import ImmediateStopError, raise_on_signal
 from imgnet_mini.utils.torchrun_env import (
     TorchrunEnv,
@@ -52,15 +52,15 @@ def _run(args: list[str] | None, is_process: bool) -> None:
             app(args, prog_name="imgnet-mini")
     except ImmediateStopError as error:
         if is_main_process_from_env():
-            show_stop(f"stopped immediately by {error}; saved files are intact")
+            text = f"stopped immediately by {error}; saved files are intact"
+            show_panel("Stopped", text, color="yellow")
         raise SystemExit(128 + error.signal_number) from error
-    except StoppedError as error:
-        if is_main_process_from_env():
-            show_stop(str(error))
-        raise SystemExit(error.exit_code) from error
     except ImgnetMiniError as error:
         if is_main_process_from_env() or isinstance(error, RankError):
-            show_error("\n".join([str(error), *getattr(error, "__notes__", [])]))
+            text = "\n".join([str(error), *getattr(error, "__notes__", [])])
+            is_stop = isinstance(error, StoppedError)
+            title, color = ("Stopped", "yellow") if is_stop else ("Error", "red")
+            show_panel(title, text, color=color)
         raise SystemExit(error.exit_code) from error
 
 

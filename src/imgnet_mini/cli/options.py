@@ -104,8 +104,8 @@ def config_options(
                     "ctx", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context
                 ),
                 *(parameter for name, parameter in parameters.items() if name != "config"),
-                *([_optional("recipe", Recipe)] if recipes else []),
-                _optional("config_file", ConfigFile),
+                *([_keyword("recipe", Recipe)] if recipes else []),
+                _keyword("config_file", ConfigFile),
                 *(
                     _parameter(name, field, panel=section.capitalize(), show_default=show_defaults)
                     for name, (section, field) in fields.items()
@@ -118,9 +118,9 @@ def config_options(
     return decorate
 
 
-def _optional(name: str, annotation: Any) -> inspect.Parameter:
+def _keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
 
 
@@ -131,6 +131,7 @@ def _was_typed(ctx: typer.Context, name: str) -> bool:
 
 def _parameter(name: str, field: FieldInfo, *, panel: str, show_default: bool) -> inspect.Parameter:
     """Return the parameter that Typer turns into the option of a field."""
+    depends = field.default_factory_takes_validated_data  # the default is another setting's value
     bounds = {type(bound): bound for bound in field.metadata}
     annotation, metavar = _command_line_type(field.annotation)
     option = typer.Option(
@@ -138,15 +139,10 @@ def _parameter(name: str, field: FieldInfo, *, panel: str, show_default: bool) -
         min=bounds[Ge].ge if Ge in bounds else None,
         max=bounds[Le].le if Le in bounds else None,
         metavar=metavar,
-        show_default=_default_text(field) if show_default else False,
+        show_default=show_default and (not depends or "that of --img-size"),
         rich_help_panel=panel,
     )
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=_default(field),
-        annotation=Annotated[annotation, option],
-    )
+    return _keyword(name, Annotated[annotation, option], _default(field))
 
 
 def _default(field: FieldInfo) -> Any:
@@ -156,20 +152,10 @@ def _default(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True)
 
 
-def _default_text(field: FieldInfo) -> bool | str:
-    return "that of --img-size" if field.default_factory_takes_validated_data else True
-
-
 def _hidden_alias(name: str, field: FieldInfo) -> inspect.Parameter:
     """Return the parameter of the earlier spelling of an option, which help does not show."""
     annotation, _ = _command_line_type(field.annotation)
-    option = typer.Option(hidden=True)
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=_default(field),
-        annotation=Annotated[annotation, option],
-    )
+    return _keyword(name, Annotated[annotation, typer.Option(hidden=True)], _default(field))
 
 
 def _open_bounds(bounds: dict[type, Any]) -> str:

@@ -73,10 +73,6 @@ class BenchResult:
     sentence: str
     trials: list[SettingTrial]
 
-    def epoch_seconds(self, images: int) -> float:
-        """Return the seconds of training on this many images."""
-        return images / self.rates.training
-
 
 def run(config: RunConfig, *, seconds: float, as_json: bool) -> None:
     """Measure the speed, explain it, try other settings, and print the result.
@@ -261,7 +257,7 @@ def _show(config: RunConfig, setup: Setup, result: BenchResult) -> None:
     print_lines(
         *setup.images.notes,
         result.sentence,
-        f"Training time of an epoch: {_duration(result.epoch_seconds(len(setup.images.train)))}.",
+        f"Training time of an epoch: {_duration(len(setup.images.train) / rates.training)}.",
     )
     rows = [
         [
@@ -280,7 +276,7 @@ def _content(config: RunConfig, setup: Setup, result: BenchResult) -> dict[str, 
     return {
         **asdict(result),
         "lost_to_loading": result.rates.lost,
-        "epoch_seconds": result.epoch_seconds(len(setup.images.train)),
+        "epoch_seconds": len(setup.images.train) / result.rates.training,
         "settings": config.model_dump(mode="json", include={"data", "model", "runtime"}),
         "notes": list(setup.images.notes),
         "environment": describe_environment(setup),

@@ -1,6 +1,7 @@
 """export: write a trained model in another format, and check the file."""
 
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -87,7 +88,7 @@ def _choose_format(form: str | None, output: Path | None) -> str:
 
 
 def _check_packages(form: str, export_format: ExportFormat) -> None:
-    missing = export_format.missing_packages()
+    missing = [package for package in export_format.packages if find_spec(package) is None]
     if missing:
         raise ConfigError(
             f"--format {form} requires {', '.join(missing)}, not installed. Run:\n"

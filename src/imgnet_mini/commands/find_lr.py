@@ -123,11 +123,8 @@ def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, TrialRuns | None]:
 def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
     steps = config.finder.num_iter
     precision, clip_grad = setup.precision, config.optimizer.clip_grad
-    autocast: dict[str, Any] | None = None
-    if precision.dtype is not None or clip_grad:  # LRFinder uses the scaler only with autocast
-        enabled = precision.dtype is not None
-        autocast = {"device_type": precision.device_type, "dtype": precision.dtype}
-        autocast["enabled"] = enabled
+    mixed = precision.dtype is not None
+    autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
     with progress_bar("find-lr", steps) as bar:
         rank_sync = RankSync(setup.distributed, stop, max_steps=1)
 
@@ -143,7 +140,8 @@ def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
             setup.train_loader.endless(),
             config.finder,
             device=setup.device,
-            autocast=autocast,
+            # LRFinder uses the gradient scaler only with autocast.
+            autocast=autocast if mixed or clip_grad else None,
             scaler=precision.build_scaler(clip_grad),
             grad_accum_steps=config.data.grad_accum_steps,
             all_reduce=lambda loss: (

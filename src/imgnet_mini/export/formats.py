@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -44,6 +43,7 @@ class ExportFormat:
     """One export format.
 
     suffix: of the file name.
+    packages: needed to write and check a file.
     extra: extra of this package that installs `packages`.
     """
 
@@ -52,10 +52,6 @@ class ExportFormat:
     read: FormatReader
     extra: str = ""
     packages: tuple[str, ...] = ()
-
-    def missing_packages(self) -> list[str]:
-        """Return the packages to install before a file can be written and checked."""
-        return [package for package in self.packages if find_spec(package) is None]
 
 
 def describe(arch: str, img_size: int, classes: Sequence[str]) -> Description:

@@ -158,13 +158,9 @@ def _quiet() -> Iterator[None]:
     Redirecting the streams instead would also hide warnings and the caller's progress bar.
     """
     bar = library.tqdm
-    library.tqdm, library.print = iter, _print_nothing
+    library.tqdm, library.print = iter, lambda *_: None
     try:
         yield
     finally:
         library.tqdm = bar
         del library.print
-
-
-def _print_nothing(*_: object) -> None:
-    pass

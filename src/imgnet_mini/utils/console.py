@@ -124,20 +124,10 @@ def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     _print(table)
 
 
-def show_error(message: str) -> None:
-    """Print an error to standard error."""
-    _show_panel("Error", "red", message)
-
-
-def show_stop(message: str) -> None:
-    """Print to standard error how a command was stopped."""
-    _show_panel("Stopped", "yellow", message)
-
-
-def _show_panel(title: str, style: str, message: str) -> None:
-    panel = Panel(
-        Text(escape_control_chars(message)), title=title, title_align="left", border_style=style
-    )
+def show_panel(title: str, message: str, *, color: str) -> None:
+    """Print a framed message to standard error."""
+    text = Text(escape_control_chars(message))
+    panel = Panel(text, title=title, title_align="left", border_style=color)
     try:
         _Console(stderr=True).print(panel)
     except OSError:  # the exit code remains

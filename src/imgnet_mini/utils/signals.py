@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
@@ -21,20 +21,21 @@ RANK_DUPLICATE_SECONDS: Final = 5.0
 """Seconds for ranks: torchrun forwards signals later, and a rank may be saving for all."""
 
 
-class StopRequestedError(Exception):
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
+
+
+class _SignalError(BaseException):
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class StopRequestedError(_SignalError, Exception):
     """A signal has come; raised between steps, where stopping is safe."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
 
-
-class ImmediateStopError(BaseException):
+class ImmediateStopError(_SignalError):
     """A signal has come outside the steps, or for the second time; raised anywhere."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
 
 
 class StopRequest:
@@ -53,11 +54,10 @@ class StopRequest:
         self.received: int | None = None
         """First signal that has come."""
         self._received_at = 0.0
-        self._previous: dict[int, Any] = {}
+        self._handlers = _handle_signals(self._on_signal)
 
     def __enter__(self) -> Self:
-        for number in _signals_to_handle():
-            self._previous[number] = signal.signal(number, self._on_signal)
+        self._handlers.__enter__()
         return self
 
     def __exit__(
@@ -66,8 +66,7 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._handlers.__exit__(None, None, None)
         if isinstance(error, StopRequestedError) and self._message is not None:
             raise StoppedError(self._message(str(error)), error.signal_number) from error
 
@@ -90,8 +89,7 @@ class StopRequest:
             _stop_immediately(number, frame)
 
 
-@contextmanager
-def raise_on_signal(*, ignore_later: bool = False) -> Iterator[None]:
+def raise_on_signal(*, ignore_later: bool = False) -> AbstractContextManager[None]:
     """Raise on a signal anywhere in the block, except inside a `StopRequest`.
 
     ignore_later: ignore signals after the block, for a process that ends with it.
@@ -99,28 +97,24 @@ def raise_on_signal(*, ignore_later: bool = False) -> Iterator[None]:
     Raises:
         ImmediateStopError: a signal has come.
     """
-    previous = {number: signal.signal(number, _stop_immediately) for number in _signals_to_handle()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, signal.SIG_IGN if ignore_later else handler)
+    return _handle_signals(_stop_immediately, ignore_later=ignore_later)
+
+
+def default_signal_handlers() -> AbstractContextManager[None]:
+    """Let a signal kill the process, in a blocking call that runs no Python handlers."""
+    return _handle_signals(signal.SIG_DFL)
 
 
 @contextmanager
-def default_signal_handlers() -> Iterator[None]:
-    """Let a signal kill the process, in a blocking call that runs no Python handlers."""
-    previous = {number: signal.signal(number, signal.SIG_DFL) for number in _signals_to_handle()}
+def _handle_signals(handler: Handler, *, ignore_later: bool = False) -> Iterator[None]:
+    """Set a handler during the block; a no-op in a thread, where Python allows no handlers."""
+    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _signals_to_handle() -> tuple[signal.Signals, ...]:
-    """Return `SIGNALS`; none in a thread, where Python does not let handlers be set."""
-    return SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        for number, old in previous.items():
+            signal.signal(number, signal.SIG_IGN if ignore_later else old)
 
 
 def _stop_immediately(number: int, frame: FrameType | None) -> None:
