@@ -36,6 +36,15 @@ Checkpoint = Annotated[
     typer.Option(metavar="best|last|PATH", help="Checkpoint to load, or a plain state dict."),
 ]
 
+AllowWorldSizeChange = Annotated[
+    bool,
+    typer.Option(
+        "--allow-world-size-change",
+        help="Allow resuming with a different number of processes: same data order, results not "
+        "bit-identical.",
+    ),
+]
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file of settings; flags override it."),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from imgnet_mini.cli.entry import app
-from imgnet_mini.cli.options import TRAINING_ONLY, config_options
+from imgnet_mini.cli.options import TRAINING_ONLY, AllowWorldSizeChange, config_options
 from imgnet_mini.config.recipes import recipe_names, recipe_purpose, recipe_text
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.utils.console import ignore_closed_stdout, show_table, write_stdout
@@ -73,14 +73,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run if it has a checkpoint, else start it.")
     ] = False,
-    allow_world_size_change: Annotated[
-        bool,
-        typer.Option(
-            "--allow-world-size-change",
-            help="Allow --resume with a different number of processes: same data order, "
-            "results not bit-identical.",
-        ),
-    ] = False,
+    allow_world_size_change: AllowWorldSizeChange = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing run of this name.")
     ] = False,
@@ -126,14 +119,7 @@ def resume(
     replan: Annotated[
         bool, typer.Option("--replan", help="Resume with a new schedule, such as more --epochs.")
     ] = False,
-    allow_world_size_change: Annotated[
-        bool,
-        typer.Option(
-            "--allow-world-size-change",
-            help="Allow a different number of processes: same data order, results not "
-            "bit-identical.",
-        ),
-    ] = False,
+    allow_world_size_change: AllowWorldSizeChange = False,
     config: RunConfig,
 ) -> None:
     """Resume an interrupted run; results are bit-identical to an uninterrupted run.

@@ -159,18 +159,15 @@ def _measure(
 
 
 def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
-    values = [
-        f"{metrics.images}",
-        f"{metrics.loss:.4f}",
-        f"{metrics.top1:.2f}",
-        f"{metrics.top5:.2f}",
-        f"{metrics.imgs_per_sec:.0f}",
-    ]
-    show_table(
-        str(path) if epoch is None else f"{path.name} of epoch {epoch:03d}",
-        ["images", "loss", "top-1 %", "top-5 %", "images/s"],
-        [values],
-    )
+    values = {
+        "images": f"{metrics.images}",
+        "loss": f"{metrics.loss:.4f}",
+        "top-1 %": f"{metrics.top1:.2f}",
+        "top-5 %": f"{metrics.top5:.2f}",
+        "images/s": f"{metrics.imgs_per_sec:.0f}",
+    }
+    title = str(path) if epoch is None else f"{path.name} of epoch {epoch:03d}"
+    show_table(title, [*values], [[*values.values()]])
 
 
 def _load_network(

@@ -3,7 +3,6 @@
 import sys
 from contextlib import closing
 from datetime import datetime
-from typing import Any
 
 from imgnet_mini.config.run_config import RunConfig, config_flags
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -11,7 +10,7 @@ from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.errors import ConfigError, DivergedError
 from imgnet_mini.lr_finder.curve import Curve
 from imgnet_mini.lr_finder.range_test import run_range_test
-from imgnet_mini.lr_finder.results import save_result
+from imgnet_mini.lr_finder.results import SavedResult, save_result
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Suggestions, suggest
 from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.runs.paths import RunPaths
@@ -53,18 +52,7 @@ def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) 
         return
     steps = config.schedule.epochs * len(setup.train_loader)
     suggestions = suggest(curve, trials, steps=steps, default=default_lr(config))
-    saved = save_result(
-        paths.finder_dir,
-        datetime.now().astimezone(),
-        name=config.run.name,
-        finder=config.finder,
-        curve=curve,
-        suggestions=suggestions,
-        trials=trials,
-        settings=settings_of(config) | _more_settings(config, setup),
-        command=("imgnet-mini", *sys.argv[1:]),
-        options=config_flags(config, *TRAINING_SECTIONS, leave_out=("max_lr",)),
-    )
+    saved = _save(config, setup, curve, suggestions, trials)
     plot = saved.path.with_suffix(".png")
     if suggestions.lr is None:
         kind = DivergedError if curve.stopped == "nan" else ConfigError
@@ -75,19 +63,42 @@ def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) 
         "Train with",
         f"  {saved.train_command}",
         saved.reason,
-        *_note_higher_peak(config, suggestions.lr),
     )
-
-
-def _note_higher_peak(config: RunConfig, recommended: float) -> list[str]:
     max_lr = default_lr(config)
-    if not has_fixed_lr(config) or max_lr < _CLEARLY_HIGHER * recommended:
-        return []
-    return [
-        f"Note: the settings have a much higher peak, max_lr = {max_lr:g}, which train uses "
-        "without --max-lr. The first steps of a deep network favor lower peaks: if yours comes "
-        "from complete trainings, as that of a recipe does, keep it."
-    ]
+    if has_fixed_lr(config) and max_lr >= _CLEARLY_HIGHER * suggestions.lr:
+        print_lines(
+            f"Note: the settings have a much higher peak, max_lr = {max_lr:g}, which train uses "
+            "without --max-lr. The first steps of a deep network favor lower peaks: if yours comes "
+            "from complete trainings, as that of a recipe does, keep it."
+        )
+
+
+def _save(
+    config: RunConfig,
+    setup: Setup,
+    curve: Curve,
+    suggestions: Suggestions,
+    trials: TrialRuns | None,
+) -> SavedResult:
+    facts = {  # recorded, but not compared by train
+        "precision": setup.precision.name,
+        "seed": config.runtime.seed,
+        "classes": len(setup.images.train.classes),
+        "train_images": len(setup.images.train),
+        "steps_per_epoch": len(setup.train_loader),
+    }
+    return save_result(
+        RunPaths(config.run.output_dir, config.run.name).finder_dir,
+        datetime.now().astimezone(),
+        name=config.run.name,
+        finder=config.finder,
+        curve=curve,
+        suggestions=suggestions,
+        trials=trials,
+        settings=settings_of(config) | facts,
+        command=("imgnet-mini", *sys.argv[1:]),
+        options=config_flags(config, *TRAINING_SECTIONS, leave_out=("max_lr",)),
+    )
 
 
 def _announce(config: RunConfig, setup: Setup) -> None:
@@ -121,12 +132,12 @@ def _measure(config: RunConfig, setup: Setup) -> tuple[Curve, TrialRuns | None]:
 
 
 def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
-    steps = config.finder.num_iter
     precision, clip_grad = setup.precision, config.optimizer.clip_grad
     mixed = precision.dtype is not None
     autocast = {"device_type": precision.device_type, "dtype": precision.dtype, "enabled": mixed}
-    with progress_bar("find-lr", steps) as bar:
-        rank_sync = RankSync(setup.distributed, stop, max_steps=1)
+    distributed = setup.distributed
+    rank_sync = RankSync(distributed, stop, max_steps=1)
+    with progress_bar("find-lr", config.finder.num_iter) as bar:
 
         def on_step(done: int, loss: float) -> None:
             bar.show(done, f"loss {loss:.3f}")
@@ -134,7 +145,7 @@ def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
             rank_sync.check()
 
         return run_range_test(
-            setup.distributed.wrap_ddp(setup.model),
+            distributed.wrap_ddp(setup.model),
             build_optimizer(config.optimizer, setup.model, lr=config.finder.start_lr),
             setup.criterion,
             setup.train_loader.endless(),
@@ -144,38 +155,26 @@ def _test_range(config: RunConfig, setup: Setup, stop: StopRequest) -> Curve:
             autocast=autocast if mixed or clip_grad else None,
             scaler=precision.build_scaler(clip_grad),
             grad_accum_steps=config.data.grad_accum_steps,
-            all_reduce=lambda loss: (
-                setup.distributed.all_reduce_sum([loss])[0] / setup.distributed.world_size
-            ),
+            all_reduce=lambda loss: distributed.all_reduce_sum([loss])[0] / distributed.world_size,
             on_step=on_step,
         )
-
-
-def _more_settings(config: RunConfig, setup: Setup) -> dict[str, Any]:
-    """Return facts about the run that are recorded but not compared by train."""
-    return {
-        "precision": setup.precision.name,
-        "seed": config.runtime.seed,
-        "classes": len(setup.images.train.classes),
-        "train_images": len(setup.images.train),
-        "steps_per_epoch": len(setup.train_loader),
-    }
 
 
 def _show(config: RunConfig, suggestions: Suggestions, trials: TrialRuns | None) -> None:
     if trials:
         rows = [[f"{run.peak_lr:.2e}", f"{run.final_loss:.4f}"] for run in trials.runs]
         show_table(f"Trial runs of {trials.steps} steps", ["peak lr", "final loss"], rows)
-    rows = [
-        [
-            METHOD_NAMES[method] + (" *" if method == suggestions.recommended else ""),
-            "none" if lr is None else f"{lr:.2e}",
-        ]
-        for method, lr in suggestions.lrs.items()
-        if method != "default"
-    ]
     rule = OPTIMIZERS[config.optimizer.optimizer].lr_rule
     origin = "max_lr of the settings" if has_fixed_lr(config) else rule
-    mark = " *" if suggestions.recommended == "default" else ""
-    rows.append([f"{METHOD_NAMES['default']} ({origin}){mark}", f"{default_lr(config):.2e}"])
+    lrs = dict(suggestions.lrs)
+    del lrs["default"]
+    lrs["default"] = default_lr(config)  # shown last, also if it is not suggested
+    names = METHOD_NAMES | {"default": f"{METHOD_NAMES['default']} ({origin})"}
+    rows = [
+        [
+            names[method] + (" *" if method == suggestions.recommended else ""),
+            "none" if lr is None else f"{lr:.2e}",
+        ]
+        for method, lr in lrs.items()
+    ]
     show_table("Suggested peak learning rates (* recommended)", ["method", "peak lr"], rows)

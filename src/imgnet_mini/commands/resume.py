@@ -20,7 +20,6 @@ from imgnet_mini.training.resume_policy import (
 )
 from imgnet_mini.training.run import TrainingRun
 from imgnet_mini.training.setup import Setup, build_setup, build_trainer, describe_environment
-from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.console import print_lines
 
 
@@ -94,36 +93,22 @@ def _continue(
     logger: RunLogger | None = None
     if distributed.is_main_process:
         records = [EpochRecord(**record.model_dump()) for record in saved.records]
-        _announce(config, paths, loaded, trainer, setup, replan=replan)
-        best_epoch = trainer.state.best_epoch
-        if best_epoch >= 0 and not store.has_best():
-            trainer.state.best_top1, trainer.state.best_epoch = -1.0, -1
+        state, steps, epochs = trainer.state, len(setup.train_loader), config.schedule.epochs
+        print_lines(
+            *setup.images.notes,
+            f"Resuming {paths.name} at step {state.step} of {epochs * steps} "
+            f"(epoch {state.epoch} of {epochs}, batch {state.batch} of {steps})",
+            *describe_changes(saved, describe_environment(setup)),
+            *(describe_new_schedule(saved, config, trainer.lr) if replan else ()),
+        )
+        if state.best_epoch >= 0 and not store.has_best():
             print_lines(
                 f"Note: {paths.best} is missing or damaged, or not what this state had saved after "
-                f"epoch {best_epoch:03d}; it will be the best of the epochs to come"
+                f"epoch {state.best_epoch:03d}; it will be the best of the epochs to come"
             )
-        logger = RunLogger(paths, records, step=trainer.state.step)
+            state.best_top1, state.best_epoch = -1.0, -1
+        logger = RunLogger(paths, records, step=state.step)
     train(TrainingRun(config, paths, setup, trainer, logger, store), new_plan=replan)
-
-
-def _announce(
-    config: ResolvedConfig,
-    paths: RunPaths,
-    loaded: LoadedCheckpoint,
-    trainer: Trainer,
-    setup: Setup,
-    *,
-    replan: bool,
-) -> None:
-    saved, state, steps = loaded.checkpoint, trainer.state, len(setup.train_loader)
-    print_lines(
-        *setup.images.notes,
-        f"Resuming {paths.name} at step {state.step} of {config.schedule.epochs * steps} "
-        f"(epoch {state.epoch} of {config.schedule.epochs}, batch {state.batch} of {steps})",
-        *describe_changes(saved, describe_environment(setup)),
-    )
-    if replan:
-        print_lines(*describe_new_schedule(saved, config, trainer.lr))
 
 
 def _finish(config: ResolvedConfig, paths: RunPaths, loaded: LoadedCheckpoint) -> None:

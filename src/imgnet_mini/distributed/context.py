@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -76,11 +76,10 @@ class DistributedContext:
 
     def broadcast_from_rank0(self, function: Callable[[], T]) -> T:
         """Call a function on rank 0 only; return its result on all ranks."""
-        results: list[Any] = [function() if self.is_main_process else None]
+        results = [function()] if self.is_main_process else [cast(T, None)]
         if self.world_size > 1:
             dist.broadcast_object_list(results)
-        result: T = results[0]
-        return result
+        return results[0]
 
     def run_on_local_rank0(self, function: Callable[[], T]) -> T:
         """Call a function on the first rank of each machine; return its result on all its ranks.
@@ -92,7 +91,7 @@ class DistributedContext:
         self._local_tasks += 1
         first_rank = self.rank - self.local_rank
         done = f"local task {self._local_tasks} of {first_rank}"
-        results: list[Any] = [None]
+        results = [cast(T, None)]
         if self.local_rank == 0:
             results = [function()]
             self._store.set(done, "")
@@ -100,8 +99,7 @@ class DistributedContext:
             while not self._store.check([done]):  # Python handles signals between the checks
                 time.sleep(_POLL_SECONDS)
         dist.broadcast_object_list(results, src=first_rank, group=self._node_group)
-        result: T = results[0]
-        return result
+        return results[0]
 
     def all_gather_rows(self, rows: Tensor, positions: NDArray[Any], total: int) -> Tensor:
         """Assemble a table from the rows of all ranks: (n, C) to (total, C) float64.

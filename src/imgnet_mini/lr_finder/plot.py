@@ -29,6 +29,15 @@ _STYLES: Final[dict[Method, tuple[str, str]]] = {
 }
 """Marker and color of each method."""
 
+_MARK: Final[dict[str, Any]] = {
+    "linestyle": "none",
+    "markersize": 8,
+    "markeredgecolor": "white",
+    "zorder": 5,
+}
+_STAR: Final[dict[str, Any]] = _MARK | {"marker": "*", "markersize": 18, "zorder": 6}
+"""Styles of a suggestion, and of the recommended one."""
+
 _REGIONS = {"flat": "#57606a", "falling": "#1a7f37", "diverging": "#c62828"}
 
 
@@ -63,12 +72,7 @@ def draw_range_test(
         _mark_suggestions(axes, curve, suggestions)
     if trials:
         _draw_trials(below[0], trials, suggestions)
-    axes.set_title(
-        _title(suggestions, settings),
-        loc="left",
-        parse_math=False,
-        fontsize=11,
-    )
+    axes.set_title(_title(suggestions, settings), loc="left", parse_math=False, fontsize=11)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
@@ -125,17 +129,9 @@ def _mark_suggestions(axes: Axes, curve: Curve, suggestions: Suggestions) -> Non
         loss = np.interp(np.log(lr), np.log(curve.lrs[usable]), curve.smoothed[usable])
         if recommended:
             axes.axvline(lr, color=color, linewidth=1, linestyle="--")
-        axes.plot(
-            lr,
-            loss,
-            linestyle="none",
-            marker="*" if recommended else marker,
-            markersize=18 if recommended else 8,
-            color=color,
-            markeredgecolor="white",
-            zorder=6 if recommended else 5,
-            label=f"{METHOD_NAMES[method]}: {lr:.3g}" + (" (recommended)" if recommended else ""),
-        )
+        style = _STAR if recommended else _MARK | {"marker": marker}
+        label = f"{METHOD_NAMES[method]}: {lr:.3g}" + (" (recommended)" if recommended else "")
+        axes.plot(lr, loss, color=color, label=label, **style)
 
 
 def _draw_trials(axes: Axes, trials: TrialRuns, suggestions: Suggestions) -> None:
@@ -167,27 +163,17 @@ def _draw_trials(axes: Axes, trials: TrialRuns, suggestions: Suggestions) -> Non
     for lr in recommended:
         axes.axvline(lr, color=color, linewidth=1, linestyle="--")
     if trials.peak_lr is not None:
-        axes.plot(
-            trials.peak_lr,
-            trials.min_loss,
-            linestyle="none",
-            marker="*",
-            markersize=18,
-            color=color,
-            markeredgecolor="white",
-            zorder=6,
-        )
+        axes.plot(trials.peak_lr, trials.min_loss, color=color, **_STAR)
     reason = explain(suggestions, trials) or "All trial runs diverged."
     axes.set_title("\n".join(textwrap.wrap(reason, width=105)), loc="left", fontsize=10)
 
 
 def _title(suggestions: Suggestions, settings: dict[str, Any]) -> str:
-    parts = ["Learning-rate range test"]
+    title = "Learning-rate range test"
     if "arch" in settings:
-        parts.append(str(settings["arch"]))
+        title += f", {settings['arch']}"
     if "batch_size" in settings:
-        parts.append(f"batch size {settings['batch_size']}")
-    title = ", ".join(parts)
+        title += f", batch size {settings['batch_size']}"
     if suggestions.problem is None:
         return title
     return "\n".join([title, *textwrap.wrap(f"No suggestion. {suggestions.problem}", width=100)])
