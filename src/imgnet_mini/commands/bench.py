@@ -133,47 +133,43 @@ class _Change:
     note: str = ""
 
 
+@dataclass
 class _Bench:
-    """Measures the given settings and changes to them."""
+    """Measures the given settings and changes to them.
 
-    def __init__(
-        self,
-        config: RunConfig,
-        setup: Setup,
-        logger: StepLogger,
-        stop: StopRequest,
-        seconds: float,
-    ) -> None:
-        self._config = config
-        self._setup = setup
-        self._logger = logger
-        self._stop = stop
-        self._seconds = seconds
-        self._round_seconds = 0.0
+    seconds: of one measurement; round_seconds: of the last round of three.
+    """
+
+    config: RunConfig
+    setup: Setup
+    logger: StepLogger
+    stop: StopRequest
+    seconds: float
+    round_seconds: float = 0.0
 
     def measure(self, deadline: float) -> Throughput:
         """Measure loading, computing and both in turn, so that a slow moment affects all."""
         rounds: list[tuple[float, float, float]] = []
-        with closing(self._benchmark(self._config, self._setup.images)) as benchmark:
+        with closing(self._benchmark(self.config, self.setup.images)) as benchmark:
             batch = benchmark.fixed_batch()
             while len(rounds) < ROUNDS and (not rounds or self._has_time(deadline)):
                 began = time.perf_counter()
-                loading = benchmark.loading(self._seconds)
-                computing = benchmark.training(self._seconds, batch)
-                rounds.append((loading, computing, benchmark.training(self._seconds)))
-                self._round_seconds = time.perf_counter() - began
+                loading = benchmark.loading(self.seconds)
+                computing = benchmark.training(self.seconds, batch)
+                rounds.append((loading, computing, benchmark.training(self.seconds)))
+                self.round_seconds = time.perf_counter() - began
         return Throughput(*map(mean, zip(*rounds, strict=True)))
 
     def propose_changes(self, limit: str, folder: Path) -> Iterator[_Change]:
         """Yield changes that may help, the most promising first; packs a sample into `folder`."""
-        config, images = self._config, self._setup.images
+        config, images = self.config, self.setup.images
         if images.pack is None:
             yield self._pack_sample(folder)
             workers = config.data.workers
             others = {max(1, workers // 2), min(2 * workers, available_cpus())} - {workers, 0}
             for count in sorted(others, reverse=limit == "loading"):
                 yield self._change(f"--workers {count}", {"data": {"workers": count}})
-        if self._setup.precision.dtype is None:
+        if self.setup.precision.dtype is None:
             yield self._change("--amp", {"runtime": {"amp": True}})
         double = 2 * config.data.batch_size
         if double <= len(images.train):
@@ -185,7 +181,7 @@ class _Bench:
 
     def try_changes(self, changes: Iterator[_Change], deadline: float) -> Iterator[SettingTrial]:
         """Measure each change against the given settings, while there is time."""
-        with closing(self._benchmark(self._config, self._setup.images)) as baseline:
+        with closing(self._benchmark(self.config, self.setup.images)) as baseline:
             for change in changes:
                 if not self._has_time(deadline):
                     yield SettingTrial(change.setting, None, None, "not tried: no time left")
@@ -194,42 +190,42 @@ class _Bench:
                     yield self._try(change, baseline)
                 except torch.OutOfMemoryError:
                     yield SettingTrial(change.setting, None, None, "out of memory")
-        if not self._config.runtime.compile:
+        if not self.config.runtime.compile:
             yield SettingTrial(
                 "--compile", None, None, "not tried: compiling takes a minute or more"
             )
 
     def _has_time(self, deadline: float) -> bool:
         """Return whether another round, or a change, which takes about as long, fits the time."""
-        return time.perf_counter() + self._round_seconds < deadline
+        return time.perf_counter() + self.round_seconds < deadline
 
     def _try(self, change: _Change, baseline: TrainingBenchmark) -> SettingTrial:
-        before = baseline.training(self._seconds)
+        before = baseline.training(self.seconds)
         with closing(self._benchmark(change.config, change.images)) as benchmark:
-            after = benchmark.training(self._seconds)
+            after = benchmark.training(self.seconds)
         return SettingTrial(change.setting, after, after / before, change.note)
 
     def _benchmark(self, config: RunConfig, images: ImageSplits) -> TrainingBenchmark:
-        return TrainingBenchmark(config, images, self._setup.model, self._logger, self._stop)
+        return TrainingBenchmark(config, images, self.setup.model, self.logger, self.stop)
 
     def _change(self, setting: str, changes: Tables, note: str = "") -> _Change:
-        return _Change(setting, self._config.override(changes), self._setup.images, note)
+        return _Change(setting, self.config.override(changes), self.setup.images, note)
 
     def _pack_sample(self, folder: Path) -> _Change:
         """Pack a sample of the training images."""
-        images = self._setup.images
-        count = max(_PACKED_SAMPLE, 2 * self._config.data.batch_size)
+        images = self.setup.images
+        count = max(_PACKED_SAMPLE, 2 * self.config.data.batch_size)
         train, val = _sample(images.train, count), _sample(images.val, 1)
-        plan = make_plan(train, val, pack_size=None, img_size=self._config.data.img_size)
+        plan = make_plan(train, val, pack_size=None, img_size=self.config.data.img_size)
         began = time.perf_counter()
-        write_pack(plan, folder / "pack", skip=True, on_image=lambda *_: self._stop.check())
+        write_pack(plan, folder / "pack", skip=True, on_image=lambda *_: self.stop.check())
         seconds = (time.perf_counter() - began) / len(train)
         total = len(images.train) + len(images.val)
         size = replace(plan, splits={"train": images.train, "val": images.val}).nbytes
         pack = open_pack(folder / "pack", train, val)
         return _Change(
             "imgnet-mini prepare",
-            self._config,
+            self.config,
             ImageSplits(pack.train.images, pack.val.images, pack),
             note=f"once, about {_duration(seconds * total)} and {format_bytes(size)} of disk",
         )
