@@ -197,7 +197,7 @@ def test_files_the_run_went_without_are_in_its_report_and_its_readme(prepare, ru
     assert prepare("--skip-bad") == 0, cli.err
     assert run_small("train", "--epochs", 2, "--name", "a") == 0, cli.err
     assert cli("report", "--name", "a", "--workers", 0) == 0, cli.err
-    assert "1 broken image file(s) were left out" in cli.out
+    assert "1 broken image file(s) were skipped" in cli.out
     (problem,) = Path("reports/a/skipped_images.txt").read_text("utf-8").splitlines()
     assert "train/class_01/001.png" in problem
     assert cli("readme", "--name", "a") == 0, cli.err
