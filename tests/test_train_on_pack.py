@@ -202,5 +202,5 @@ def test_files_the_run_went_without_are_in_its_report_and_its_readme(prepare, ru
     assert "train/class_01/001.png" in problem
     assert cli("readme", "--name", "a") == 0, cli.err
     block = Path("README.md").read_text("utf-8")
-    assert "<summary>1 broken image file left out</summary>" in block
+    assert "<summary>1 broken image file skipped</summary>" in block
     assert problem in block
