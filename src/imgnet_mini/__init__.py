@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     )
     from imgnet_mini.errors import ImgnetMiniError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "EvaluationResult",
