@@ -294,7 +294,7 @@ def test_inside_a_long_epoch_it_is_saved_every_so_many_minutes(run_small, monkey
     monkeypatch.setattr(
         CheckpointStore,
         "save",
-        lambda self, content: (saved.append(content["state"]["step"]), save(self, content)),
+        lambda self, checkpoint: (saved.append(checkpoint.state.step), save(self, checkpoint)),
     )
     assert run_small("train", "--name", "a", "--epochs", 1, "--save-minutes", 1e-9) == 0
     assert saved == [0, 1, 2, 3, 4, 4]
