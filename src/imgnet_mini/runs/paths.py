@@ -27,6 +27,7 @@ class RunPaths:
     """Paths of one run, under the output folder."""
 
     def __init__(self, output_dir: Path, name: str) -> None:
+        self.output_dir = output_dir
         self.name = name
         self.checkpoint_dir = output_dir / "checkpoints" / name
         self.log_dir = output_dir / "out" / name
