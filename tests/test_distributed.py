@@ -190,7 +190,7 @@ def test_another_number_of_ranks_requires_a_flag(images, tmp_path, before, after
     text = " ".join(log.read_text("utf-8").replace("│", " ").split())
     assert f"this run has {before} process(es), and resumes with {after}" in text
     assert set(run_ranks(tmp_path, after, *resume, "--allow-world-size-change")) == {0}
-    assert f"ranks {before} -> {after}" in log.read_text("utf-8")
+    assert f"world_size {before} -> {after}" in log.read_text("utf-8")
     records = read_csv(tmp_path / "out/a/train_log.csv")
     assert [(r.epoch, r.phase) for r in records] == [
         (epoch, phase) for epoch in range(3) for phase in ("train", "val")
