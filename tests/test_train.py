@@ -464,7 +464,7 @@ def test_what_is_made_of_the_best_weights_is_made_of_the_averaged_ones(run_small
     assert metrics["top1"] == best["metrics"]["top1"]
     assert "EMA top-1" in Path("reports/a/index.html").read_text("utf-8")
     assert cli("readme", "--name", "a") == 0, cli.err
-    assert "averaged weights (EMA)" in Path("README.md").read_text("utf-8")
+    assert "those of the EMA weights" in Path("README.md").read_text("utf-8")
     assert cli("export", "--name", "a", "--format", "state-dict") == 0, cli.err
     assert cli("evaluate", "--name", "a", "--workers", 0, "--checkpoint", "last") == 0, cli.err
     last = json.loads(Path("reports/a/metrics.json").read_text("utf-8"))["loss"]
@@ -475,13 +475,13 @@ def test_what_is_made_of_the_best_weights_is_made_of_the_averaged_ones(run_small
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--nesterov", "--momentum", 0), "--nesterov needs a --momentum above 0, such as 0.9"),
+        (("--nesterov", "--momentum", 0), "--nesterov requires a --momentum above 0, such as 0.9"),
         (
             ("--zero-init-residual",),
             "--zero-init-residual is for the ResNets of torchvision, and not for shufflenet",
         ),
         (("--ema-decay", 1), "optimizer.ema_decay: Input should be less than 1"),
-        (("--clip-grad", 0), "optimizer.clip_norm: Input should be greater than 0"),
+        (("--clip-grad", 0), "optimizer.clip_grad: Input should be greater than 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_written(
