@@ -232,7 +232,7 @@ def test_trials_are_kept_with_the_loss_of_each_step(good, tmp_path):
 
 
 def test_results_of_earlier_releases_are_read(tmp_path):
-    example = Path(__file__).parents[1] / "docs/example/lr_finder_plots"
+    example = Path(__file__).parent / "fixtures/lr_finder_plots"
     result = latest_suggestion(example, "tiny-imagenet-mini")
     assert result is not None
     assert result.recommended == "steepest"
