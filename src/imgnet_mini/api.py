@@ -22,7 +22,7 @@ from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_n
 from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.distributed.process_group import init_distributed
-from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError
+from imgnet_mini.errors import ConfigError, DataError, ImgnetMiniError, RankError
 from imgnet_mini.inference.model import (
     ImageInput,
     InferenceModel,
@@ -30,7 +30,7 @@ from imgnet_mini.inference.model import (
     load_inference_model,
 )
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.runs.records import read_csv, selection_records
+from imgnet_mini.runs.records import best_record, read_csv, selection_records
 from imgnet_mini.runs.results import EvaluationResult
 from imgnet_mini.training.device import choose_device
 
@@ -211,7 +211,9 @@ def _join_ranks(config: RunConfig) -> Iterator[DistributedContext]:
 
 
 def _read_result(paths: RunPaths) -> RunResult:
-    best = max(selection_records(read_csv(paths.train_log)), key=lambda record: record.top1)
+    best = best_record(selection_records(read_csv(paths.train_log)))
+    if best is None:
+        raise DataError(f"{paths.train_log} holds no validated epoch")
     return RunResult(
         name=paths.name,
         best_top1=best.top1,
