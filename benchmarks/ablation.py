@@ -36,7 +36,7 @@ from figures import add_result, read_results
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.sampler import build_progressive_resize
 
 HERE: Final = Path(__file__).parent

@@ -48,7 +48,7 @@ import torch
 from figures import Row, add_output_options, describe_run, show, use_one_core, write_photographs
 from other_loaders import CPU, MIN_CROP, OTHERS, Epoch, Task, quiet
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.folder import ImageFolder, find_images
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.data.pack.format import open_pack

@@ -25,7 +25,8 @@ import torch
 from step import CLASSES, FixedLoader, build_bare, build_engine, seconds
 from torch.nn.parallel import DistributedDataParallel
 
-from imgnet_mini.config.settings import ModelConfig, RuntimeConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
+from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.distributed.process_group import init_distributed
 from imgnet_mini.runs.logger import NullLogger, RunLogger

@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from imgnet_mini.config.settings import ModelConfig, OptimizerConfig, RuntimeConfig, ScheduleConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
+from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths

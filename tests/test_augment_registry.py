@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.augment import registry
 from imgnet_mini.data.augment.registry import (
     AUGMENTATIONS,

@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from helpers.packs import build, opened
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
 from imgnet_mini.data.augment.mixing import TrivialAugment
 from imgnet_mini.data.batches import BatchRandom

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from imgnet_mini.config.settings import RuntimeConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.device import choose_device, describe_device
 

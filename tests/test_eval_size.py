@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from helpers.packs import PACK
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.config.settings import DataConfig, ModelConfig
+from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.splits import find_splits, open_splits

@@ -7,7 +7,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torchvision import transforms
 
-from imgnet_mini.config.settings import DataConfig, ModelConfig
+from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.data.transforms import TestTimeAugmentation

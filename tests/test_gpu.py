@@ -10,13 +10,9 @@ import torch
 from torch import Tensor
 
 from helpers.packs import DATA, build, opened
-from imgnet_mini.config.settings import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RuntimeConfig,
-    ScheduleConfig,
-)
+from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
+from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
 from imgnet_mini.data.augment.mixing import MixupCutmix
 from imgnet_mini.data.batches import Batch, BatchRandom, DevicePrefetcher

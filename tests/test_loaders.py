@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
 from imgnet_mini.data.pack.format import open_pack

@@ -9,7 +9,7 @@ import torch_lr_finder.lr_finder as library
 from torch import nn
 from torch.optim import SGD
 
-from imgnet_mini.config.settings import FinderConfig
+from imgnet_mini.config.training_settings import FinderConfig
 from imgnet_mini.lr_finder.range_test import run_range_test
 from imgnet_mini.training.precision import Precision
 

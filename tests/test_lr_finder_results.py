@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgnet_mini.config.settings import FinderConfig
+from imgnet_mini.config.training_settings import FinderConfig
 from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.lr_finder.curve import build_curve
 from imgnet_mini.lr_finder.results import latest_suggestion, save_result

@@ -11,8 +11,9 @@ import torch
 from torchvision.transforms import v2
 
 from helpers.packs import build, opened
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.config.settings import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.augment.mixing import MixupCutmix
 from imgnet_mini.data.augment.registry import enabled_augmentations
 from imgnet_mini.data.batches import BatchRandom

@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torchvision.models.resnet import Bottleneck
 
-from imgnet_mini.config.settings import ModelConfig
+from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.model import build_model, build_with_weights
 

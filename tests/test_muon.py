@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from imgnet_mini.config.settings import ModelConfig, OptimizerConfig
+from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.muon import MuonAdamW, hidden_weights

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.config.settings import OptimizerConfig, ScheduleConfig
+from imgnet_mini.config.training_settings import OptimizerConfig, ScheduleConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.optim import (
     OPTIMIZERS,

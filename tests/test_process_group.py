@@ -5,7 +5,7 @@ import os
 import torch.distributed as dist
 
 from helpers.real_runs import FORKED
-from imgnet_mini.config.settings import RuntimeConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.distributed.process_group import init_distributed
 from imgnet_mini.errors import ConfigError

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from imgnet_mini.config.settings import RunSection
+from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.runs.paths import ComparisonPaths, RunPaths
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from helpers.packs import build, opened
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.config.settings import DataConfig
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import (

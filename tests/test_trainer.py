@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from imgnet_mini.config.settings import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS

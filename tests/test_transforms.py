@@ -11,7 +11,7 @@ from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
 from imgnet_mini.data.images import read_image
 from imgnet_mini.data.rng import uniforms

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from imgnet_mini.checkpoint.store import tensor_bytes
 from imgnet_mini.commands.evaluate import saved_settings
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.config.settings import ModelConfig
+from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.batches import load_batches
 from imgnet_mini.data.folder import find_inference_images
 from imgnet_mini.data.transforms import EvalCrop, Normalize

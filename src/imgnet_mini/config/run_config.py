@@ -12,20 +12,17 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from imgnet_mini.config.data_settings import DataConfig, PrepareConfig
 from imgnet_mini.config.fields import Formerly
 from imgnet_mini.config.recipes import recipe_text
-from imgnet_mini.config.settings import (
-    CheckpointConfig,
-    DataConfig,
+from imgnet_mini.config.run_settings import CheckpointConfig, RunSection, RuntimeConfig
+from imgnet_mini.config.section import Section
+from imgnet_mini.config.training_settings import (
     FinderConfig,
     ModelConfig,
     OptimizerConfig,
-    PrepareConfig,
     ResolvedSchedule,
-    RunSection,
-    RuntimeConfig,
     ScheduleConfig,
-    Section,
 )
 from imgnet_mini.errors import ConfigError
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.augment.registry import BatchAugment, enabled_augmentations
 from imgnet_mini.data.batches import Batch, BatchSource, DevicePrefetcher
 from imgnet_mini.data.folder_source import FolderSource

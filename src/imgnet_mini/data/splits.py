@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgnet_mini.config.settings import DataConfig, RunSection
+from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images
 from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.data.index import find_images_cached

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import ten_crop
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.images import read_pixels
 
 MEAN = (123.675, 116.28, 103.53)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # untyped
 
-from imgnet_mini.config.settings import RuntimeConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import (
     ConfigError,

@@ -13,7 +13,7 @@ from torch import Tensor, device, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from imgnet_mini.config.settings import FinderConfig
+from imgnet_mini.config.training_settings import FinderConfig
 from imgnet_mini.lr_finder.curve import Curve, StopReason, build_curve
 
 Batches = Iterator[tuple[Tensor, Tensor]]

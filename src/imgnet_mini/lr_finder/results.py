@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from imgnet_mini.config.settings import FinderConfig
+from imgnet_mini.config.training_settings import FinderConfig
 from imgnet_mini.lr_finder.curve import Curve, StopReason
 from imgnet_mini.lr_finder.suggestions import Method, Regions, Suggestions, explain
 from imgnet_mini.lr_finder.trials import TrialRuns

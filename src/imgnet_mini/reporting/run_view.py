@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.config.settings import RunSection
+from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.class_report import ClassReport, ClassScore, ConfusedPair, OverallRow
 from imgnet_mini.reporting.finder_view import (

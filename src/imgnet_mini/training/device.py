@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from imgnet_mini.config.settings import RuntimeConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.data.folder_source import lost_worker_error
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError

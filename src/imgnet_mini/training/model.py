@@ -7,7 +7,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from imgnet_mini.config.settings import DataConfig, ModelConfig
+from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.errors import ConfigError
 
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")

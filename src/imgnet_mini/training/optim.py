@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from imgnet_mini.config.settings import OptimizerConfig, ScheduleConfig
+from imgnet_mini.config.training_settings import OptimizerConfig, ScheduleConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.muon import MuonAdamW, hidden_weights, initial_state, state_names
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from imgnet_mini.config.settings import RuntimeConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
 
 

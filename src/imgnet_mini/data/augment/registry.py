@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
 from imgnet_mini.data.augment.mixing import MixupCutmix, TrivialAugment
 from imgnet_mini.data.batches import Batch, BatchRandom

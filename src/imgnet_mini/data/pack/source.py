@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgnet_mini.config.settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.batches import Batch, prefetch_map, thread_pool
 from imgnet_mini.data.pack.format import PackedSplit
 from imgnet_mini.data.rng import uniforms

@@ -1,0 +1,78 @@
+"""Settings of data loading, augmentation and packs."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Field
+
+from imgnet_mini.config.fields import (
+    Count,
+    Formerly,
+    Progressive,
+    TrainingOnly,
+    default_eval_size,
+    default_workers,
+)
+from imgnet_mini.config.section import Section
+
+
+class DataConfig(Section):
+    """Data loading and augmentation."""
+
+    batch_size: Count = 64
+    """Images per training step, over all processes."""
+
+    grad_accum_steps: Annotated[Count, Formerly("accumulate")] = 1
+    """Gradient accumulation: split each batch into this many micro-batches to save memory."""
+
+    img_size: Annotated[int, Ge(32)] = 224
+    """Side of the square training crop, in pixels."""
+
+    workers: Annotated[int, Ge(0)] = Field(default_factory=default_workers)
+    """Worker processes that decode images, or threads that read a pack; 0: the main process."""
+
+    crop_scale_min: Annotated[float, Gt(0), Le(1), Formerly("min_crop"), TrainingOnly()] = 0.08
+    """Minimum area of a random resized crop, as a fraction of the image."""
+
+    flip: Annotated[bool, TrainingOnly()] = True
+    """Flip training images horizontally at random; not for digits, letters or traffic signs."""
+
+    use_class_style_aug: Annotated[bool, TrainingOnly()] = False
+    """Add a small random affine transform and one small erased rectangle."""
+
+    loader: Literal["auto", "folder", "pack"] = "auto"
+    """Source of the images; auto: the pack if it exists and is up to date, else the folder."""
+
+    skip_bad: bool = False
+    """Skip images that cannot be decoded instead of stopping; without a pack, decodes all first."""
+
+    allow_missing_val_classes: bool = False
+    """Accept a val/ folder that lacks classes of train/."""
+
+    pack_on_device: Literal["auto", "on", "off"] = "auto"
+    """Keep the pack in GPU memory; auto: if enough memory is free."""
+
+    progressive: Progressive = None
+    """Progressive resizing: first and last training size, such as 160:224 or 0.7:1 (relative)."""
+
+    eval_size: Annotated[int, Ge(32)] = Field(default_factory=default_eval_size)
+    """Side of the center crop for evaluation and inference, in pixels."""
+
+    trivial_augment: Annotated[bool, TrainingOnly()] = False
+    """Apply TrivialAugment: one random geometric or color transform per training image."""
+
+    random_erasing: Annotated[float, Ge(0), Le(1), TrainingOnly()] = 0.0
+    """Probability of filling 2 to 33 % of a training image with the mean color (a rectangle)."""
+
+    mixup: Annotated[float, Ge(0), TrainingOnly()] = 0.0
+    """Mixup alpha (Beta distribution); 0: off."""
+
+    cutmix: Annotated[float, Ge(0), TrainingOnly()] = 0.0
+    """CutMix alpha (Beta distribution); 0: off. With mixup, each batch gets one of the two."""
+
+
+class PrepareConfig(Section):
+    """Settings of `prepare`."""
+
+    pack_size: Annotated[int | None, Ge(32), Le(2048)] = None
+    """Side of the packed training images; unset: 1.5 x img_size, at most the longest image side."""

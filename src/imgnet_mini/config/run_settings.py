@@ -1,0 +1,79 @@
+"""Settings of the run: images, folders, checkpoints, device."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from imgnet_mini.config.fields import RunName
+from imgnet_mini.config.section import Section
+from imgnet_mini.runs.paths import RunPaths
+
+
+class RunSection(Section):
+    """Images, run name and output folder."""
+
+    data_root: Path = Path("data/imagenet-mini")
+    """Folder with train/ and val/, each with one subfolder per class."""
+
+    pack_dir: Path | None = None
+    """Folder of the pack made by `prepare`; unset: pack/ in the data root."""
+
+    name: RunName = "r50_onecycle_amp"
+    """Name of the run and of its folders."""
+
+    output_dir: Path = Path()
+    """Parent folder of checkpoints/, out/, runs/ and reports/."""
+
+    def paths(self) -> RunPaths:
+        """Return the paths of the files of this run.
+
+        Raises:
+            ConfigError: a folder of the run is a link out of the output folder.
+        """
+        paths = RunPaths(self.output_dir, self.name)
+        paths.check_links()
+        return paths
+
+    @property
+    def pack(self) -> Path:
+        """Folder of the pack of these images, which need not exist."""
+        return self.pack_dir if self.pack_dir is not None else self.data_root / "pack"
+
+
+class CheckpointConfig(Section):
+    """Frequency and number of checkpoints."""
+
+    keep: Annotated[int, Ge(0)] = 2
+    """Number of latest checkpoints to keep besides the best; 1: no fallback, 0: all."""
+
+    save_minutes: Annotated[float, Gt(0)] = 10.0
+    """Minutes between checkpoints within an epoch."""
+
+
+class RuntimeConfig(Section):
+    """Device, precision and reproducibility."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """Device to run on; auto: the first available of cuda, mps and cpu."""
+
+    amp: bool = True
+    """Use automatic mixed precision."""
+
+    precision: Literal["auto", "fp16", "bf16"] = "auto"
+    """Dtype of mixed precision; auto: fp16 on CUDA, bf16 on CPUs that support it, else none."""
+
+    compile: bool = False
+    """Compile the model with torch.compile."""
+
+    sync_bn: bool = False
+    """Use SyncBatchNorm across GPUs."""
+
+    dist_timeout: Annotated[int, Ge(1)] = 600
+    """Timeout in seconds for communication between processes."""
+
+    deterministic: bool = False
+    """Use deterministic kernels for bit-identical runs (slower on a GPU)."""
+
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
+    """Seed of weight initialization, data order and augmentation."""

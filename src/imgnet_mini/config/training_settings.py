@@ -1,0 +1,147 @@
+"""Settings of the network, the optimizer, the schedule and the learning rate finder."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import model_validator
+
+from imgnet_mini.config.fields import (
+    Count,
+    Formerly,
+    MaxLr,
+    UsedBy,
+)
+from imgnet_mini.config.section import Section
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    arch: str = "resnet50"
+    """Name of a torchvision classification model."""
+
+    zero_init_residual: Annotated[bool, Formerly("zero_init")] = False
+    """Initialize the last batch norm of each residual block to zero (ResNets only)."""
+
+
+class OptimizerConfig(Section):
+    """Loss, optimizer and weight averaging."""
+
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """SGD, AdamW, or Muon on the weight matrices of hidden layers with AdamW on the rest."""
+
+    momentum: Annotated[float, Ge(0), Lt(1), UsedBy(("sgd",))] = 0.9
+    """Momentum of SGD."""
+
+    nesterov: Annotated[bool, UsedBy(("sgd",))] = False
+    """Use Nesterov momentum in SGD."""
+
+    adam_beta1: Annotated[float, Ge(0), Lt(1), UsedBy(("adamw", "muon"))] = 0.9
+    """AdamW: decay rate of the average gradient."""
+
+    adam_beta2: Annotated[float, Ge(0), Lt(1), UsedBy(("adamw", "muon"))] = 0.999
+    """AdamW: decay rate of the average squared gradient."""
+
+    adam_eps: Annotated[float, Gt(0), UsedBy(("adamw", "muon"))] = 1e-8
+    """AdamW: term added to the denominator."""
+
+    muon_momentum: Annotated[float, Ge(0), Lt(1), UsedBy(("muon",))] = 0.95
+    """Momentum of Muon."""
+
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    """Weight decay; in SGD an L2 penalty, in AdamW and Muon decoupled (0.01 to 0.1 is common)."""
+
+    norm_decay: bool = True
+    """Apply weight decay to normalization layers and biases too."""
+
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Label smoothing of the cross-entropy loss."""
+
+    clip_grad: Annotated[float | None, Gt(0), Formerly("clip_norm")] = None
+    """Clip gradients to this global norm; unset: no clipping."""
+
+    ema_decay: Annotated[float, Ge(0), Lt(1), Formerly("ema")] = 0.0
+    """Decay of an exponential moving average of the weights, used for validation; 0: off."""
+
+    def in_use(self) -> dict[str, Any]:
+        """Return the settings that this optimizer has, by name."""
+        return self.model_dump(exclude={name for name, _ in self._foreign()})
+
+    def _foreign(self) -> Iterator[tuple[str, UsedBy]]:
+        """Yield the settings that only other optimizers have."""
+        for name, field in type(self).model_fields.items():
+            for data in field.metadata:
+                if isinstance(data, UsedBy) and self.optimizer not in data.optimizers:
+                    yield name, data
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> Self:
+        for name, used_by in self._foreign():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                flag = name.replace("_", "-")
+                cure = f"use --no-{flag}" if value is True else f"leave --{flag} out"
+                owners = " or ".join(used_by.optimizers)
+                raise ValueError(
+                    f"--{flag} is a setting of --optimizer {owners}, and this run uses "
+                    f"{self.optimizer}: {cure}, or choose --optimizer {owners}"
+                )
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "--nesterov requires a --momentum above 0, such as 0.9, and it is 0: raise it, or "
+                "leave --nesterov out"
+            )
+        return self
+
+
+class ScheduleConfig(Section):
+    """Length of the training and one-cycle learning rate schedule."""
+
+    epochs: Count = 20
+    """Number of passes over the training images."""
+
+    max_lr: MaxLr = None
+    """Peak learning rate; auto: the latest from find-lr; unset: 0.1 x batch size / 256 for SGD, and
+    0.001 x sqrt(batch size / 256) for AdamW and Muon."""
+
+    pct_start: Annotated[float, Gt(0), Lt(1)] = 0.3
+    """Fraction of the training steps in which the learning rate rises."""
+
+    div_factor: Annotated[float, Ge(1)] = 25.0
+    """Initial learning rate: the peak divided by this."""
+
+    final_div_factor: Annotated[float, Ge(1)] = 1e4
+    """Final learning rate: the initial one divided by this."""
+
+
+class ResolvedSchedule(ScheduleConfig):
+    """The schedule with its peak learning rate as a number."""
+
+    max_lr: Annotated[float, Gt(0)]
+    """Peak learning rate."""
+
+
+class FinderConfig(Section):
+    """Learning rate range test, and short trial trainings after it."""
+
+    start_lr: Annotated[float, Gt(0)] = 1e-7
+    """Learning rate of the first step."""
+
+    end_lr: Annotated[float, Gt(0)] = 1.0
+    """Learning rate of the last step."""
+
+    num_iter: Annotated[int, Ge(2)] = 100
+    """Steps of the range test; the learning rate rises exponentially."""
+
+    trials: Annotated[int, Ge(0)] = 6
+    """Maximum number of short trainings that compare peak learning rates; 0: range test only."""
+
+    trial_steps: Annotated[int, Ge(20)] = 100
+    """Steps of each trial, a whole one-cycle schedule."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.end_lr <= self.start_lr:
+            raise ValueError(f"end_lr ({self.end_lr}) must be above start_lr ({self.start_lr})")
+        return self
