@@ -82,6 +82,9 @@ def complete(paths):
         accuracy=0.8,
         macro=Averages(precision=0.1, recall=0.2, f1=0.3),
         weighted=Averages(precision=0.4, recall=0.5, f1=0.61239),
+        classes=4,
+        with_images=3,
+        never_predicted=1,
         best=(score,),
         worst=(score,),
         confused=(ConfusedPair(true=HOSTILE, predicted="b", count=3),),
@@ -200,6 +203,7 @@ def test_the_overall_rows_are_those_of_the_report_file(tmp_path):
     text = write(tmp_path)
     assert row(text, "Accuracy")[1:] == [UNKNOWN, UNKNOWN, "0.8000", "5"]
     assert row(text, "Macro avg")[1:] == ["0.1000", "0.2000", "0.3000", "5"]
+    assert "\nAverages are over the 3 of 4 classes that have validation images. 1 class is " in text
     assert row(text, "Weighted avg")[1:] == ["0.4000", "0.5000", "0.6124", "5"]
 
 

@@ -60,16 +60,35 @@ def test_numbers_are_those_of_scikit_learn(size: int, images: int) -> None:
     assert result.accuracy == accuracy_score(given.targets, predicted)
     for average, ours in (("macro", result.macro), ("weighted", result.weighted)):
         theirs = precision_recall_fscore_support(
-            given.targets, predicted, labels=range(size), average=average, zero_division=0
+            given.targets,
+            predicted,
+            labels=np.unique(given.targets),
+            average=average,
+            zero_division=0,
         )
         assert (ours.precision, ours.recall, ours.f1) == theirs[:3]
     expected = confusion_matrix(given.targets, predicted, labels=range(size))
     np.testing.assert_array_equal(count_confusions(given), expected)
 
 
+def text_report(given: Predictions, names: list[str]) -> str:
+    counts = count_confusions(given)
+    return format_classification_report(
+        tabulate_classes(given, counts, names), summarize(given, names)
+    )
+
+
+def test_the_text_is_that_of_scikit_learn_where_everything_is_defined() -> None:
+    given = random_predictions(10, 200)
+    theirs = classification_report(
+        given.targets, given.top[:, 0], target_names=names_of(given), digits=4
+    )
+    assert text_report(given, names_of(given)) == theirs
+
+
 def test_report_lists_every_class_and_the_accuracy() -> None:
     given = random_predictions(30, 60)
-    text = format_classification_report(given, names_of(given))
+    text = text_report(given, names_of(given))
     assert all(text.count(name) == 1 for name in names_of(given))
     accuracy = next(line.split() for line in text.splitlines() if line.strip().startswith("acc"))
     assert float(accuracy[1]) == pytest.approx((given.top[:, 0] == given.targets).mean(), abs=1e-4)
@@ -78,7 +97,29 @@ def test_report_lists_every_class_and_the_accuracy() -> None:
 def test_a_thousand_classes_with_one_image_each_raise_no_warning() -> None:
     given = predictions(np.arange(1000), np.arange(1000)[::-1], 1000)
     assert summarize(given, names_of(given)).accuracy == 0
-    format_classification_report(given, names_of(given))
+    assert text_report(given, names_of(given)).count(" 0.0000 ") > 1000
+
+
+def test_averages_are_over_the_classes_that_have_images() -> None:
+    perfect = predictions([0, 0, 2], [0, 0, 2], 4)
+    result = summarize(perfect, names_of(perfect))
+    assert (result.macro.precision, result.macro.recall, result.macro.f1) == (1, 1, 1)
+    assert (result.classes, result.with_images, result.never_predicted) == (4, 2, 0)
+    text = text_report(perfect, names_of(perfect))
+    assert "c0001 (name) - - - 0" in " ".join(text.split())
+    assert text.endswith("Averages are over the 2 of 4 classes that have validation images.\n")
+
+
+def test_a_class_that_is_never_predicted_is_told_from_one_without_images() -> None:
+    given = predictions([0, 0, 1, 2], [0, 0, 0, 3], 4)
+    result = summarize(given, names_of(given))
+    assert (result.with_images, result.never_predicted) == (3, 2)
+    assert result.macro.precision == pytest.approx((2 / 3 + 0 + 0) / 3)
+    assert result.macro.recall == pytest.approx((1 + 0 + 0) / 3)
+    text = " ".join(text_report(given, names_of(given)).split())
+    assert "c0001 (name) - 0.0000 0.0000 1" in text
+    assert "c0003 (name) 0.0000 - - 0" in text
+    assert "2 classes are never predicted, and the precision" in text
 
 
 def test_class_without_images_has_no_accuracy_and_is_neither_best_nor_worst(
@@ -123,7 +164,7 @@ def test_network_without_errors_has_no_confused_pairs() -> None:
 def test_names_may_hold_anything(tmp_path: Path) -> None:
     names = ["macro avg", "a,|\n`<b>\x1b[31m", '金 "quoted"']
     given = predictions([0, 1, 2], [0, 0, 2], 3)
-    assert "\x1b" not in format_classification_report(given, names)
+    assert "\x1b" not in text_report(given, names)
     write_class_tables(score(given, names), summarize(given, names), tmp_path)
     with (tmp_path / "class_accuracy.csv").open(encoding="utf-8", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == names
@@ -139,7 +180,8 @@ def test_the_report_file_reads_back(tmp_path: Path) -> None:
     result.write(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert sorted(saved) == [
-        *("accuracy", "best", "confused", "images", "macro", "weighted", "worst"),
+        *("accuracy", "best", "classes", "confused", "images", "macro", "never_predicted"),
+        *("weighted", "with_images", "worst"),
     ]
     assert ClassReport.read(tmp_path / "report.json") == result
 
@@ -180,3 +222,4 @@ def test_undefined_recall_and_precision_are_unknown_and_not_zero() -> None:
     assert (first.recall, first.precision) == (0, None)
     assert (second.recall, second.precision) == (None, 0)
     assert (third.recall, third.precision) == (None, None)
+    assert (first.f1, second.f1, third.f1) == (0, None, None)

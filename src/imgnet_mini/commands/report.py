@@ -14,6 +14,7 @@ from imgnet_mini.reporting.classification import (
     format_classification_report,
     score_classes,
     summarize_classes,
+    tabulate_classes,
     write_class_tables,
 )
 from imgnet_mini.reporting.confusion import count_confusions, draw_confusion, write_confusion_csv
@@ -86,10 +87,10 @@ def _write_class_results(
     paths: RunPaths, predictions: Predictions, counts: NDArray[np.int64]
 ) -> None:
     folder, names = paths.report_dir, display_names(predictions.classes)
-    text = format_classification_report(predictions, names)
-    write_text(folder / "classification_report.txt", text)
     scores = score_classes(predictions.classes, names, counts)
     report = summarize_classes(predictions, scores, counts)
+    rows = tabulate_classes(predictions, counts, names)
+    write_text(folder / "classification_report.txt", format_classification_report(rows, report))
     write_class_tables(scores, report, folder)
     report.write(paths.class_report)
     write_confusion_csv(counts, predictions.classes, folder)

@@ -9,7 +9,10 @@ from imgnet_mini.utils.json_file import Count, JsonModel, Text
 
 
 class Averages(JsonModel):
-    """Precision, recall and F1 over the classes, from 0 to 1; 0 where undefined."""
+    """Means over the classes that have images, from 0 to 1.
+
+    The precision of a class that is never predicted is undefined, and counts as 0.
+    """
 
     precision: float
     recall: float
@@ -51,6 +54,8 @@ class OverallRow:
 class ClassReport(JsonModel):
     """Top-1 results over all classes, from 0 to 1.
 
+    classes: number of classes; with_images: those that have images, over which averages are taken;
+    never_predicted: those that have images, but no prediction. None in files of earlier versions.
     best, worst: classes with images, ties in the order of the classes.
     confused: most frequent first, ties in the order of the classes.
     """
@@ -61,6 +66,9 @@ class ClassReport(JsonModel):
     accuracy: float
     macro: Averages
     weighted: Averages
+    classes: Count | None = None
+    with_images: Count | None = None
+    never_predicted: Count | None = None
     best: tuple[ClassScore, ...] = Field(strict=False)
     worst: tuple[ClassScore, ...] = Field(strict=False)
     confused: tuple[ConfusedPair, ...] = Field(strict=False)
@@ -73,3 +81,20 @@ class ClassReport(JsonModel):
             row = OverallRow(name, averages.precision, averages.recall, averages.f1, self.images)
             rows.append(row)
         return rows
+
+    @property
+    def note(self) -> str:
+        """Sentences on what the averages leave out or count as 0; empty if nothing."""
+        notes = []
+        if self.with_images != self.classes:
+            notes.append(
+                f"Averages are over the {self.with_images} of {self.classes} classes that have "
+                "validation images."
+            )
+        if self.never_predicted:
+            words = "class is" if self.never_predicted == 1 else "classes are"
+            notes.append(
+                f"{self.never_predicted} {words} never predicted, and the precision, which is "
+                "undefined, counts as 0."
+            )
+        return " ".join(notes)

@@ -7,9 +7,15 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import classification_report, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 
-from imgnet_mini.reporting.class_report import Averages, ClassReport, ClassScore, ConfusedPair
+from imgnet_mini.reporting.class_report import (
+    Averages,
+    ClassReport,
+    ClassScore,
+    ConfusedPair,
+    OverallRow,
+)
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.utils.console import escape_line
 from imgnet_mini.utils.csv_file import write_table
@@ -25,7 +31,8 @@ class ClassRow:
     """One row of the page's table of classes; names on one line.
 
     correct: images of the class that are predicted as it.
-    recall, precision: from 0 to 1; None where undefined.
+    recall, precision, f1: from 0 to 1; None where undefined: recall and F1 without images,
+        precision without predictions.
     confused_with: the most frequent wrong prediction for its images; confusions: how often.
     """
 
@@ -35,7 +42,7 @@ class ClassRow:
     correct: int
     recall: float | None
     precision: float | None
-    f1: float
+    f1: float | None
     confused_with: str | None
     confusions: int
 
@@ -72,11 +79,15 @@ def summarize_classes(
         (score.accuracy, index) for index, score in enumerate(scores) if score.accuracy is not None
     )
     best = sorted(ranked, key=lambda entry: (-entry[0], entry[1]))
+    has_images = counts.sum(1) > 0
     return ClassReport(
         images=len(predictions.targets),
         accuracy=float((predictions.top[:, 0] == predictions.targets).mean()),
-        macro=_average(predictions, "macro"),
-        weighted=_average(predictions, "weighted"),
+        macro=_average(predictions, np.flatnonzero(has_images), "macro"),
+        weighted=_average(predictions, np.flatnonzero(has_images), "weighted"),
+        classes=len(counts),
+        with_images=int(has_images.sum()),
+        never_predicted=int((has_images & (counts.sum(0) == 0)).sum()),
         best=tuple(scores[index] for _, index in best[:EXTREMES]),
         worst=tuple(scores[index] for _, index in ranked[:EXTREMES]),
         confused=tuple(
@@ -93,22 +104,22 @@ def summarize_classes(
 def tabulate_classes(
     predictions: Predictions, counts: NDArray[np.int64], names: Sequence[str]
 ) -> list[ClassRow]:
-    """Return the page's rows, in the order of the network's outputs.
+    """Return a row for each class, in the order of the network's outputs.
 
     counts: (C, C), a row for each true class; names: C human names.
     """
-    precision, recall, f1, images = _scores(predictions, None)
+    precision, recall, f1, images = _scores(predictions, np.arange(len(counts)), None)
     wrong = _without_diagonal(counts)
     other, confusions, predicted = wrong.argmax(1), wrong.max(1), counts.sum(0)
     return [
         ClassRow(
             folder=escape_line(folder),
-            name=names[index],
+            name=escape_line(names[index]),
             images=int(images[index]),
             correct=int(counts[index, index]),
             recall=float(recall[index]) if images[index] else None,
             precision=float(precision[index]) if predicted[index] else None,
-            f1=float(f1[index]),
+            f1=float(f1[index]) if images[index] else None,
             confused_with=names[other[index]] if confusions[index] else None,
             confusions=int(confusions[index]),
         )
@@ -145,30 +156,39 @@ def write_class_tables(scores: Sequence[ClassScore], report: ClassReport, report
     )
 
 
-def format_classification_report(predictions: Predictions, names: Sequence[str]) -> str:
-    """Return scikit-learn's classification report, one line for each class."""
-    text: str = classification_report(
-        predictions.targets,
-        predictions.top[:, 0],
-        labels=range(len(names)),
-        target_names=[escape_line(name) for name in names],
-        digits=4,
-        zero_division=0,
-    )
-    return text
+def format_classification_report(rows: Sequence[ClassRow], report: ClassReport) -> str:
+    """Return a table in scikit-learn's layout, with `-` where a value is undefined.
+
+    rows: of all classes.
+    """
+    width = max(len("weighted avg"), *(len(row.name) for row in rows))
+    titles = "".join(f" {title:>9}" for title in ("precision", "recall", "f1-score", "support"))
+    lines = [f"{'':>{width}} {titles}", ""]
+    lines += [_format_row(row, width) for row in rows]
+    lines += ["", *(_format_row(row, width, undefined="") for row in report.overall)]
+    lines += ["", report.note] if report.note else []
+    return "\n".join(lines) + "\n"
 
 
-def _average(predictions: Predictions, kind: str) -> Averages:
-    precision, recall, f1, _ = _scores(predictions, kind)
+def _format_row(row: ClassRow | OverallRow, width: int, *, undefined: str = "-") -> str:
+    scores = (row.precision, row.recall, row.f1)
+    cells = [undefined if score is None else f"{score:.4f}" for score in scores]
+    return f"{row.name:>{width}} " + "".join(f" {cell:>9}" for cell in (*cells, row.images))
+
+
+def _average(predictions: Predictions, classes: NDArray[np.int64], kind: str) -> Averages:
+    precision, recall, f1, _ = _scores(predictions, classes, kind)
     return Averages(precision=float(precision), recall=float(recall), f1=float(f1))
 
 
-def _scores(predictions: Predictions, average: str | None) -> tuple[NDArray[np.float64], ...]:
-    """Return precision, recall, F1 and the number of images."""
+def _scores(
+    predictions: Predictions, classes: NDArray[np.int64], average: str | None
+) -> tuple[NDArray[np.float64], ...]:
+    """Return precision, recall, F1 and the number of images; 0 where undefined."""
     scores: tuple[NDArray[np.float64], ...] = precision_recall_fscore_support(
         predictions.targets,
         predictions.top[:, 0],
-        labels=range(len(predictions.classes)),
+        labels=classes,
         average=average,
         zero_division=0,
     )
