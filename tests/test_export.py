@@ -119,6 +119,16 @@ def test_an_exported_file_says_of_real_images_what_evaluate_says(export, cli, fo
         assert form == "state-dict"
 
 
+@pytest.mark.parametrize("form", ["safetensors", "state-dict"])
+def test_the_same_weights_give_the_same_file(export, cli, form):
+    need(form)
+    digests = set()
+    for number in range(5):  # two keys in random order are equal half of the time
+        assert export("--format", form, "--output", f"{number}.any") == 0, cli.err
+        digests.add(hashlib.sha256(Path(f"{number}.any").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
 def test_what_is_beside_a_file_describes_it(export, cli):
     assert export("--format", "state-dict") == 0, cli.err
     said = json.loads(Path("exports/a/best.pth.json").read_bytes())

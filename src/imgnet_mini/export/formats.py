@@ -32,7 +32,7 @@ FormatReader = Callable[[Path, ModelBuilder], ExportedModel]
 """Loads a file to run it; the builder is for formats that hold only weights."""
 
 EXTRA_FILE: Final = "imgnet-mini.json"
-"""Name of the description inside the archives of torch."""
+"""Name of the description inside the archives of torch, and key of the metadata of safetensors."""
 
 _MAX_ONNX_BYTES: Final = 2**31 - 2**24
 """Limit for the weights: a protobuf message has at most 2 GiB, with the graph."""
@@ -86,7 +86,7 @@ def to_json(description: Description) -> str:
 
 
 def to_properties(description: Description) -> dict[str, str]:
-    """Return the description as strings for formats that store only those; other values as JSON."""
+    """Return the description as strings for ONNX, which stores only those; other values as JSON."""
     return {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in description.items()
@@ -157,7 +157,8 @@ def _write_safetensors(
     from safetensors.torch import save
 
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    file.write(save(weights, {"format": "pt", **to_properties(description)}))
+    # One key: the library writes several in random order, so that no two files have equal digests.
+    file.write(save(weights, {EXTRA_FILE: to_json(description)}))
 
 
 def _read_safetensors(path: Path, build: ModelBuilder) -> ExportedModel:
