@@ -1,4 +1,4 @@
-"""Summary, stages and diagram of networks."""
+"""Stages and diagram of networks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +15,8 @@ from imgnet_mini.reporting.network import (
     count_parameters,
     find_stages,
     shape_copy,
-    summarize_model,
 )
+from imgnet_mini.reporting.summary import summarize_model
 
 NETWORKS = [
     "resnet18",
@@ -127,33 +127,9 @@ def test_the_model_is_not_changed(use: Callable[[nn.Module, Path], object], tmp_
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_small", "densenet121", "vit_b_16"])
-def test_summary_counts_every_parameter(name: str) -> None:
-    model = network(name)
-    text = summarize_model(model, 224)
-    assert f"Total params: {count_parameters(model):,}\n" in text
-    assert text.endswith("\n")
-
-
-def test_summary_shows_shapes_and_work_of_one_image() -> None:
-    text = summarize_model(network("resnet18"), 64)
-    for words in ("Input Shape", "Output Shape", "Param #", "Mult-Adds"):
-        assert words in text
-    assert "[1, 3, 64, 64]" in text
-    assert "[1, 512, 2, 2]" in text
-    assert "Units." not in text
-
-
 def test_shared_parameters_count_once() -> None:
     layer = nn.Linear(3, 4)
     assert count_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 16
-
-
-def test_a_summary_draws_no_random_numbers() -> None:
-    model: nn.Module = get_model("shufflenet_v2_x0_5")
-    before = torch.get_rng_state()
-    summarize_model(model, 32)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

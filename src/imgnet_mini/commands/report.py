@@ -22,10 +22,10 @@ from imgnet_mini.reporting.curves import draw_curves
 from imgnet_mini.reporting.diagram import draw_network
 from imgnet_mini.reporting.examples import choose_mixed, make_example, read_thumbnails
 from imgnet_mini.reporting.gallery import REPORT, draw_gallery
-from imgnet_mini.reporting.network import summarize_model
 from imgnet_mini.reporting.page.pages import build_report_page
 from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.reporting.style import save_png
+from imgnet_mini.reporting.summary import summarize_model
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions, load_predictions
 from imgnet_mini.runs.records import read_csv

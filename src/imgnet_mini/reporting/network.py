@@ -1,4 +1,4 @@
-"""Structure of a network, found by running a copy without values: summary and stages."""
+"""Structure of a network, found by running a copy without values: its stages."""
 
 import copy
 from collections.abc import Iterator
@@ -8,8 +8,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torchinfo import summary
-from torchinfo.enums import Units
 
 _CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _SIZES_TO_OPEN: Final = 3
@@ -46,24 +44,6 @@ def shape_copy(model: nn.Module) -> nn.Module:
     # deepcopy takes what the memo holds instead of copying it, so the weights are not doubled.
     memo: dict[int, Any] = {id(tensor): _without_values(tensor) for tensor in tensors}
     return copy.deepcopy(model, memo).eval()
-
-
-def summarize_model(model: nn.Module, img_size: int) -> str:
-    """Return torchinfo's table for a (1, 3, img_size, img_size) input in evaluation mode."""
-    with torch.random.fork_rng([]):  # torchinfo draws its input from the global generator
-        statistics = summary(
-            shape_copy(model),
-            input_size=(1, 3, img_size, img_size),
-            col_names=("input_size", "output_size", "num_params", "mult_adds"),
-            depth=3,
-            device="meta",
-            mode="eval",
-            verbose=0,
-        )
-    text = str(statistics)
-    for unit in Units:  # torchinfo 1.8 writes `Units.GIGABYTES` for G
-        text = text.replace(str(unit), unit.value)
-    return f"{text}\n"
 
 
 def find_stages(model: nn.Module, img_size: int) -> list[Stage]:
