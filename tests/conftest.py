@@ -26,6 +26,7 @@ import pytest
 from PIL import Image
 
 from imgnet_mini import cli as command_line
+from imgnet_mini.utils.early_exit import SIGNALS
 
 if TYPE_CHECKING:
     from imgnet_mini.data.pack.format import PackManifest
@@ -93,7 +94,7 @@ def _own_folder_and_nothing_left(tmp_path: Path):
 
 
 def surroundings() -> tuple[list[object], dict[str, str]]:
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     return handlers, {k: v for k, v in os.environ.items() if not k.startswith(SET_BY_LIBRARIES)}
 
 

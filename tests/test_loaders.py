@@ -22,6 +22,7 @@ from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.data.transforms import CROP_NUMBERS, STD, EvalCrop, Normalize, TrainCrop
 from imgnet_mini.errors import ConfigError, DataError, WriteError
+from imgnet_mini.utils.early_exit import SIGNALS
 
 CPU = torch.device("cpu")
 IMAGES = 14
@@ -444,7 +445,7 @@ def test_closing_a_loader_that_was_never_used_is_no_trouble(images):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals for other processes")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_workers_outlive_the_signals_that_stop_a_run(folder, number):
     with train_loader(folder) as alone:
         expected = list(alone.epoch(0))

@@ -5,7 +5,12 @@ import pytest
 from imgnet_mini.distributed import rank_sync
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.distributed.rank_sync import RankSync
+from imgnet_mini.utils.early_exit import SIGNALS
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
+
+
+NONE = [0] * len(SIGNALS)
+"""No rank has received any of the signals."""
 
 
 class Clock:
@@ -58,7 +63,7 @@ def test_one_process_sees_a_signal_after_any_step():
 
 
 def test_rank_0_at_most_doubles_the_steps_between_syncs(clock):
-    ranks = TwoRanks(first=True, adds=[[0, 0, 0, 0]] * 9)
+    ranks = TwoRanks(first=True, adds=[[0, 0, *NONE]] * 9)
     steps = RankSync(ranks, StopRequest(), max_steps=64)
     planned = []
     for _ in range(9):
@@ -71,7 +76,7 @@ def test_rank_0_at_most_doubles_the_steps_between_syncs(clock):
 
 
 def test_other_ranks_follow_the_plan_and_the_decision_of_rank_0(clock):
-    ranks = TwoRanks(first=False, adds=[[5, 1, 0, 0], [1, 0, 0, 0]])
+    ranks = TwoRanks(first=False, adds=[[5, 1, *NONE], [1, 0, *NONE]])
     steps = RankSync(ranks, StopRequest(), max_steps=64)
     assert steps.should_sync()
     assert steps.sync(decision=False)
@@ -80,8 +85,9 @@ def test_other_ranks_follow_the_plan_and_the_decision_of_rank_0(clock):
     assert not steps.sync(decision=True)
 
 
-@pytest.mark.parametrize(("adds", "number"), [([1, 0, 0, 1], 15), ([1, 0, 1, 0], 2)])
-def test_a_signal_to_another_rank_stops_this_one_in_the_same_sync(clock, adds, number):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_another_rank_stops_this_one_in_the_same_sync(clock, number):
+    adds = [1, 0, *(int(other == number) for other in SIGNALS)]
     steps = RankSync(TwoRanks(first=False, adds=[adds]), StopRequest(), max_steps=64)
     with pytest.raises(StopRequestedError) as error:
         steps.sync()
@@ -90,7 +96,7 @@ def test_a_signal_to_another_rank_stops_this_one_in_the_same_sync(clock, adds, n
 
 def test_a_signal_unknown_to_the_other_ranks_waits_for_the_next_sync(clock):
     with StopRequest() as stop:
-        ranks = TwoRanks(first=True, adds=[[0, 0, 0, 0]] * 2)
+        ranks = TwoRanks(first=True, adds=[[0, 0, *NONE]] * 2)
         steps = RankSync(ranks, stop, max_steps=64)
         exchange = ranks.all_reduce_sum
 

@@ -43,6 +43,13 @@ def test_the_defaults_are_the_documented_workflow():
     assert config.optimizer.label_smoothing == 0.1
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_have_a_byte_order_mark(tmp_path, encoding):
+    path = tmp_path / "a.toml"
+    path.write_text('[run]\ndata_root = "bildér"\n', encoding)
+    assert RunConfig.read(path).run.data_root .name == "bildér"
+
+
 def test_a_configuration_does_not_change():
     with pytest.raises(ValidationError, match="frozen"):
         RunConfig().data.batch_size = 3

@@ -1,8 +1,10 @@
+import os
 import signal
 
 import pytest
 
 from imgnet_mini.utils import signals
+from imgnet_mini.utils.early_exit import SIGNALS
 from imgnet_mini.utils.signals import (
     ImmediateStopError,
     StopRequest,
@@ -10,11 +12,11 @@ from imgnet_mini.utils.signals import (
     raise_on_signal,
 )
 
-BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+EACH = pytest.mark.parametrize("number", SIGNALS)
 
 
 def handlers():
-    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return [signal.getsignal(number) for number in SIGNALS]
 
 
 def test_without_a_signal_nothing_happens():
@@ -22,7 +24,7 @@ def test_without_a_signal_nothing_happens():
         stop.check()
 
 
-@BOTH
+@EACH
 def test_the_first_signal_is_raised_by_check(number):
     with StopRequest() as stop:
         signal.raise_signal(number)
@@ -32,7 +34,7 @@ def test_the_first_signal_is_raised_by_check(number):
             assert error.value.signal_number == number
 
 
-@BOTH
+@EACH
 def test_a_second_signal_is_raised_immediately(number, monkeypatch):
     monkeypatch.setattr(signals, "DUPLICATE_SECONDS", -1)
     with StopRequest():
@@ -50,7 +52,7 @@ def test_a_duplicate_signal_of_a_launcher_is_ignored():
             stop.check()
 
 
-@BOTH
+@EACH
 def test_raise_on_signal_raises_immediately(number):
     before = handlers()
     with pytest.raises(ImmediateStopError, match=number.name), raise_on_signal():
@@ -69,6 +71,19 @@ def test_the_previous_handlers_are_restored(error):
     except (ValueError, KeyboardInterrupt):
         pass
     assert handlers() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+def test_sighup_stops_a_command_except_under_nohup():
+    assert {signal.SIGHUP, signal.SIGUSR1} < set(SIGNALS)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            stop.check()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_each_block_starts_without_a_signal():

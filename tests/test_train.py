@@ -387,7 +387,7 @@ def test_networks_with_ways_of_their_own_are_trained(run_small, cli, arch):
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 @pytest.mark.parametrize(
     ("number", "code", "workers"),
-    [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2), (signal.SIGTERM, 143, 0)],
+    [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2), (signal.SIGTERM, 143, 0), (1, 129, 2)],
 )
 def test_a_signal_to_the_whole_group_saves_and_says_how_to_continue(data, number, code, workers):
     options = [str(word) for word in SMALL]

@@ -80,7 +80,7 @@ def train(
 ) -> RunResult:
     """Train a network from scratch, as `imgnet-mini train` does.
 
-    Works in any thread; only in the main one do SIGINT and SIGTERM save a checkpoint first.
+    Works in any thread; only in the main one do signals save a checkpoint first.
 
     recipe: name of a recipe; `config` and `settings` take precedence over it.
     config: TOML file of settings; `settings` take precedence over it.

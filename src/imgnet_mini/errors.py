@@ -56,7 +56,7 @@ class LostRankError(ImgnetMiniError):
 
 
 class StoppedError(ImgnetMiniError):
-    """Ctrl-C or SIGTERM stopped the command after it saved its state."""
+    """A signal, such as that of Ctrl-C, stopped the command after it saved its state."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -1,5 +1,6 @@
 """The run configuration: all sections, from defaults, a recipe, a TOML file and flags."""
 
+import codecs
 import difflib
 import json
 import shlex
@@ -78,7 +79,7 @@ class RunConfig(Section):
                 contradicts another one.
         """
         try:
-            return self._override_from_text(path.read_text("utf-8"), str(path))
+            return self._override_from_text(_decode(path.read_bytes()), str(path))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -145,6 +146,12 @@ class ResolvedConfig(RunConfig):
             ConfigError: a value is out of bounds, or the peak learning rate is missing.
         """
         return _validate(cls, _merge({}, tables))
+
+
+def _decode(content: bytes) -> str:
+    """Return text without its byte order mark; editors and PowerShell write UTF-16 only with one."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf16 else "utf-8-sig")
 
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)

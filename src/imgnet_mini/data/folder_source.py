@@ -22,6 +22,7 @@ from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
 from imgnet_mini.data.transforms import CROP_NUMBERS
 from imgnet_mini.errors import DataError, ImgnetMiniError, WriteError
 from imgnet_mini.utils.console import format_bytes
+from imgnet_mini.utils.early_exit import SIGNALS
 
 LoadImage = Callable[[Path, Sequence[float], int], Tensor]
 """From a file, random numbers in [0, 1) and a size S to pixels: (3, S, S) uint8."""
@@ -179,7 +180,8 @@ def _init_worker(worker: int) -> None:
     """Ignore signals, which often reach the whole process group: a stopped run saves first."""
     del worker
     sys.excepthook = _print_unless_disconnected
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):  # not on Windows, where SIGTERM cannot be handled either
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 

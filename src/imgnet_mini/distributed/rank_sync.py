@@ -4,7 +4,8 @@ import time
 from typing import Final
 
 from imgnet_mini.distributed.context import DistributedContext
-from imgnet_mini.utils.signals import SIGNALS, StopRequest, StopRequestedError
+from imgnet_mini.utils.early_exit import SIGNALS
+from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 _SYNC_SECONDS: Final = 1.0  # each sync waits for the device: about 0.2 ms of idle time
 

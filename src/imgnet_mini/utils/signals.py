@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM: end a command between two steps, never inside one."""
+"""Signals, such as that of Ctrl-C: end a command between two steps, never inside one."""
 
 import signal
 import threading
@@ -9,10 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 from imgnet_mini.errors import StoppedError
-from imgnet_mini.utils.early_exit import exit_on_signal
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-"""Signals that end a command."""
+from imgnet_mini.utils.early_exit import SIGNALS, exit_on_signal, is_ignored
 
 DUPLICATE_SECONDS: Final = 0.5
 """A second signal within this time is a duplicate: a launcher forwards a signal of its group."""
@@ -108,13 +105,14 @@ def default_signal_handlers() -> AbstractContextManager[None]:
 @contextmanager
 def _handle_signals(handler: Handler, *, ignore_later: bool = False) -> Iterator[None]:
     """Set a handler during the block; a no-op in a thread, where Python allows no handlers."""
-    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in SIGNALS if is_main and not is_ignored(number)]
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
         for number, old in previous.items():
-            signal.signal(number, signal.SIG_IGN if ignore_later else old)
+            signal.signal(number, signal.SIG_IGN if ignore_later else old or signal.SIG_DFL)
 
 
 def _stop_immediately(number: int, frame: FrameType | None) -> None:

@@ -72,7 +72,7 @@ def render(template: str, runs: Sequence[RunView], refresh: str) -> str:
 
 def _environment(folder: Path | None) -> ImmutableSandboxedEnvironment:
     """Return an environment where templates of the user's folder can import packaged ones."""
-    folders = [FileSystemLoader(folder)] if folder is not None else []
+    folders = [FileSystemLoader(folder, encoding="utf-8-sig")] if folder is not None else []
     environment = ImmutableSandboxedEnvironment(
         loader=ChoiceLoader([*folders, PackageLoader("imgnet_mini")]),
         undefined=StrictUndefined,
