@@ -4,6 +4,7 @@ from contextlib import closing
 
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
@@ -192,17 +193,32 @@ def test_a_planted_link_is_removed_and_what_it_leads_to_is_not(paths, tmp_path):
     assert not any(path.is_symlink() for path in paths.event_dir.iterdir())
 
 
-def test_a_watching_tensorboard_sees_each_value_once_after_a_resume(paths):
+def seen_by_tensorboard(reader, tag):
+    reader.Reload()
+    if isinstance(reader, EventAccumulator):
+        return [(event.step, event.value) for event in reader.Scalars(tag)]
+    return [(event.step, event.tensor_proto.float_val[0]) for event in reader.Tensors(tag)]
+
+
+@pytest.mark.parametrize(
+    ("reader", "guidance"),
+    [
+        (EventAccumulator, {"scalars": 0}),
+        (plugin_event_accumulator.EventAccumulator, {"tensors": 0}),  # --load_fast false
+    ],
+    ids=["old", "slow"],
+)
+def test_a_watching_tensorboard_sees_each_value_once_after_a_resume(paths, reader, guidance):
     with closing(RunLogger(paths, [], step=0)) as history:
         log_epoch(history, 0)
         log_epoch(history, 1, shift=0.5)
-    watching = EventAccumulator(str(paths.event_dir), size_guidance={"scalars": 0})
-    watching.Reload()
-    with closing(RunLogger(paths, records(0), step=STEPS)) as history:
-        log_epoch(history, 1)
-    watching.Reload()
-    seen = [(event.step, event.value) for event in watching.Scalars("train/loss_step")]
-    assert seen == [(step, step) for step in range(2 * STEPS)]
+    watching = reader(str(paths.event_dir), size_guidance=guidance)
+    seen_by_tensorboard(watching, "train/loss_step")
+    for _ in range(2):
+        with closing(RunLogger(paths, records(0), step=STEPS)) as history:
+            log_epoch(history, 1)
+        seen = seen_by_tensorboard(watching, "train/loss_step")
+        assert seen == [(step, step) for step in range(2 * STEPS)]
 
 
 def png(number):

@@ -8,7 +8,6 @@ from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.utils.early_exit import SIGNALS
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
-
 NONE = [0] * len(SIGNALS)
 """No rank has received any of the signals."""
 

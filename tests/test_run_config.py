@@ -47,7 +47,7 @@ def test_the_defaults_are_the_documented_workflow():
 def test_a_file_may_have_a_byte_order_mark(tmp_path, encoding):
     path = tmp_path / "a.toml"
     path.write_text('[run]\ndata_root = "bildér"\n', encoding)
-    assert RunConfig.read(path).run.data_root .name == "bildér"
+    assert RunConfig.read(path).run.data_root.name == "bildér"
 
 
 def test_a_configuration_does_not_change():

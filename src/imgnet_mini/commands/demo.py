@@ -1,5 +1,6 @@
 """demo: the whole workflow on the handwritten digits of scikit-learn."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from imgnet_mini.training.model import build_model
 from imgnet_mini.training.precision import choose_precision
 from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import print_lines
+from imgnet_mini.utils.shell import tensorboard_command
 
 VAL_EVERY: Final = 5
 """Every fifth image is for validation."""
@@ -69,12 +71,11 @@ def run(directory: Path, *, device: str) -> None:
         f"The demo took {time.perf_counter() - began:.0f} s. Look at",
         f"  {directory / 'README.md'} (the results)",
         f"  {directory / 'reports' / 'demo' / 'index.html'} (the report page)",
-        f"  tensorboard --logdir {directory / 'runs'}",
+        f"  {tensorboard_command(str(directory / 'runs'))}",
         "With ImageNet-Mini (Kaggle: ifigotin/imagenetmini-1000) in data/imagenet-mini:",
-        "  imgnet-mini prepare",
-        "  imgnet-mini find-lr",
-        "  imgnet-mini train",
-        "  imgnet-mini evaluate",
+        "  imgnet-mini prepare --recipe mini",
+        "  imgnet-mini train --recipe mini",
+        "  imgnet-mini evaluate --ten-crop",
         "  imgnet-mini report",
         "  imgnet-mini readme",
     )
@@ -83,14 +84,15 @@ def run(directory: Path, *, device: str) -> None:
 def _run_workflow(config: RunConfig, config_path: Path) -> None:
     """Run the commands as a user would type them, and print each."""
     run_flags = config_flags(config, "run", leave_out=("data_root",))
-    _step(f"prepare --config {config_path}")
+    config_flag = f" --config {shlex.quote(str(config_path))}"
+    _step(f"prepare{config_flag}")
     prepare.run(config)
-    _step(f"find-lr --config {config_path}")
+    _step(f"find-lr{config_flag}")
     try:
         find_lr.run(config)
     except (ConfigError, DivergedError) as error:
         print_lines(str(error), "The demo continues with the learning rate of its settings.")
-    _step(f"train --config {config_path}")
+    _step(f"train{config_flag}")
     train.run(config, overwrite=False)
     _step(f"evaluate{run_flags}")
     evaluate.run(config)

@@ -22,6 +22,7 @@ from imgnet_mini.training.run import TrainingRun
 from imgnet_mini.training.setup import Setup, build_setup, build_trainer, describe_environment
 from imgnet_mini.utils.atomic_file import translate_write_errors
 from imgnet_mini.utils.console import print_lines
+from imgnet_mini.utils.shell import tensorboard_command
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 
@@ -172,7 +173,7 @@ def _announce(config: ResolvedConfig, paths: RunPaths, setup: Setup) -> None:
         f"{config.schedule.epochs} epochs of {steps} steps of {batch}{_describe_growth(config)}, "
         f"learning rate up to {config.schedule.max_lr:.3g}",
         f"Writing {paths.checkpoint_dir}, {paths.log_dir}, {paths.event_dir}",
-        f"Watch with: tensorboard --logdir {paths.event_dir.parent}",
+        f"Watch with: {tensorboard_command(str(paths.event_dir.parent))}",
     )
 
 

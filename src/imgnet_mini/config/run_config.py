@@ -149,7 +149,7 @@ class ResolvedConfig(RunConfig):
 
 
 def _decode(content: bytes) -> str:
-    """Return text without its byte order mark; editors and PowerShell write UTF-16 only with one."""
+    """Return text without its byte order mark; UTF-16, such as of PowerShell, has one."""
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if is_utf16 else "utf-8-sig")
 
@@ -199,7 +199,7 @@ def config_flags(config: RunConfig, *sections: str, leave_out: Collection[str] =
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
                 words += [f"--{flag}", str(value)]
-    return "".join(f" {shlex.quote(word)}" for word in words)
+    return f" {shlex.join(words)}" if words else ""
 
 
 def _merge(tables: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

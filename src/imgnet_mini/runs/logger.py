@@ -127,7 +127,8 @@ def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
     """Replace the event files by one with the values before a step and an epoch.
 
     A killed process leaves values that the resumed run logs again. The new file has a new name and
-    starts with a mark that makes a running TensorBoard discard what it has read.
+    starts with marks that make a running TensorBoard discard what it has read: one of its readers
+    takes the first mark that it sees for the start of the run.
     """
     found = sorted(event_dir.glob("events.out.tfevents.*"))
     for path in found:
@@ -140,7 +141,7 @@ def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
     restart = Event(step=0, session_log=SessionLog(status=SessionLog.START))
     with atomic_write(old_files[-1].with_name(f"{old_files[-1].name}.kept")) as file:
         writer = RecordWriter(file)
-        for event in (header, restart, *_events_before(old_files, step=step, epoch=epoch)):
+        for event in (header, restart, restart, *_events_before(old_files, step=step, epoch=epoch)):
             writer.write(event.SerializeToString())
     for path in old_files:
         if path.stat().st_size:
