@@ -3,11 +3,12 @@
     python benchmarks/scan.py [--files 1000 35000 1281167] [--dir FOLDER] [--all]
 
 For each number, so many files are made, named and spread over 1,000 class folders as ImageNet's
-are; those of a class are links to one small JPEG. They are removed at the end. All is timed on
+are; those of a class are links to one JPEG of 110 kB. They are removed at the end. All is timed on
 one core, with the folders in the system's cache: the median of three runs, after a first one.
 
-A start without an index lists the folders and looks at the header of every file; a restart opens
-the index, and compares the size and time of every file, to find those that it has to look at.
+A first start lists the folders and looks at the header of every file; a restart lists them too,
+and compares the size and the times of every file, to find those that it has to look at. With a
+pack it also reads some 2,000 files, here of 110 kB, to compare their contents with those packed.
 
 What one more worker process costs is seen in its private memory (Linux only): a spawned one
 unpickles the images as a DataLoader's worker does, a forked one shares them with its parent
@@ -28,13 +29,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from figures import Row, add_output_options, describe_run, show, use_one_core
 from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from imgnet_mini.data.folder import ImageFolder, file_stamps, find_images, fingerprint
-from imgnet_mini.data.index import find_images_cached
+from imgnet_mini.data.pack.contents import SOURCE_DTYPE, find_changed_contents
 from imgnet_mini.data.sampler import ProgressiveResize, ResumableBatchSampler
 from imgnet_mini.data.scan import check_images_decode
 
@@ -46,6 +48,8 @@ BATCH_SIZE = 64
 SIZES = ProgressiveResize.constant(224)
 RUNS = 3
 MANY = 35_000  # with a million, torchvision's share of the run is half a minute
+FILE_BYTES = 110_000
+"""Mean of ImageNet."""
 FILES_PER_SECOND = 200_000
 BYTES_PER_IMAGE = 200
 SMAPS = Path("/proc/self/smaps_rollup")
@@ -62,14 +66,14 @@ def make_files(root: Path, count: int) -> None:
         folder.mkdir(parents=True)
         images = each + (number < more)
         first, *others = random.Random(number).sample(range(20_000), images)
-        Image.new("RGB", (32, 32)).save(f"{folder}/{name}_{first}.JPEG")
+        path = Path(f"{folder}/{name}_{first}.JPEG")
+        Image.new("RGB", (32, 32)).save(path)
+        path.write_bytes(path.read_bytes()[:-2].ljust(FILE_BYTES - 2, b"\0") + b"\xff\xd9")
         for image in others:
             os.link(f"{folder}/{name}_{first}.JPEG", f"{folder}/{name}_{image}.JPEG")
-        os.utime(folder, (0, 0))  # as if it had been made long ago
         done += images
         if done == count or (number % 50 == 49 and sys.stderr.isatty()):
             print(f"made {done:,} of {count:,} files", end="\r", file=sys.stderr)
-    os.utime(root, (0, 0))
     print(file=sys.stderr)
 
 
@@ -123,19 +127,6 @@ def tell_growth(answer: Connection, few: Any, before: int | Before, images: Any)
     answer.send(private_bytes() - start)
 
 
-class Reopened:
-    """Unpickled, it is what the index holds: as each rank of a machine opens it."""
-
-    def __init__(self, images: ImageFolder) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __reduce__(self) -> tuple[Callable[[Path], ImageFolder], tuple[Path]]:
-        return find_images_cached, (self._images.root,)
-
-
 def seconds_of(run: Callable[[], object]) -> float:
     began = time.perf_counter()
     run()
@@ -144,7 +135,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 def start(root: Path) -> None:
     """What a run does before its first batch, but for the network."""
-    images = find_images_cached(root)
+    images = find_images(root)
     check_images_decode(images)
     fingerprint(images)
     next(iter(ResumableBatchSampler(len(images), BATCH_SIZE, seed=0, sizes=SIZES)))
@@ -162,15 +153,13 @@ def touch(images: Any) -> None:
 
 def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float | None]:
     """What is known of one folder, in the units of the keys."""
-    for folder in (root, few_root):
-        find_images_cached(folder)  # makes the index
-    images, few = find_images_cached(root), find_images_cached(few_root)
-    touch(images)  # this process is the first rank
+    images, few = find_images(root), find_images(few_root)
     count = len(images)
     first, warm = times_of(lambda: find_images(root))
-    without_index = seconds_of(lambda: start(root))
-    _, with_index = times_of(lambda: start(root))
-    _, reopened = times_of(lambda: find_images_cached(root))
+    first_start = seconds_of(lambda: start(root))
+    _, restarted = times_of(lambda: start(root))
+    contents = np.zeros(count, SOURCE_DTYPE)
+    _, compared = times_of(lambda: find_changed_contents(images, contents))
     _, stamps = times_of(lambda: file_stamps(images))
     _, batch = times_of(
         lambda: next(iter(ResumableBatchSampler(count, BATCH_SIZE, seed=0, sizes=SIZES)))
@@ -181,10 +170,9 @@ def measure(root: Path, few_root: Path, *, torchvision: bool) -> dict[str, float
         "find_images, files/s": count / warm,
         "file_stamps, files/s": count / stamps,
         "sampler to the first batch, ms": 1e3 * batch,
-        "start without an index, s": without_index,
-        "restart, s": with_index,
-        "index opened, as by another rank, ms": 1e3 * reopened,
-        "another rank, bytes an image": worker_bytes(Reopened(images), Reopened(few), "spawn"),
+        "first start, s": first_start,
+        "restart, s": restarted,
+        "contents of a pack compared, s": compared,
         "arrays, bytes an image": (images.files.nbytes + images.targets.nbytes) / count,
         "spawned worker, bytes an image": worker_bytes(images, few, "spawn"),
         "forked worker, bytes an image": worker_bytes(images, few, "fork"),

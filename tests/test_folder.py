@@ -228,7 +228,7 @@ def test_stamps_are_the_length_and_the_time_of_each_file(tree):
     stamps = file_stamps(images)
     assert stamps.dtype == np.int64
     assert stamps.tolist() == [
-        [stat.st_size, stat.st_mtime_ns]
+        [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         for stat in (images.path(i).stat() for i in range(len(images)))
     ]
     assert stamps[1, 1] == 1_234_567_890_123_456_789
@@ -241,7 +241,11 @@ def test_the_stamps_of_a_link_are_those_of_its_file(tree):
     images = find_images(tree / "train")
     position = images.files.tolist().index(b"cat/link.jpg")
     stat = (tree / "val" / "cat" / "000.JPEG").stat()
-    assert file_stamps(images)[position].tolist() == [stat.st_size, stat.st_mtime_ns]
+    assert file_stamps(images)[position].tolist() == [
+        stat.st_size,
+        stat.st_mtime_ns,
+        stat.st_ctime_ns,
+    ]
 
 
 @needs_any_name
@@ -255,7 +259,7 @@ def test_a_file_that_has_vanished_has_stamps_of_no_file(tree):
     before = file_stamps(images)
     images.path(4).unlink()
     after = file_stamps(images)
-    assert after[4].tolist() == [-1, -1]
+    assert after[4].tolist() == [-1, -1, -1]
     assert np.array_equal(np.delete(after, 4, 0), np.delete(before, 4, 0))
 
 

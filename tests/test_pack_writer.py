@@ -17,7 +17,7 @@ from filelock import FileLock
 from conftest import write_folder
 from helpers.packs import DATA, PACK, arrays, build, jpeg, opened, siblings
 from imgnet_mini.data.pack import builder as pack_builder
-from imgnet_mini.data.pack.builder import GrowingArray
+from imgnet_mini.data.pack.arrays import GrowingArray
 from imgnet_mini.data.pack.plan import ImagePacker
 from imgnet_mini.errors import DataError, ImgnetMiniError, InUseError, WriteError
 from imgnet_mini.utils.signals import StopRequestedError

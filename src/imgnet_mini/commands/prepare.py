@@ -60,10 +60,11 @@ def _is_current(
 ) -> bool:
     """Return whether the pack is the one that this plan would write."""
     try:
-        manifest = open_pack(pack_dir, train, val).manifest
+        pack = open_pack(pack_dir, train, val)
     except DataError:
         return False
-    return manifest.id == plan.id and (skip or not manifest.skipped)
+    manifest = pack.manifest
+    return manifest.id == plan.id and pack.has_contents and (skip or not manifest.skipped)
 
 
 def _write(plan: PackPlan, pack_dir: Path, *, skip: bool) -> PackManifest:

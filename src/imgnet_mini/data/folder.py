@@ -29,9 +29,6 @@ class ImageFolder:
         would be copied into every worker.
     targets: (N,) int64, positions in `classes`.
     ignored: number of ignored files by kind, such as `.txt` or `hidden`.
-    folders: path relative to `root`, to modification time in nanoseconds before it was listed;
-        empty unless listed by `find_images`.
-    rows: (N,) indices of these images in the whole split; None: all of it.
     """
 
     root: Path
@@ -39,8 +36,6 @@ class ImageFolder:
     files: NDArray[np.bytes_]
     targets: NDArray[np.int64]
     ignored: Mapping[str, int] = field(default_factory=dict)
-    folders: Mapping[str, int] = field(default_factory=dict)
-    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -51,7 +46,7 @@ class ImageFolder:
 
     @cached_property
     def stamps(self) -> NDArray[np.int64]:
-        """`file_stamps` of this split at the first access: (N, 2)."""
+        """`file_stamps` of this split at the first access: (N, 3)."""
         return file_stamps(self)
 
     def relative_path(self, index: int) -> str:
@@ -77,8 +72,11 @@ class ImageFolder:
         names = [os.fsencode(path.removeprefix(prefix)) for path in inside]
         kept = ~np.isin(self.files, np.array(names, bytes))
         self.check_no_class_lost(self.targets[kept])
-        rows = np.arange(len(self)) if self.rows is None else self.rows
-        return replace(self, files=self.files[kept], targets=self.targets[kept], rows=rows[kept])
+        return self.select(kept)
+
+    def select(self, kept: NDArray[np.bool_]) -> "ImageFolder":
+        """Return the split with some of its images: (N,)."""
+        return replace(self, files=self.files[kept], targets=self.targets[kept])
 
     def check_no_class_lost(self, kept: NDArray[np.integer]) -> None:
         """Check that the targets of the remaining images hold every class that the split has.
@@ -99,11 +97,9 @@ def find_images(root: Path) -> ImageFolder:
         DataError: a folder cannot be read.
     """
     ignored: Counter[str] = Counter()
-    folders = dict[str, int]()
     try:
-        folders[""] = root.stat().st_mtime_ns
         classes = sorted(_class_names(root, ignored))
-        files = [sorted(_walk_images(root, f"{name}/", ignored, folders)) for name in classes]
+        files = [sorted(_walk_images(root, f"{name}/", ignored)) for name in classes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
     return ImageFolder(
@@ -112,22 +108,22 @@ def find_images(root: Path) -> ImageFolder:
         np.array([os.fsencode(file) for in_class in files for file in in_class], bytes),
         np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
         dict(ignored),
-        folders,
     )
 
 
 def file_stamps(split: ImageFolder) -> NDArray[np.int64]:
-    """Return size in bytes and modification time in nanoseconds of each file: (N, 2).
+    """Return size in bytes, and modification and change time in nanoseconds, of each file: (N, 3).
 
-    Both are -1 for a file that cannot be read, such as a dangling link.
+    All are -1 for a file that cannot be read, such as a dangling link. Programs can set the
+    modification time, but not the change time. On Windows that is the time of creation.
     """
     root = os.fsencode(split.root)
-    stamps = np.full((len(split), 2), -1, np.int64)
+    stamps = np.full((len(split), 3), -1, np.int64)
     for number, file in enumerate(split.files.tolist()):
         with suppress(OSError):
             # A million Path objects would take seconds.
             stat = os.stat(os.path.join(root, file))  # noqa: PTH116, PTH118
-            stamps[number] = stat.st_size, stat.st_mtime_ns
+            stamps[number] = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
     return stamps
 
 
@@ -168,21 +164,17 @@ def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
                 yield entry.name
 
 
-def _walk_images(
-    root: Path, prefix: str, ignored: Counter[str], folders: dict[str, int]
-) -> Iterator[str]:
+def _walk_images(root: Path, prefix: str, ignored: Counter[str]) -> Iterator[str]:
     """Yield the image files below `root / prefix`, relative to `root`; skip links to folders.
 
-    ignored: counts ignored files by kind; folders: receives the modification time of each folder.
+    ignored: counts ignored files by kind.
     """
-    folder = root / prefix
-    folders[prefix] = folder.stat().st_mtime_ns
-    with os.scandir(folder) as entries:
+    with os.scandir(root / prefix) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 ignored[_HIDDEN] += 1
             elif entry.is_dir(follow_symlinks=False):
-                yield from _walk_images(root, f"{prefix}{entry.name}/", ignored, folders)
+                yield from _walk_images(root, f"{prefix}{entry.name}/", ignored)
             # Dangling links are reported by a later check; reading a pipe would block.
             elif entry.name.lower().endswith(EXTENSIONS) and (
                 entry.is_symlink() or entry.is_file()
@@ -209,7 +201,7 @@ def _find_unlabeled(path: Path) -> list[Path]:
             return [path]
         if not path.is_dir():
             raise DataError(f"{path}: no such image or folder")
-        found = sorted(_walk_images(path, "", Counter(), {}))
+        found = sorted(_walk_images(path, "", Counter()))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
     if not found:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from imgnet_mini.data.batches import decode_all
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError, decode, find_problem
-from imgnet_mini.data.index import mark_verified, unverified_images
+from imgnet_mini.data.verified import mark_verified, unverified_images
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import list_lines
 from imgnet_mini.utils.progress import progress_bar

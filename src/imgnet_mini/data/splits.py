@@ -1,6 +1,6 @@
 """The training and validation images of a run: found, checked, and read from files or a pack."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,14 +10,10 @@ from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images
 from imgnet_mini.data.images import EXTENSIONS
-from imgnet_mini.data.index import find_images_cached
 from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
 from imgnet_mini.data.scan import check_images_decode, find_broken_images
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import join_names
-
-FindImages = Callable[[Path], ImageFolder]
-"""From the folder of a split to its images."""
 
 Skipped = Mapping[str, str]
 """`train/<class>/<image>` and reason of each file that is left out."""
@@ -65,9 +61,8 @@ def open_splits(
     Raises:
         DataError: the folders or the requested pack cannot be used, or files are broken.
     """
-    allow_missing = data.allow_missing_val_classes
     train, val = find_splits(
-        run.data_root, allow_missing_val_classes=allow_missing, find=find_images_cached
+        run.data_root, allow_missing_val_classes=data.allow_missing_val_classes
     )
     images = _choose_source(run, data, ImageSplits(train, val), skipped, checked=checked)
     if skipped and images.pack is None:
@@ -121,7 +116,10 @@ def _open_pack(
             f"the pack in {run.pack} is for --img-size {pack.manifest.img_size} or less; make it "
             f"anew with imgnet-mini prepare --img-size {data.img_size}"
         )
-    images = ImageSplits(pack.train.images, pack.val.images, pack, skipped=pack.skipped)
+    notes = () if pack.has_contents else (f"Note: {_explain_no_contents(run.pack)}",)
+    images = ImageSplits(
+        pack.train.images, pack.val.images, pack, notes=notes, skipped=pack.skipped
+    )
     if skipped is None:
         return images
     kept = _leave_out(files, skipped)
@@ -132,6 +130,14 @@ def _open_pack(
                 "use --loader folder"
             )
     return replace(images, skipped=skipped)
+
+
+def _explain_no_contents(pack_dir: Path) -> str:
+    return (
+        f"the pack in {pack_dir} was made by version 0.2.0, without hashes of the image files: a "
+        "file that was exchanged for one of the same size and time is not noticed. To add them, "
+        "run imgnet-mini prepare"
+    )
 
 
 def _leave_out(images: ImageSplits, skipped: Skipped) -> ImageSplits:
@@ -153,14 +159,14 @@ def _decoded_splits(images: ImageSplits, eval_size: int, *, training: bool) -> l
 
 
 def find_splits(
-    data_root: Path, *, allow_missing_val_classes: bool = False, find: FindImages = find_images
+    data_root: Path, *, allow_missing_val_classes: bool = False
 ) -> tuple[ImageFolder, ImageFolder]:
     """Find the training and validation images; both get the classes of the training images.
 
     Raises:
         DataError: a split is missing or empty, the classes differ, or a class is empty.
     """
-    train, val = read_splits(data_root, find)
+    train, val = read_splits(data_root)
     problems = find_tree_problems(train, val, allow_missing_val_classes=allow_missing_val_classes)
     if problems:
         raise DataError("\n".join(problems))
@@ -171,7 +177,7 @@ def find_splits(
     return train, val
 
 
-def read_splits(data_root: Path, find: FindImages = find_images) -> tuple[ImageFolder, ImageFolder]:
+def read_splits(data_root: Path) -> tuple[ImageFolder, ImageFolder]:
     """Find the images of both splits without checking them.
 
     Raises:
@@ -182,7 +188,7 @@ def read_splits(data_root: Path, find: FindImages = find_images) -> tuple[ImageF
     for split in ("train", "val"):
         if not (data_root / split).is_dir():
             raise DataError(_explain_missing(data_root, f"it has no folder {split}/"))
-    return find(data_root / "train"), find(data_root / "val")
+    return find_images(data_root / "train"), find_images(data_root / "val")
 
 
 def find_tree_problems(

@@ -89,11 +89,11 @@ def open_splits_once(
     training: bool = True,
     skipped: Mapping[str, str] | None = None,
 ) -> ImageSplits:
-    """Find and check the images once per machine; its other ranks reuse the result.
+    """Find the images, and check them once per machine; its other ranks reuse the result.
 
     Raises:
         ConfigError, DataError: see `open_splits`.
-        DataError: the images differ between machines.
+        DataError: the images differ between ranks.
     """
     found: list[ImageSplits] = []
 
@@ -108,12 +108,13 @@ def open_splits_once(
             open_splits(config.run, data, training=training, skipped=left_out, checked=True)
         )
     (images,) = found
-    if distributed.nodes > 1:
+    if distributed.world_size > 1:
         names = distributed.all_gather(fingerprint(images.train, images.val, sizes=False))
         if len(set(names)) > 1:
             raise DataError(
-                f"the images in {config.run.data_root} differ between machines: copy them "
-                "again, or pass a folder that all machines share with --data-root"
+                f"the images in {config.run.data_root} differ between machines, or have just "
+                "changed: copy them again, or pass a folder that all machines share with "
+                "--data-root"
             )
     return images
 

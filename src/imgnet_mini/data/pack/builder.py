@@ -1,24 +1,23 @@
 """Builder of a pack: appends rows to its arrays and saves its progress, to resume from."""
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import numpy as np
 import PIL
 import torch
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PlainSerializer, PlainValidator
 
 from imgnet_mini import __version__
 from imgnet_mini.data.batches import decode_all
 from imgnet_mini.data.images import ImageError
+from imgnet_mini.data.pack.arrays import ArraySpec, GrowingArray
+from imgnet_mini.data.pack.contents import SOURCE_DTYPE, find_changed_contents
 from imgnet_mini.data.pack.format import (
     CLASSES,
     FORMAT,
@@ -32,7 +31,7 @@ from imgnet_mini.data.pack.format import (
 )
 from imgnet_mini.data.pack.plan import ImagePacker, PackedImage, PackPlan
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.atomic_file import atomic_write, open_nofollow, write_text
+from imgnet_mini.utils.atomic_file import atomic_write, write_text
 from imgnet_mini.utils.console import escape_line, list_lines
 
 SAVE_SECONDS: Final = 10.0
@@ -40,77 +39,6 @@ SAVE_SECONDS: Final = 10.0
 
 OnImage = Callable[[str, int], None]
 """Called with a split and the number of its images done; an exception ends the build."""
-
-
-class ArraySpec(NamedTuple):
-    """File, dtype and shape of one row of an array."""
-
-    path: Path
-    dtype: np.dtype[Any]
-    row_shape: tuple[int, ...]
-
-    def nbytes(self, rows: int) -> int:
-        """Return the size of the file with this many rows."""
-        return len(self.header(0)) + rows * self.dtype.itemsize * int(np.prod(self.row_shape))
-
-    def header(self, rows: int) -> bytes:
-        """Return the header, of the same length for any number of rows: numpy pads it."""
-        header = BytesIO()
-        descr, shape = npy.dtype_to_descr(self.dtype), (rows, *self.row_shape)
-        npy.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
-        return header.getvalue()
-
-    def holds_rows(self, rows: int) -> bool:
-        """Return whether the file exists, is not a symlink, and is long enough for the rows."""
-        path = self.path
-        return not path.is_symlink() and path.is_file() and path.stat().st_size >= self.nbytes(rows)
-
-
-class GrowingArray:
-    """An array on the disk to append rows to; opened again, it keeps a given number of rows.
-
-    Rows are written, not memory-mapped: a full disk then raises an error instead of a SIGBUS.
-    Until `finish` the header claims no rows.
-    """
-
-    def __init__(self, spec: ArraySpec, *, keep: int) -> None:
-        self.spec = spec
-        self.rows = keep
-        if not keep:  # never write through an existing link
-            spec.path.unlink(missing_ok=True)
-        # Unbuffered: a failed write leaves nothing that would be written later.
-        self._file = open(  # noqa: SIM115 - closed by close()
-            spec.path, "r+b" if keep else "x+b", buffering=0, opener=open_nofollow
-        )
-        try:
-            self._file.write(spec.header(0))
-            self._file.truncate(spec.nbytes(keep))
-            self._file.seek(0, os.SEEK_END)
-        except OSError:
-            self._file.close()
-            raise
-
-    def append(self, rows: NDArray[Any]) -> None:
-        """Append rows: (N, *row_shape)."""
-        values = np.ascontiguousarray(rows, self.spec.dtype).reshape(-1)
-        rest = values.view(np.uint8).data
-        while rest:  # an unbuffered write may be partial
-            rest = rest[self._file.write(rest) :]
-        self.rows += len(rows)
-
-    def flush(self) -> None:
-        """Wait until the rows are on the disk."""
-        os.fsync(self._file.fileno())
-
-    def finish(self) -> None:
-        """Write the number of rows to the header, for `numpy.load`."""
-        self._file.seek(0)
-        self._file.write(self.spec.header(self.rows))
-        self.flush()
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self._file.close()
 
 
 class Progress(BaseModel):
@@ -145,7 +73,7 @@ class PackBuilder:
         self._folder = folder
         self._row_dtype = index_dtype(max(plan.splits[split].files.itemsize for split in SPLITS))
         specs = self._array_specs()
-        self._progress = self._load_progress(list(specs.values()))
+        self._progress = self._load_progress(specs)
         self._arrays = dict[tuple[str, str], GrowingArray]()
         with ExitStack() as files:  # closes those that were opened if one cannot be
             for key, spec in specs.items():
@@ -206,30 +134,45 @@ class PackBuilder:
             for content, dtype, row_shape in (
                 ("images", np.dtype(np.uint8), (side, side, 3)),
                 ("index", self._row_dtype, ()),
+                ("source", SOURCE_DTYPE, ()),
                 ("skipped", self._row_dtype, ()),
             ):
                 path = split_file(self._folder, split, content)
                 specs[split, content] = ArraySpec(path, dtype, row_shape)
         return specs
 
-    def _load_progress(self, specs: list[ArraySpec]) -> Progress:
+    def _load_progress(self, specs: dict[tuple[str, str], ArraySpec]) -> Progress:
         """Return the progress of an interrupted build of this plan, if its files are complete."""
         path = self._folder / PROGRESS
         with suppress(OSError, KeyError, ValueError, TypeError):
             progress = Progress.model_validate_json(path.read_bytes())
-            if progress.key == self._plan.key and all(
-                spec.holds_rows(progress.rows[spec.path.name]) for spec in specs
+            if (
+                progress.key == self._plan.key
+                and all(spec.holds_rows(progress.rows[spec.path.name]) for spec in specs.values())
+                and not any(self._contents_changed(split, specs, progress) for split in SPLITS)
             ):
                 return progress
         # Before any array is touched: the old progress would count rows that are gone.
         path.unlink(missing_ok=True)
         return Progress(
             key=self._plan.key,
-            rows={spec.path.name: 0 for spec in specs},
+            rows={spec.path.name: 0 for spec in specs.values()},
             problems=[],
             suspect=[],
             histogram=np.zeros((3, 256), np.int64),
         )
+
+    def _contents_changed(
+        self, split: str, specs: dict[tuple[str, str], ArraySpec], progress: Progress
+    ) -> bool:
+        """Return whether source files of packed images have other contents now."""
+        index, source = (
+            spec.read(progress.rows[spec.path.name])
+            for spec in (specs[split, "index"], specs[split, "source"])
+        )
+        images = self._plan.splits[split]
+        packed = images.select(np.isin(images.files, index["file"]))  # in the order of the rows
+        return bool(find_changed_contents(packed, source))
 
     def _run_split(self, split: str, on_image: OnImage) -> None:
         images = self._plan.splits[split]
@@ -245,7 +188,8 @@ class PackBuilder:
 
     def _add(self, split: str, index: int, result: PackedImage | ImageError) -> None:
         """Write the rows of one image, then count them in one assignment: a signal may come."""
-        images, stamps = self._plan.splits[split], self._plan.stamps[split][index]
+        images = self._plan.splits[split]
+        *stamps, ctime_ns = self._plan.stamps[split][index]
         width, height = (0, 0) if isinstance(result, ImageError) else (result.width, result.height)
         values = (images.files[index], images.targets[index], width, height, *stamps)
         row = np.array([values], self._row_dtype)
@@ -258,6 +202,8 @@ class PackBuilder:
         else:
             self._arrays[split, "images"].append(result.square[None])
             self._arrays[split, "index"].append(row)
+            source = np.array([(result.digest, ctime_ns)], SOURCE_DTYPE)
+            self._arrays[split, "source"].append(source)
             if result.warning:
                 suspect = escape_line(f"{name}: {result.warning}")
                 changes["suspect"] = [*self._progress.suspect, suspect]

@@ -4,6 +4,7 @@
     classes.npy         (C,) bytes
     <split>_images.npy  (N, S, S, 3) uint8; train: squashed to squares, val: center crops
     <split>_index.npy   (N,) of `index_dtype`: source file, class, original size, and file stamps
+    <split>_source.npy  (N,) of `SOURCE_DTYPE`: content hashes; version 0.2.0 did not write it
     <split>_skipped.npy the index of files that were left out
 
 The manifest is written last: a folder without it is not a pack.
@@ -22,7 +23,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from imgnet_mini.data.folder import ImageFolder, file_stamps
+from imgnet_mini.data.folder import ImageFolder
+from imgnet_mini.data.pack.contents import SOURCE_DTYPE, find_changed_contents
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import escape_line
 
@@ -103,22 +105,27 @@ class PackedSplit:
 
 @dataclass(frozen=True)
 class Pack:
-    """An open pack; `skipped` maps `train/<class>/<image>` to the reason it was left out."""
+    """An open pack.
+
+    skipped: maps `train/<class>/<image>` to the reason it was left out.
+    has_contents: whether the contents of source files can be compared.
+    """
 
     manifest: PackManifest
     train: PackedSplit
     val: PackedSplit
     skipped: Mapping[str, str]
+    has_contents: bool
 
 
 def split_file(pack_dir: Path, split: str, content: str) -> Path:
-    """Return the path of an array of a split: `images`, `index` or `skipped`."""
+    """Return the path of an array of a split: `images`, `index`, `source` or `skipped`."""
     return pack_dir / f"{split}_{content}.npy"
 
 
 def array_files(pack_dir: Path) -> list[Path]:
     """Return the paths of all arrays of a pack."""
-    arrays = product(SPLITS, ("images", "index", "skipped"))
+    arrays = product(SPLITS, ("images", "index", "source", "skipped"))
     return [pack_dir / CLASSES, *(split_file(pack_dir, *array) for array in arrays)]
 
 
@@ -143,6 +150,7 @@ def open_pack(
         skipped = _read_index(split_file(pack_dir, split, "skipped"))
         if not checked:
             change = _find_change(np.concatenate([index, skipped]), classes, source)
+            change = change or _find_content_change(pack_dir, split, index, source)
             if change:
                 raise DataError(
                     f"the pack in {pack_dir} is out of date: {change}; rebuild it with "
@@ -151,7 +159,9 @@ def open_pack(
         side = manifest.pack_size if split == "train" else manifest.eval_size
         splits[split] = _packed_split(pack_dir, split, source, index, side)
         places += [f"{split}/{os.fsdecode(file)}" for file in skipped["file"]]
-    return Pack(manifest, **splits, skipped=_reasons(pack_dir, places, manifest.skipped))
+    skipped_reasons = _reasons(pack_dir, places, manifest.skipped)
+    has_contents = all(split_file(pack_dir, split, "source").exists() for split in SPLITS)
+    return Pack(manifest, **splits, skipped=skipped_reasons, has_contents=has_contents)
 
 
 def _read_manifest(pack_dir: Path) -> PackManifest:
@@ -245,7 +255,7 @@ def _find_change(packed: Index, classes: list[bytes], source: ImageFolder) -> st
     names = [name.encode("utf-8", "surrogateescape") for name in source.classes]
     if classes != names or not np.array_equal(packed["target"], targets):
         return f"the classes of {source.root} have changed"
-    stamps = file_stamps(source)[order]
+    stamps = source.stamps[order]
     changed = np.flatnonzero(
         (packed["bytes"] != stamps[:, 0]) | (packed["mtime_ns"] != stamps[:, 1])
     )
@@ -253,3 +263,24 @@ def _find_change(packed: Index, classes: list[bytes], source: ImageFolder) -> st
         first = os.fsdecode(files[changed[0]])
         return f"{len(changed)} files in {source.root} have changed (first: {first})"
     return None
+
+
+def _find_content_change(
+    pack_dir: Path, split: str, index: Index, source: ImageFolder
+) -> str | None:
+    """Describe the difference of contents between files of equal names, sizes and times."""
+    path = split_file(pack_dir, split, "source")
+    if not path.exists():
+        return None
+    contents = _read_array(path, "V", 1)
+    if contents.dtype != SOURCE_DTYPE or len(contents) != len(index):
+        raise _damaged(path, f"unexpected array of {contents.dtype} with shape {contents.shape}")
+    packed = source.select(np.isin(source.files, index["file"]))  # in the order of the index
+    changed = find_changed_contents(packed, contents)
+    if not changed:
+        return None
+    first = packed.relative_path(changed[0])
+    return (
+        f"files in {source.root} have other contents, with the same names, sizes and times "
+        f"(first: {first})"
+    )

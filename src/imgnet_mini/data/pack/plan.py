@@ -18,6 +18,7 @@ from PIL import Image
 
 from imgnet_mini.data.folder import ImageFolder, file_stamps
 from imgnet_mini.data.images import ImageError, decode, image_size
+from imgnet_mini.data.pack.contents import content_digest
 from imgnet_mini.data.pack.format import FORMAT, SPLITS
 from imgnet_mini.data.transforms import EvalCrop
 
@@ -29,7 +30,7 @@ DETAIL: Final = 1.5
 class PackPlan:
     """Source files of a pack, and the sides of the packed images in pixels.
 
-    stamps: (N, 2) by split, size and modification time, see `file_stamps`.
+    stamps: (N, 3) by split, size, modification and change time, see `file_stamps`.
     """
 
     splits: dict[str, ImageFolder]
@@ -109,6 +110,7 @@ class PackedImage(NamedTuple):
     square: (S, S, 3) uint8.
     width, height: of the original.
     histogram: (3, 256), number of pixels by channel and value.
+    digest: of the source file, see `content_digest`.
     warning: damage that did not prevent decoding, see `decode`.
     """
 
@@ -116,6 +118,7 @@ class PackedImage(NamedTuple):
     width: int
     height: int
     histogram: NDArray[np.int64]
+    digest: int
     warning: str | None
 
 
@@ -136,7 +139,7 @@ class ImagePacker:
         height, width = pixels.shape[:2]
         square = squash(pixels, self._side) if self._crop is None else np.array(self._crop(pixels))
         histogram = np.array(Image.fromarray(square).histogram()).reshape(3, 256)
-        return PackedImage(square, width, height, histogram, warning)
+        return PackedImage(square, width, height, histogram, content_digest(path), warning)
 
 
 def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

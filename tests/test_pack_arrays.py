@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from imgnet_mini.data.pack.builder import ArraySpec, GrowingArray
+from imgnet_mini.data.pack.arrays import ArraySpec, GrowingArray
 from imgnet_mini.data.pack.format import index_dtype
 
 SOURCES = [
@@ -133,3 +133,11 @@ def test_no_rows_are_kept_through_a_symlink(path, tmp_path):
     assert not ArraySpec(path, source.dtype, ()).holds_rows(3)
     with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
         GrowingArray(ArraySpec(path, source.dtype, ()), keep=3)
+
+
+def test_the_rows_of_an_unfinished_array_are_read(path):
+    source = np.arange(24, dtype="<i8").reshape(4, 6)
+    array = grown(path, source)
+    assert np.array_equal(array.spec.read(3), source[:3])
+    assert array.spec.read(0).shape == (0, 6)
+    array.close()
