@@ -12,9 +12,9 @@ from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.data.transforms import TestTimeAugmentation
-from imgnet_mini.training.evaluation import evaluate
+from imgnet_mini.training.evaluation import evaluate, topk_classes, topk_correct
 from imgnet_mini.training.model import build_model
-from imgnet_mini.training.precision import Precision
+from imgnet_mini.training.precision import Precision, use_float32_classifier
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 CPU = torch.device("cpu")
@@ -38,13 +38,19 @@ def model():
 
 
 def measure(
-    model, images, *, batch_size=8, views=TestTimeAugmentation.CENTER_CROP, label_smoothing=0.0
+    model,
+    images,
+    *,
+    batch_size=8,
+    views=TestTimeAugmentation.CENTER_CROP,
+    label_smoothing=0.0,
+    dtype=None,
 ):
     data = DataConfig(batch_size=batch_size, img_size=32, workers=0)
     batches = build_eval_loader(data, images, device=CPU, tta=views)
     with closing(batches) as loader, StopRequest() as stop:
         return evaluate(
-            model, loader, Precision("cpu", None), stop, label_smoothing=label_smoothing
+            model, loader, Precision("cpu", dtype), stop, label_smoothing=label_smoothing
         )
 
 
@@ -140,3 +146,46 @@ def test_a_signal_ends_it_between_two_batches(model, images):
         stop._on_signal(15, None)
         with pytest.raises(StopRequestedError, match="SIGTERM"):
             evaluate(model, loader, Precision("cpu", None), stop, label_smoothing=0.0)
+
+
+@pytest.mark.parametrize(
+    "views", [TestTimeAugmentation.CENTER_CROP, TestTimeAugmentation.HFLIP], ids=str
+)
+def test_the_best_classes_of_an_image_do_not_tie_in_bf16(images, views):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 64), torch.nn.Linear(64, 1000)
+    )
+    _, rounded = measure(network, images, dtype=torch.bfloat16, views=views)
+    use_float32_classifier(network, "cpu")
+    _, answers = measure(network, images, dtype=torch.bfloat16, views=views)
+    assert (answers.probabilities.diff(dim=1) < 0).all()
+    if views is TestTimeAugmentation.CENTER_CROP:
+        assert (rounded.probabilities.diff(dim=1) == 0).any()
+
+
+def test_of_equal_logits_the_class_with_the_lower_index_comes_first():
+    logits = torch.tensor([[1, 2, 2, 2, 0, 2, 2.0], [0, 0, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 9, 9]])
+    expected = [[1, 2, 3, 5, 6], [2, 0, 1, 3, 4], [5, 6, 0, 1, 2]]
+    assert topk_classes(logits).tolist() == expected
+    assert topk_classes(logits, 7)[0].tolist() == [1, 2, 3, 5, 6, 0, 4]
+
+
+@pytest.mark.parametrize("classes", [2, 4, 100, 1000])
+def test_hits_are_counted_in_the_order_of_the_best_classes_in_training_too(classes):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(4, (200, classes), generator=generator).float()  # many ties
+    targets = torch.randint(min(20, classes), (200,), generator=generator)
+    top = topk_classes(logits)
+    assert torch.equal(top[:, 0], logits.argmax(1))
+    is_true = top == targets[:, None]
+    expected = [int(is_true[:, 0].sum()), int(is_true.sum())]
+    assert topk_correct(logits, targets).tolist() == expected
+    one_hot = torch.nn.functional.one_hot(targets, classes).float()
+    assert topk_correct(logits, one_hot).tolist() == expected
+
+
+def test_a_class_whose_logit_is_not_a_number_is_no_hit():
+    logits = torch.full((2, 7), torch.nan)
+    logits[1, 1:] = 0
+    assert topk_correct(logits, torch.tensor([3, 0])).tolist() == [0, 0]

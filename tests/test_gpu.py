@@ -77,11 +77,12 @@ def never_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_auto_is_fp16_with_gradient_scaling():
+def test_auto_is_bf16_where_the_gpu_has_it_and_else_fp16_with_gradient_scaling():
     device = choose_device(RuntimeConfig())
     precision = choose_precision(RuntimeConfig(), device)
-    assert (device.type, precision.name) == ("cuda", "fp16")
-    assert precision.build_scaler().is_enabled()
+    has_bf16 = torch.cuda.get_device_capability() >= (8, 0)
+    assert (device.type, precision.name) == ("cuda", "bf16" if has_bf16 else "fp16")
+    assert precision.build_scaler().is_enabled() is not has_bf16
 
 
 ALL = OptimizerConfig(nesterov=True, norm_decay=False, clip_grad=0.5, ema_decay=0.99)
@@ -284,7 +285,7 @@ def test_the_workflow_runs_and_resumes_on_the_gpu(data, cli):
         *("--batch-size", 6, "--workers", 2, "--epochs", 2),
     ]
     assert cli("train", *options) == 0, cli.err
-    assert "fp16" in cli.out
+    assert choose_precision(RuntimeConfig(), CUDA).name in cli.out
     assert cli("resume") == 0
     assert cli("evaluate") == 0, cli.err
     assert len(read_csv(Path("out/r50_onecycle_amp/train_log.csv"))) == 4

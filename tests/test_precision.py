@@ -1,9 +1,19 @@
+import copy
+import warnings
+
 import pytest
 import torch
+from torchvision.models import get_model
 
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.training.precision import Precision, choose_precision
+from imgnet_mini.training.precision import (
+    FiniteBuffers,
+    Precision,
+    _InFloat32,
+    choose_precision,
+    use_float32_classifier,
+)
 from imgnet_mini.utils.finite import all_finite
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
@@ -19,7 +29,6 @@ def test_without_mixed_precision_all_is_float32(device, precision):
 @pytest.mark.parametrize(
     ("precision", "device", "name"),
     [
-        ("auto", CUDA, "fp16"),
         ("fp16", CUDA, "fp16"),
         ("bf16", CUDA, "bf16"),
         ("bf16", CPU, "bf16"),
@@ -34,6 +43,17 @@ def test_the_precision_asked_for_or_the_best_of_the_device(precision, device, na
 def test_a_processor_takes_bf16_only_where_it_has_it():
     has_it = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     assert choose_precision(RuntimeConfig(), CPU).name == ("bf16" if has_it else "fp32")
+
+
+def test_a_gpu_without_bf16_takes_fp16():
+    has_it = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    assert choose_precision(RuntimeConfig(), CUDA).name == ("bf16" if has_it else "fp16")
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_validation_has_the_precision_of_training_unless_that_can_overflow(dtype):
+    assert Precision("cpu", dtype).for_validation.dtype is dtype
+    assert Precision("cpu", torch.float16).for_validation == choose_precision(RuntimeConfig(), CPU)
 
 
 @pytest.mark.parametrize("device", [CPU, MPS])
@@ -59,14 +79,58 @@ def test_only_fp16_has_its_gradients_scaled(dtype):
     assert Precision("cpu", torch.float16).build_scaler().is_enabled()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_on_cuda_products_are_fp16_and_scaled():
-    precision = choose_precision(RuntimeConfig(), CUDA)
-    layer = torch.nn.Linear(4, 4, device=CUDA)
-    with precision.autocast():
-        assert layer(torch.ones(2, 4, device=CUDA)).dtype == torch.float16
-    assert precision.build_scaler().is_enabled()
+FAMILIES = [
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s"),
+    *("googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"),
+    *("regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "swin_v2_t"),
+    *("vgg11", "vit_b_32"),
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_last_layer_of_every_network_computes_in_float32(name):
+    options = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about the initialization
+        network = get_model(name, weights=None, num_classes=7, **options)
+    names = [*network.state_dict()]
+    use_float32_classifier(network, "cpu")
+    (layer,) = [part for part in network.modules() if isinstance(part, _InFloat32)]
+    assert len(layer.weight) == 7
+    assert [*network.state_dict()] == names
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_logits_are_those_of_float32_weights_on_the_features_of_mixed_precision(name, dtype):
+    torch.manual_seed(0)
+    network = get_model(name, weights=None, num_classes=7).eval()
+    plain = copy.deepcopy(network)
+    use_float32_classifier(network, "cpu")
+    layer = next(part for part in network.modules() if isinstance(part, _InFloat32))
+    features = []
+    layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), Precision("cpu", dtype).autocast():
+        logits = network(images)
+        assert copy.deepcopy(network)(images).dtype == torch.float32  # as for EMA
+        assert plain(images).dtype == (dtype or torch.float32)
+    assert features[0].dtype == (dtype or torch.float32)
+    assert logits.dtype == torch.float32
+    if name == "resnet18":
+        expected = features[0].float() @ layer.weight.T + layer.bias
+        torch.testing.assert_close(logits, expected)
+
+
+def test_statistics_that_overflow_in_a_step_keep_their_values_of_before():
+    norm = torch.nn.BatchNorm1d(3)
+    statistics = FiniteBuffers(norm)
+    statistics.remember()
+    norm(torch.tensor([[1.0, torch.inf, 2.0], [3.0, 1.0, torch.nan]]))
+    statistics.restore()
+    torch.testing.assert_close(norm.running_mean, torch.tensor([0.2, 0.0, 0.0]))
+    torch.testing.assert_close(norm.running_var, torch.tensor([1.1, 1.0, 1.0]))
+    FiniteBuffers(torch.nn.Linear(2, 2)).restore()
 
 
 def clipped(max_norm, gradients):

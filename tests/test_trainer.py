@@ -1,5 +1,6 @@
 import copy
 import io
+import math
 from contextlib import closing, nullcontext
 
 import pytest
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
-from imgnet_mini.data.loaders import build_train_loader
+from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
 from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.errors import CheckpointError, DivergedError
@@ -236,6 +237,67 @@ def test_gradients_may_overflow_fp16_at_first_but_not_for_ever(model, overflows,
         with end:
             trainer.train_epoch(FixedBatches(17), NullLogger(), stop)
         trainer.state_dict()  # whatever the gradients were, the weights are finite
+
+
+class OverflowingBatches(FixedBatches):
+    """Some of the steps have images whose activations overflow fp16."""
+
+    def __init__(self, steps, overflowing, factor=1e9):
+        super().__init__(steps)
+        self._overflowing, self._factor = overflowing, factor
+
+    def epoch(self, epoch, *, start=0):
+        for step, (images, targets) in enumerate(super().epoch(epoch)):
+            yield images * (self._factor if step in self._overflowing else 1), targets
+
+
+@pytest.mark.parametrize("ema_decay", [0, 0.9])
+def test_a_step_whose_activations_overflow_fp16_is_skipped_and_the_run_goes_on(model, ema_decay):
+    logger = LossLogger()
+    precision = Precision("cpu", torch.float16)
+    trainer = build_trainer(model, precision=precision, ema_decay=ema_decay)
+    with StopRequest() as stop:
+        metrics = trainer.train_epoch(OverflowingBatches(STEPS, {0, 2}), logger, stop)
+    losses = [loss for _, loss, _ in logger.steps]
+    assert [math.isfinite(loss) for loss in losses] == [False, True, False, True, True, True]
+    assert metrics.loss == pytest.approx(sum(losses[1:2] + losses[3:]) / 4)
+    assert trainer._scaler.get_scale() <= 65536 / 4
+    saved = trainer.state_dict()  # weights and statistics are finite
+    assert saved["state"]["skipped"] == 2
+    resumed = build_trainer(copy.deepcopy(model), precision=precision, ema_decay=ema_decay)
+    resumed.load_state_dict(saved)
+    assert resumed.state.metrics(8).loss == metrics.loss
+    trainer.state.finish_epoch(0.0)
+    assert "skipped" not in trainer.state_dict()["state"]
+
+
+@pytest.mark.parametrize(
+    ("overflowing", "factor", "dtype", "reason"),
+    [
+        (range(STEPS), 1e9, torch.float16, "overflow fp16 in all steps of epoch 0.*--precision bf"),
+        ({2}, math.inf, torch.bfloat16, "the loss became nan in epoch 0, batch 2"),
+    ],
+)
+def test_overflow_in_every_step_or_without_a_scaler_ends_the_run(
+    model, overflowing, factor, dtype, reason
+):
+    trainer = build_trainer(model, precision=Precision("cpu", dtype))
+    with StopRequest() as stop, pytest.raises(DivergedError, match=reason):
+        trainer.train_epoch(OverflowingBatches(STEPS, overflowing, factor), LossLogger(), stop)
+
+
+def test_validation_does_not_overflow_fp16(make_folder, tmp_path, model):
+    make_folder(tmp_path / "data", train=1, val=2, classes=5)
+    images = ImageSplits(*find_splits(tmp_path / "data"))
+    with torch.no_grad():  # as with running statistics that lag behind the weights
+        model.get_submodule("conv1.1").weight.fill_(1e6)
+    found = {}
+    for dtype in (torch.float16, None):
+        trainer = build_trainer(model, precision=Precision("cpu", dtype))
+        data = DataConfig(batch_size=4, img_size=32, workers=0)
+        with closing(build_eval_loader(data, images, device=CPU)) as loader, StopRequest() as stop:
+            found[dtype], _ = trainer.validate(loader, stop)["val"]
+    assert found[torch.float16].loss == pytest.approx(found[None].loss, rel=0.05)
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(model):

@@ -77,6 +77,7 @@ class Progress(_Exact):
     top1: NonNegativeInt
     top5: NonNegativeInt
     seconds: FiniteFloat
+    skipped: NonNegativeInt = 0
     best_top1: Percent
     best_epoch: Annotated[int, Field(ge=-1)]
 
@@ -245,6 +246,8 @@ class RunCheckpoint(_OfRun):
             yield f"records: they are not those of {state.epoch} epochs"
         if state.best_epoch >= state.epoch or (state.best_epoch < 0) != (state.best_top1 < 0):
             yield f"state.best_epoch: {state.best_epoch}, with {state.epoch} epochs done"
+        if state.skipped > state.batch:
+            yield f"state.skipped: {state.skipped}, after {state.batch} steps"
         if schedule.last_epoch != min(state.step, schedule.total_steps - 1):
             yield f"scheduler.last_epoch: {schedule.last_epoch}, after {state.step} steps"
 
@@ -270,7 +273,8 @@ def _validate(kind: type[T], content: Content, path: Path) -> T:
 def _to_plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_to_plain(item) for item in value]
-    return value.model_dump() if isinstance(value, BaseModel) else value
+    # Without unset fields, which earlier versions may not know.
+    return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

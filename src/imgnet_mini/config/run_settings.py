@@ -61,7 +61,8 @@ class RuntimeConfig(Section):
     """Use automatic mixed precision."""
 
     precision: Literal["auto", "fp16", "bf16"] = "auto"
-    """Dtype of mixed precision; auto: fp16 on CUDA, bf16 on CPUs that support it, else none."""
+    """Dtype of mixed precision; auto: bf16 on GPUs (Ampere or newer) and CPUs that have it, fp16 on
+    other CUDA GPUs, else none."""
 
     compile: bool = False
     """Compile the model with torch.compile."""

@@ -19,6 +19,7 @@ from imgnet_mini.data.images import to_rgb
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError
 from imgnet_mini.training.device import translate_torch_errors
+from imgnet_mini.training.evaluation import topk_classes
 from imgnet_mini.training.model import build_with_weights, check_img_size
 
 ImageInput = str | os.PathLike[str] | Image.Image
@@ -102,7 +103,7 @@ class InferenceModel:
         with torch.no_grad(), translate_torch_errors(len(batch)):
             logits = self.module(Normalize(self.device)(batch.to(self.device))).float()
         probabilities = logits.softmax(1)
-        top = logits.topk(count).indices
+        top = topk_classes(logits, count)
         rows = zip(top.tolist(), probabilities.gather(1, top).tolist(), strict=True)
         return [self._describe(indices, values) for indices, values in rows]
 

@@ -66,7 +66,8 @@ def evaluate(
 ) -> tuple[Metrics, TopKPredictions]:
     """Evaluate each image once, on one of the ranks, and return all results on all ranks.
 
-    Logits are averaged over the loader's `tta` views of an image.
+    Logits are averaged over the loader's `tta` views of an image. Averages, losses and ranks are
+    computed in float32.
 
     Raises:
         StopRequestedError: a signal was received.
@@ -80,8 +81,8 @@ def evaluate(
     with torch.no_grad(), progress_bar(label, loader.images) as bar:
         for batch, (images, targets) in enumerate(loader.epoch(0), 1):
             with precision.autocast():
-                logits = torch.stack([model(view) for view in loader.tta.views(images)]).mean(0)
-            rows.append(_to_rows(logits.float(), targets, label_smoothing))
+                views = [model(view).float() for view in loader.tta.views(images)]
+            rows.append(_to_rows(torch.stack(views).mean(0), targets, label_smoothing))
             done += len(targets) * distributed.world_size
             bar.show(min(done, loader.images))
             # The last batch may be empty on some ranks.
@@ -106,7 +107,8 @@ def _from_rows(table: Tensor, seconds: float) -> tuple[Metrics, TopKPredictions]
     losses, targets = table[:, 0], table[:, 1].long()
     top, probabilities = table[:, 2:].chunk(2, 1)
     top = top.long()
-    top1, top5 = topk_correct(top, targets).tolist()
+    is_true = top == targets[:, None]
+    top1, top5 = int(is_true[:, 0].sum()), int(is_true.sum())
     metrics = Metrics(
         loss=math.fsum(losses.tolist()) / images,
         top1=100 * top1 / images,
@@ -128,18 +130,25 @@ def to_predictions(predictions: TopKPredictions, images: ImageFolder) -> Predict
     )
 
 
-def topk_classes(logits: Tensor) -> Tensor:
-    """Return the most likely classes, best first: logits (N, C) to (N, min(5, C)) int64."""
-    return logits.topk(min(TOP, logits.shape[1]), dim=1).indices
+def topk_classes(logits: Tensor, k: int = TOP) -> Tensor:
+    """Return the most likely classes, best first: logits (N, C) to (N, min(k, C)) int64.
+
+    Of equal logits, the class with the lower index comes first, as in `argmax`.
+    """
+    # torch.topk returns equal values in any order, which differs between devices and sizes.
+    return logits.sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 
-def topk_correct(top: Tensor, targets: Tensor) -> Tensor:
-    """Count top-1 and top-5 hits: (2,) int64.
+def topk_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """Count top-1 and top-5 hits in the order of `topk_classes`, without sorting: (2,) int64.
 
-    top: (N, K) from `topk_classes`.
-    targets: (N,), or (N, C) class probabilities, of which the largest counts.
+    logits: (N, C); those of a class that are NaN are no hit.
+    targets: (N,), or (N, C) class probabilities, of which the first of the largest counts.
     """
     if targets.ndim > 1:
         targets = targets.argmax(1)
-    correct = top == targets.unsqueeze(1)
-    return torch.stack([correct[:, 0].sum(), correct.sum()])
+    own = logits.gather(1, targets[:, None])
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    is_before = ~(logits <= own) | ((logits == own) & (classes < targets[:, None]))
+    ranks = is_before.sum(1)
+    return torch.stack([(ranks == 0).sum(), (ranks < TOP).sum()])

@@ -1,10 +1,10 @@
-"""Autocast and gradient scaling for a device and a precision."""
+"""Autocast, gradient scaling and parts in float32, for a device and a precision."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
@@ -25,6 +25,18 @@ class Precision:
     def autocast(self) -> torch.autocast:
         """Return a new autocast context."""
         return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
+
+    @property
+    def for_validation(self) -> "Precision":
+        """Return bf16, or float32 without hardware for it, in place of fp16, which overflows.
+
+        Early in a run, running statistics lag behind the weights, and activations in evaluation
+        mode exceed the largest number of fp16, 65,504.
+        """
+        if self.dtype is not torch.float16:
+            return self
+        has_bf16 = _has_bf16(torch.device(self.device_type))
+        return Precision(self.device_type, torch.bfloat16 if has_bf16 else None)
 
     def build_scaler(self, clip_grad: float | None = None) -> torch.amp.GradScaler:
         """Return a scaler, enabled for fp16, whose gradients would underflow.
@@ -74,13 +86,83 @@ def choose_precision(runtime: RuntimeConfig, device: torch.device) -> Precision:
         )
     if runtime.precision == "bf16":
         return Precision(device.type, torch.bfloat16)
+    if _has_bf16(device):
+        return Precision(device.type, torch.bfloat16)
+    return Precision(device.type, torch.float16 if device.type == "cuda" else None)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Return whether the device has bf16 instructions; emulation is slow.
+
+    GPUs have them from compute capability 8.0 (Ampere); CPUs with AVX512-BF16 or AMX.
+    """
     if device.type == "cuda":
-        return Precision(device.type, torch.float16)
-    in_hardware = device.type == "cpu" and _cpu_has_bf16()
-    return Precision(device.type, torch.bfloat16 if in_hardware else None)
-
-
-def _cpu_has_bf16() -> bool:
-    """Return whether the CPU has bf16 instructions (AVX512-BF16, AMX); emulation is slow."""
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = torch.cpu
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+    has_it = cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(has_it)
+
+
+class _InFloat32(nn.Module):
+    """A layer that computes in float32 under autocast."""
+
+    device_type = "cpu"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(self.device_type, enabled=False):
+            outputs: Tensor = super().forward(inputs.float())
+        return outputs
+
+
+class Float32Linear(_InFloat32, nn.Linear):
+    """A linear layer that computes in float32 under autocast."""
+
+
+class Float32Conv2d(_InFloat32, nn.Conv2d):
+    """A convolution that computes in float32 under autocast."""
+
+
+_IN_FLOAT32: Final[dict[type[nn.Module], type[_InFloat32]]] = {
+    nn.Linear: Float32Linear,
+    nn.Conv2d: Float32Conv2d,
+}
+
+
+def use_float32_classifier(model: nn.Module, device_type: str) -> None:
+    """Let the layer that returns the logits, the last with weights, compute in float32.
+
+    In bf16, many logits of an image tie, and accuracy would depend on how ties are broken. The
+    weights keep their names.
+    """
+    layers = [layer for layer in model.modules() if type(layer) in _IN_FLOAT32]
+    classifier = layers[-1]
+    classifier.__class__ = _IN_FLOAT32[type(classifier)]
+    cast(_InFloat32, classifier).device_type = device_type
+
+
+class FiniteBuffers:
+    """Keeps running statistics finite over steps whose activations overflow.
+
+    The scaler skips such a step, but batch norm has already averaged the overflow in.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._sizes = [buffer.numel() for buffer in self._buffers]
+        self._before = self._gather()
+
+    def remember(self) -> None:
+        """Copy the buffers, before a step."""
+        self._before = self._gather()
+
+    def restore(self) -> None:
+        """Restore elements that are no longer finite; the host does not wait for the device."""
+        if not self._buffers:
+            return
+        now = self._gather()
+        kept = torch.split(torch.where(now.isfinite(), now, self._before), self._sizes)
+        values = [part.view_as(buffer) for part, buffer in zip(kept, self._buffers, strict=True)]
+        torch._foreach_copy_(self._buffers, values)
+
+    def _gather(self) -> Tensor:
+        return torch.cat([buffer.flatten() for buffer in self._buffers or [torch.empty(0)]])

@@ -23,7 +23,11 @@ from imgnet_mini.reporting.network import count_parameters
 from imgnet_mini.training.device import choose_device, describe_device, translate_torch_errors
 from imgnet_mini.training.model import build_model, check_img_size, convert_sync_batchnorm
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
-from imgnet_mini.training.precision import Precision, choose_precision
+from imgnet_mini.training.precision import (
+    Precision,
+    choose_precision,
+    use_float32_classifier,
+)
 from imgnet_mini.training.trainer import Trainer
 
 
@@ -78,6 +82,7 @@ def build_setup(
         )
         if config.runtime.sync_bn and distributed.world_size > 1:
             model = convert_sync_batchnorm(model, device)
+        use_float32_classifier(model, device.type)
     criterion = build_loss(config.optimizer)
     return Setup(device, precision, images, train_loader, model, criterion, distributed)
 

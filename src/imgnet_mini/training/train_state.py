@@ -1,13 +1,15 @@
 """Progress of a run: counters, unread results of steps, and random number generators."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from imgnet_mini.distributed.context import DistributedContext
-from imgnet_mini.training.evaluation import Metrics, topk_classes, topk_correct
+from imgnet_mini.training.evaluation import Metrics, topk_correct
 
 
 @dataclass
@@ -23,23 +25,28 @@ class TrainState:
     lr: float = 0.0
     """Learning rate of the last step."""
     loss_sum: float = 0.0
-    """Sum over the current epoch's steps of the mean loss of their batch."""
+    """Sum over the current epoch's steps, but the skipped ones, of the mean loss of their batch."""
     top1: int = 0
     """Top-1 hits of the current epoch."""
     top5: int = 0
     """Top-5 hits of the current epoch."""
     seconds: float = 0.0
     """Time spent on the steps of the current epoch."""
+    skipped: int = 0
+    """Steps of the current epoch whose loss overflowed fp16, which the scaler skipped."""
     best_top1: float = -1.0
     """Best validation top-1 so far, in percent."""
     best_epoch: int = -1
     """Epoch of the best top-1; -1 before there is one."""
 
     def metrics(self, images_per_step: int) -> Metrics:
-        """Return means over the steps of the current epoch; there must be at least one."""
-        images = self.batch * images_per_step
+        """Return means over the steps of the current epoch; there must be at least one.
+
+        The loss is NaN if all were skipped.
+        """
+        images, counted = self.batch * images_per_step, self.batch - self.skipped
         return Metrics(
-            loss=self.loss_sum / self.batch,
+            loss=self.loss_sum / counted if counted else math.nan,
             top1=100 * self.top1 / images,
             top5=100 * self.top5 / images,
             images=images,
@@ -52,9 +59,13 @@ class TrainState:
         if is_best:
             self.best_top1, self.best_epoch = top1, self.epoch
         self.epoch += 1
-        self.batch = self.top1 = self.top5 = 0
+        self.batch = self.top1 = self.top5 = self.skipped = 0
         self.loss_sum = self.seconds = 0.0
         return is_best
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for a checkpoint; earlier versions do not know `skipped`."""
+        return {name: value for name, value in asdict(self).items() if value or name != "skipped"}
 
 
 def random_state() -> dict[str, Tensor]:
@@ -97,7 +108,7 @@ class StepBuffer:
         loss: its share of the loss of the step; logits: (N, C); targets: (N,) or (N, C).
         """
         self._losses[len(self._lrs)] += loss
-        self._correct += topk_correct(topk_classes(logits), targets)
+        self._correct += topk_correct(logits.float(), targets)
 
     def finish_step(self, lr: float) -> None:
         """End the current step, which was taken at this learning rate."""

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict
 from itertools import chain, islice
 from typing import Any, Final, Protocol
 
@@ -27,7 +26,7 @@ from imgnet_mini.training.optim import (
     load_optimizer,
     state_tensors,
 )
-from imgnet_mini.training.precision import Precision
+from imgnet_mini.training.precision import FiniteBuffers, Precision
 from imgnet_mini.training.train_state import StepBuffer, TrainState, random_state, set_random_state
 from imgnet_mini.utils.finite import all_finite
 from imgnet_mini.utils.progress import progress_bar
@@ -83,6 +82,7 @@ class Trainer:
         self._scheduler = scheduler
         self._precision = precision
         self._scaler = precision.build_scaler(clip_grad)
+        self._statistics = FiniteBuffers(model) if self._scaler.is_enabled() else None
         self._last_step = math.inf if total_steps is None else total_steps - 1
         self._grad_accum_steps = grad_accum_steps
         self._distributed = distributed
@@ -96,6 +96,8 @@ class Trainer:
         batches: one micro-batch per `grad_accum_steps`, all of one size: images (N, 3, H, W) float
             and targets (N,) int64, or (N, C) class probabilities.
         """
+        if self._statistics is not None:
+            self._statistics.remember()
         for number, (images, targets) in enumerate(batches, 1):
             is_last = number == self._grad_accum_steps
             with nullcontext() if is_last else no_sync(self._ddp_model):
@@ -107,6 +109,8 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        if self._statistics is not None:
+            self._statistics.restore()
         if self._ema is not None:
             self._ema.update(self.state.step)
         self.state.lr = self.lr
@@ -166,10 +170,15 @@ class Trainer:
                 raise
             self._read_buffer(logger)
         state.seconds = time.perf_counter() - started
+        if state.skipped == state.batch:
+            raise DivergedError(
+                f"activations overflow fp16 in all steps of epoch {state.epoch}: {self._hint}, "
+                "--precision bf16 or --no-amp"
+            )
         return state.metrics(images_per_step)
 
     def validate(self, loader: Loader, stop: StopRequest) -> Validation:
-        """Evaluate the model, and its averaged weights if any, in the precision of training.
+        """Evaluate the model, and its averaged weights if any, in a precision that cannot overflow.
 
         Raises:
             DivergedError: a loss is not finite.
@@ -181,7 +190,7 @@ class Trainer:
             metrics, predictions = evaluate(
                 network,
                 loader,
-                self._precision,
+                self._precision.for_validation,
                 stop,
                 distributed=self._distributed,
                 label_smoothing=self._criterion.label_smoothing,
@@ -213,7 +222,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "state": asdict(self.state),
+            "state": self.state.to_dict(),
             "rng": rng,
             "rng_of_others": rng_of_others,
         }
@@ -250,22 +259,28 @@ class Trainer:
         set_random_state(states, rank, fallback=hash_seed(step, rank))
 
     def _read_buffer(self, logger: StepLogger) -> None:
-        """Log and count the buffered steps, averaged over the ranks. Blocking."""
+        """Log and count the buffered steps, averaged over the ranks. Blocking.
+
+        A loss that is not finite ends the run, unless the scaler has skipped the step.
+        """
         losses, lrs, top1, top5 = self._buffer.read(self._distributed)
         first_step = self.state.step - len(losses)
         logger.log_steps(first_step, losses, lrs)
         for offset, (loss, lr) in enumerate(zip(losses, lrs, strict=True)):
-            if not math.isfinite(loss):
+            if math.isfinite(loss):
+                self.state.loss_sum += loss
+            elif self._scaler.is_enabled():
+                self.state.skipped += 1
+            else:
                 batch = self.state.batch - len(losses) + offset
                 raise DivergedError(
                     f"the loss became {loss} in epoch {self.state.epoch}, batch {batch} (step "
                     f"{first_step + offset}) at a learning rate of {lr:.3g}: {self._hint}"
                 )
-            self.state.loss_sum += loss
         if self._scaler.is_enabled() and self._scaler.get_scale() < _MIN_SCALE:
             raise DivergedError(
-                f"gradients overflow fp16 step after step, up to step {self.state.step}: "
-                f"{self._hint}, --precision bf16 or --no-amp"
+                "activations or gradients overflow fp16 step after step, up to step "
+                f"{self.state.step}: {self._hint}, --precision bf16 or --no-amp"
             )
         self.state.top1 += top1
         self.state.top5 += top5
