@@ -1,4 +1,5 @@
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -189,3 +190,36 @@ def test_a_class_whose_logit_is_not_a_number_is_no_hit():
     logits = torch.full((2, 7), torch.nan)
     logits[1, 1:] = 0
     assert topk_correct(logits, torch.tensor([3, 0])).tolist() == [0, 0]
+
+
+class RankOfSeveral(SimpleNamespace):
+    """The context of one of several ranks; counts the sums that it takes part in."""
+
+    sums = 0
+
+    def all_reduce_sum(self, values):
+        self.sums += 1
+        return [1.0, *values[1:]]
+
+    def all_gather_rows(self, rows, positions, total):
+        assert len(rows) == len(positions)
+        self.rows = rows
+        return torch.zeros(total, 2 + 2 * 5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 34])
+def test_every_rank_takes_part_in_every_sum_however_few_images_it_has(model, images, batch_size):
+    data = DataConfig(batch_size=batch_size, img_size=32, workers=0)
+    found = []
+    for rank in range(4):
+        context = RankOfSeveral(
+            rank=rank, world_size=4, local_world_size=4, is_main_process=rank == 0
+        )
+        loader = build_eval_loader(data, images, device=CPU, distributed=context)
+        with closing(loader), StopRequest() as stop:
+            precision = Precision("cpu", None)
+            evaluate(model, loader, precision, stop, label_smoothing=0.0, distributed=context)
+        found.append(context)
+    assert len({context.sums for context in found}) == 1
+    assert sum(len(context.rows) for context in found) == 35
+    assert batch_size > 3 or not all(len(context.rows) for context in found)

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from typing import Final
 
 import torch
@@ -75,18 +76,19 @@ def evaluate(
     """
     model.eval()
     rows: list[Tensor] = []
-    done = 0
     began = time.perf_counter()
     rank_sync = RankSync(distributed, stop, max_steps=_MAX_UNSYNCED_BATCHES)
+    # A rank may have images in fewer batches than others, or in none: all sync equally often.
+    batches = chain(loader.epoch(0), repeat(None))
     with torch.no_grad(), progress_bar(label, loader.images) as bar:
-        for batch, (images, targets) in enumerate(loader.epoch(0), 1):
-            with precision.autocast():
-                views = [model(view).float() for view in loader.tta.views(images)]
-            rows.append(_to_rows(torch.stack(views).mean(0), targets, label_smoothing))
-            done += len(targets) * distributed.world_size
-            bar.show(min(done, loader.images))
-            # The last batch may be empty on some ranks.
-            if rank_sync.should_sync() and batch < len(loader):
+        for number, batch in enumerate(islice(batches, len(loader)), 1):
+            if batch is not None:
+                images, targets = batch
+                with precision.autocast():
+                    views = [model(view).float() for view in loader.tta.views(images)]
+                rows.append(_to_rows(torch.stack(views).mean(0), targets, label_smoothing))
+            bar.show(min(number * loader.images_per_step, loader.images))
+            if rank_sync.should_sync():
                 rank_sync.sync()
             rank_sync.check()
         local = torch.cat(rows).cpu() if rows else torch.empty(0, 0)  # blocking
