@@ -22,14 +22,14 @@ from imgnet_mini.runs.records import read_csv
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the ranks are forked")
 
 
-def options(data, *more, arch="shufflenet_v2_x0_5"):
+def options(data, *more, arch="normed"):
     return (*small(data, arch), "--epochs", 3, "--max-lr", 0.02, *more)
 
 
 def small(data, arch):
     return (
         *("--data-root", data, "--arch", arch, "--img-size", 32, "--name", "a"),
-        *("--batch-size", 6, "--workers", 0),
+        *("--batch-size", 6, "--workers", 0, "--no-amp"),
     )
 
 
@@ -56,7 +56,10 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def two_ranks(images, finished):
     """What an uninterrupted run on two ranks leaves."""
-    return outcome(finished(2, *options(images)), "a")
+    folder = finished(2, *options(images))
+    losses = [record.loss for record in read_csv(folder / "out/a/train_log.csv")]
+    assert max(losses) < 1.5  # well-conditioned: else the outcome would depend on the CPU
+    return outcome(folder, "a")
 
 
 def weights(folder, key="model"):
@@ -74,7 +77,7 @@ def test_two_ranks_with_other_workers_give_identical_bits(images, two_ranks, tmp
     assert differences(outcome(tmp_path, "a"), two_ranks) == []
 
 
-@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "squeezenet1_1"])  # batch norm, dropout
+@pytest.mark.parametrize("arch", ["normed", "squeezenet1_1"])  # batch norm, dropout
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_rank_stops_all_at_one_step_and_resume_gives_the_same_run(
     images, finished, tmp_path, arch, rank
@@ -103,7 +106,7 @@ def test_ranks_killed_and_started_again_give_the_same_run(images, two_ranks, tmp
 
 
 def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, finished):
-    folders = [finished(size, *options(images, "--no-amp", arch="plain")) for size in (1, 2)]
+    folders = [finished(size, *options(images, arch="plain")) for size in (1, 2)]
     assert largest_difference(*map(weights, folders)) < 1e-6
     logs = [read_csv(folder / "out/a/train_log.csv") for folder in folders]
     for ours, theirs in zip(*logs, strict=True):
@@ -117,7 +120,7 @@ def test_with_clipping_ema_and_nesterov_two_ranks_train_the_network_of_one_proce
     images, tmp_path
 ):
     more = ("--nesterov", "--clip-grad", 0.05, "--no-norm-decay", "--ema-decay", 0.8)
-    command = options(images, "--no-amp", *more, arch="plain")
+    command = options(images, *more, arch="plain")
     for size in (1, 2):
         assert set(run_ranks(tmp_path / str(size), size, "train", *command)) == {0}
     for key in ("model", "ema"):
@@ -149,7 +152,7 @@ def test_two_micro_batches_on_one_rank_are_the_steps_of_two_ranks(images, two_ra
 
 
 def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(images, finished, tmp_path):
-    command = options(images, "--no-amp", arch="plain")
+    command = options(images, arch="plain")
     assert run(tmp_path, "train", *command, "--grad-accum-steps", 3) == 0
     assert largest_difference(weights(finished(1, *command)), weights(tmp_path)) < 1e-6
 
@@ -163,7 +166,7 @@ def test_evaluation_counts_each_image_once_on_any_number_of_ranks(tmp_path, coun
         target.mkdir(parents=True, exist_ok=True)
         path.rename(target / path.name)
     more = ("--allow-missing-val-classes",) if count == 1 else ()
-    command = options(data, "--epochs", 5, "--no-amp", *more, arch="plain")
+    command = options(data, "--epochs", 5, *more, arch="plain")
     assert run(tmp_path, "train", *command) == 0
     results = []
     for size in (1, 2, 3):
@@ -176,7 +179,7 @@ def test_evaluation_counts_each_image_once_on_any_number_of_ranks(tmp_path, coun
     for metrics, rows in results[1:]:
         for name in ("images", "top1", "top5"):
             assert metrics[name] == results[0][0][name]
-        assert metrics["loss"] == pytest.approx(results[0][0]["loss"], rel=1e-6)
+        assert metrics["loss"] == pytest.approx(results[0][0]["loss"], rel=1e-5)
         assert [row.split(",")[:3] for row in rows] == [r.split(",")[:3] for r in results[0][1]]
 
 
@@ -198,7 +201,7 @@ def test_another_number_of_ranks_requires_a_flag(images, tmp_path, before, after
 
 
 def test_four_ranks_continue_as_two_with_two_micro_batches_each(images, tmp_path):
-    command = options(images, "--batch-size", 8, "--no-amp", arch="plain")
+    command = options(images, "--batch-size", 8, arch="plain")
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     assert set(run_ranks(whole, 4, "train", *command)) == {0}
     assert set(run_ranks(moved, 4, "train", *command, signal_at=4, read_seconds=0)) == {143}
@@ -295,7 +298,7 @@ def test_a_rank_that_ends_does_not_wait_for_the_others(images, tmp_path, how, co
 
 
 def test_find_lr_on_two_ranks_equals_two_micro_batches_on_one_rank(images, tmp_path):
-    words = (*small(images, "plain"), "--num-iter", 30, "--start-lr", 1e-4, "--no-amp")
+    words = (*small(images, "plain"), "--num-iter", 30, "--start-lr", 1e-4)
     words += ("--trials", 3, "--trial-steps", 20)
     two, one = tmp_path / "two", tmp_path / "one"
     code, _ = run_ranks(two, 2, "find-lr", *words)
