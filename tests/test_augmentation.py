@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.transforms import InterpolationMode, v2
 
 from helpers.packs import build, opened
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
-from imgnet_mini.data.augment.mixing import TrivialAugment
+from imgnet_mini.data.augment.trivial import TrivialAugment
 from imgnet_mini.data.batches import BatchRandom
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.data.rng import RandomStream, hash_seed, uniforms
@@ -112,6 +114,36 @@ def test_trivial_augment_of_an_image_is_the_same_in_any_batch_and_layout():
         assert torch.equal(alone[0], together[n])
     last = images.contiguous(memory_format=torch.channels_last)
     assert torch.equal(trivial_augment(last, 0, indices), together)
+
+
+class CountKernels(TorchDispatchMode):
+    """Counts kernels on the meta device and copies to it; there, whatever waits for it fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = self.copies = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        if isinstance(result, torch.Tensor) and result.is_meta:
+            if inputs and not any(tensor.is_meta for tensor in inputs):
+                self.copies += 1
+            elif not function.is_view:
+                self.kernels += 1
+        return result
+
+
+def test_trivial_augment_takes_one_copy_and_as_many_kernels_for_any_number_of_images():
+    kernels = set()
+    for count in (64, 256):
+        images = torch.empty(count, 3, 40, 40, dtype=torch.uint8, device="meta")
+        with CountKernels() as counted:
+            trivial_augment(images, 0, np.arange(count))
+        assert counted.copies == 1
+        kernels.add(counted.kernels)
+    assert len(kernels) == 1
+    assert max(kernels) < 100  # 709 and 2752 for 64 and 256 images one by one
 
 
 def test_each_ingredient_has_its_own_numbers_and_its_place_in_the_order(folder):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
-from imgnet_mini.data.augment.mixing import MixupCutmix, TrivialAugment
+from imgnet_mini.data.augment.mixing import MixupCutmix
+from imgnet_mini.data.augment.trivial import TrivialAugment
 from imgnet_mini.data.batches import Batch, BatchRandom
 from imgnet_mini.data.rng import RandomStream
 from imgnet_mini.data.transforms import Normalize, crop_batch
