@@ -116,6 +116,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def engines(session: nox.Session) -> None:
+    """Launchers, in an environment of their own: TorchX requires an old urllib3."""
+    session.install(".[torchx,ray]", *nox.project.dependency_groups(PYPROJECT, "engines"))
+    run_tests(session, "not gpu", "tests/test_engines.py", *session.posargs)
+
+
+@nox.session
 def gpu(session: nox.Session) -> None:
     """Needs a CUDA GPU."""
     install_group(session, "tests")

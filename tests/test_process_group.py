@@ -4,6 +4,7 @@ import os
 
 import torch.distributed as dist
 
+import imgnet_mini
 from helpers.real_runs import FORKED
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS
@@ -76,6 +77,35 @@ def test_an_initialized_group_is_used_by_two_commands_and_not_destroyed(tmp_path
         expected = (TorchrunEnv(rank, 2, local_rank=rank, local_world_size=2), 1, 0, [3.0])
         assert found == [expected] * 2
         assert is_initialized
+
+
+def train_in_group(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    with (folder / f"{rank}.log").open("w") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        imgnet_mini.train(
+            arch="shufflenet_v2_x0_5",
+            img_size=32,
+            batch_size=6,
+            epochs=1,
+            workers=0,
+            max_lr=0.05,
+            data_root=folder / "data",
+            output_dir=folder,
+        )
+    dist.destroy_process_group()
+
+
+def test_only_rank_0_of_an_initialized_group_prints(data):
+    ranks = [FORKED.Process(target=train_in_group, args=(rank, data.parent)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    assert "Final weights" in (data.parent / "0.log").read_text("utf-8")
+    assert (data.parent / "1.log").read_text("utf-8") == ""
 
 
 def test_local_ranks_of_an_initialized_group_are_those_of_torchrun(tmp_path):

@@ -8,7 +8,7 @@ Keyword arguments are settings by their names, as in the TOML file without the s
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import best_record, read_csv, selection_records
 from imgnet_mini.runs.results import EvaluationResult
 from imgnet_mini.training.device import choose_device
+from imgnet_mini.utils.console import silence
 
 __all__ = [
     "EvaluationResult",
@@ -202,9 +203,15 @@ def _build_config(
 
 @contextmanager
 def _join_ranks(config: RunConfig) -> Iterator[DistributedContext]:
-    """Join the process group; raise an error where another rank reports one and this rank exits."""
+    """Join the process group; raise an error where another rank reports one and this rank exits.
+
+    Only the main process prints.
+    """
     try:
-        with init_distributed(config.runtime) as distributed:
+        with (
+            init_distributed(config.runtime) as distributed,
+            nullcontext() if distributed.is_main_process else silence(),
+        ):
             yield distributed
     except SystemExit as end:
         raise RankError("another rank reported an error", int(end.code or 1)) from end

@@ -27,6 +27,17 @@ class _Console(Console):
 
 
 _require_stdout: ContextVar[bool] = ContextVar("require_stdout", default=True)
+_is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Print no lines, tables or warnings in the block: of several ranks, only the main one does."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
 
 
 @contextmanager
@@ -50,6 +61,8 @@ def print_lines(*lines: str) -> None:
 
 def print_warning(*lines: str) -> None:
     """Print lines to standard error, without markup or wrapping."""
+    if _is_silent.get():
+        return
     console = Console(stderr=True, highlight=False)
     with suppress(OSError):
         for line in lines:
@@ -79,6 +92,8 @@ def write_stdout(text: str) -> None:
 
 
 def _print(*parts: RenderableType, **style: bool) -> None:
+    if _is_silent.get():
+        return
     console = _Console(highlight=False)
     with _translate_stdout_errors():
         for part in parts:
