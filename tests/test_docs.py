@@ -23,7 +23,7 @@ MOST_LINES, WIDEST_LINE = 180, 160  # of the README
 FOREIGN_FLAGS = {
     *("--standalone", "--nproc-per-node", "--max-restarts", "--nnodes"),  # torchrun
     *("--rdzv-backend", "--rdzv-id", "--rdzv-endpoint"),
-    *("--group", "--shm-size", "--signal"),  # pip, docker, slurm
+    *("--group", "--shm-size", "--signal", "--dryrun"),  # pip, docker, slurm, torchx
     *("--logdir", "--samples_per_plugin"),  # tensorboard
     *("--page", "--show", "--markdown", "--seeds", "--work-dir", "--images", "--rounds"),
     *("--seeding",),  # benchmarks
