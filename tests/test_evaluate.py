@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score
 from torchvision import transforms
 
+import imgnet_mini
 from imgnet_mini.runs.predictions import load_predictions
 from imgnet_mini.runs.records import read_csv
 
@@ -151,3 +153,70 @@ def test_checkpoints_that_do_not_fit_are_refused_with_the_reason(
     assert cli("evaluate", "--name", "a", *arguments) == 6
     assert cli.says(words)
     assert not Path("reports/a/metrics.json").exists()
+
+
+@pytest.fixture
+def other_run(trained, run_small, cli):
+    """The run `b` beside `a`, with other settings, and the metrics of its own evaluation."""
+    flags = ["--name", "b", "--img-size", 48, "--label-smoothing", 0.5, "--epochs", 1]
+    assert run_small("train", *flags) == 0, cli.err
+    assert cli("evaluate", "--name", "b") == 0, cli.err
+    expected = metrics("b")
+    shutil.rmtree("reports")
+    assert expected["img_size"] == 48
+    return expected
+
+
+def result_of(path):
+    return {
+        name: value
+        for name, value in json.loads(Path(path).read_text("utf-8")).items()
+        if name != "imgs_per_sec"
+    }
+
+
+@pytest.mark.parametrize("flags", [[], ["--name", "a"], ["--name", "unknown"]])
+def test_a_file_is_evaluated_with_its_own_settings_and_as_one_of_its_run(other_run, cli, flags):
+    expected = {name: value for name, value in other_run.items() if name != "imgs_per_sec"}
+    assert cli("evaluate", "--checkpoint", "checkpoints/b/best.pth", *flags) == 0, cli.err
+    assert result_of("reports/b/metrics.json") == expected
+    assert [path.name for path in Path("reports").iterdir()] == ["b"]
+    assert ("belongs to the run b, not to" in cli.out) == bool(flags)
+
+
+def test_a_file_of_a_run_elsewhere_is_evaluated_there(other_run, cli):
+    expected = {name: value for name, value in other_run.items() if name != "imgs_per_sec"}
+    for folder in ("checkpoints", "out"):
+        shutil.move(f"{folder}/b", f"far/{folder}/b")
+    assert cli("evaluate", "--name", "a", "--checkpoint", "far/checkpoints/b/best.pth") == 0
+    assert result_of("far/reports/b/metrics.json") == expected
+    assert not Path("reports").exists()
+
+
+def test_a_file_alone_brings_its_settings_along(other_run, cli):
+    expected = {name: value for name, value in other_run.items() if name != "imgs_per_sec"}
+    shutil.move("checkpoints/b/best.pth", "copy.pth")
+    assert cli("evaluate", "--checkpoint", "copy.pth") == 0, cli.err  # `b` has saved it
+    assert result_of("reports/b/metrics.json") == expected | {"checkpoint": "copy.pth"}
+    for folder in ("checkpoints", "out", "reports"):
+        shutil.rmtree(f"{folder}/b")
+    for flags, name in (([], "b"), (["--name", "new"], "new")):
+        assert cli("evaluate", "--checkpoint", "copy.pth", *flags) == 0, cli.err
+        assert result_of(f"reports/{name}/metrics.json") == expected | {"checkpoint": "copy.pth"}
+    assert cli("evaluate", "--checkpoint", "copy.pth", "--img-size", 32) == 0, cli.err
+    assert metrics("b")["img_size"] == 32
+
+
+def test_a_file_is_not_stored_with_the_results_of_a_run_that_did_not_save_it(other_run, cli):
+    shutil.copy("checkpoints/b/best.pth", "copy.pth")
+    assert cli("evaluate", "--checkpoint", "copy.pth", "--name", "a") == 2
+    assert cli.says("copy.pth was not saved by the run a, whose results are in reports/a")
+    assert cli.says("store this one under a new --name")
+    assert not Path("reports").exists()
+    assert imgnet_mini.evaluate(checkpoint="checkpoints/b/best.pth").img_size == 48
+
+
+def test_a_file_is_exported_to_the_folder_of_its_run(other_run, cli):
+    flags = ["--checkpoint", "checkpoints/b/best.pth", "--format", "state-dict"]
+    assert cli("export", "--name", "a", *flags) == 0, cli.err
+    assert [path.name for path in Path("exports").iterdir()] == ["b"]

@@ -116,7 +116,8 @@ def evaluate(
 
     Also writes metrics.json and predictions.csv of the run.
 
-    checkpoint: `best`, `last`, or a checkpoint file.
+    checkpoint: `best`, `last`, or a checkpoint file, which is evaluated with its own settings and
+        as one of the run that saved it.
     views: of each image: `center` crop, `hflip` (with its horizontal flip), or `ten-crop`.
     settings: such as `name="a"`; others default to those of the run.
 
@@ -131,14 +132,14 @@ def evaluate(
     if views not in known:
         raise ConfigError(f"views={views!r}: choose one of {', '.join(known)}")
     with _join_ranks(config) as distributed:
-        evaluate_command.run(
+        paths = evaluate_command.run(
             config,
             checkpoint=os.fspath(checkpoint),
             views=TestTimeAugmentation(views),
             distributed=distributed,
         )
         distributed.barrier()  # the main process has written metrics.json
-    return EvaluationResult.read(config.run.paths().metrics)
+    return EvaluationResult.read(paths.metrics)
 
 
 def load_model(checkpoint: _PathLike = "best", **settings: Any) -> InferenceModel:

@@ -39,7 +39,7 @@ def evaluate(
 ) -> None:
     """Measure loss, top-1 and top-5 accuracy on the validation images, in float32.
 
-    Options default to the settings of the run.
+    Options default to the settings of the run, or of the checkpoint file.
     """
     from imgnet_mini.commands import evaluate
     from imgnet_mini.data.transforms import TestTimeAugmentation

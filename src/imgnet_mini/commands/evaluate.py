@@ -17,6 +17,7 @@ from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.inference.model import checkpoint_path, load_network, wrong_arch_error
+from imgnet_mini.inference.settings import check_saved_by, checkpoint_settings
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.runs.results import EvaluationResult
@@ -29,30 +30,16 @@ from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest
 
 
-def saved_settings(overrides: RunConfig) -> RunConfig:
-    """Return the settings of the run of this name, if it exists, with `overrides` applied.
-
-    An explicit `img_size` is also the size of the evaluation, unless `eval_size` is explicit too.
-    """
-    paths = RunPaths(overrides.run.output_dir, overrides.run.name)
-    if not paths.config.exists():
-        return overrides
-    # The run may have been moved since: its saved name and folder do not count.
-    place = {"name": overrides.run.name, "output_dir": overrides.run.output_dir}
-    saved = RunConfig.read(paths.config)
-    if "img_size" in overrides.explicit().get("data", {}):
-        saved = saved.override({"data": {"eval_size": None}})
-    return saved.override(overrides.explicit()).override({"run": place})
-
-
 def run(
     overrides: RunConfig,
     *,
     checkpoint: str = "best",
     views: TestTimeAugmentation = TestTimeAugmentation.CENTER_CROP,
     distributed: DistributedContext = SINGLE_PROCESS,
-) -> None:
+) -> RunPaths:
     """Evaluate in float32, write metrics.json and predictions.csv, and print a table.
+
+    Returns the paths of the run that the checkpoint belongs to, where both files are.
 
     checkpoint: `best`, `last`, or the path of a checkpoint or of a plain torchvision state dict.
     views: test-time augmentation.
@@ -80,7 +67,7 @@ def run(
         config, model, images, device, views=views, distributed=distributed
     )
     if not distributed.is_main_process:
-        return
+        return paths
     predictions.save(paths.predictions)
     result = EvaluationResult.model_validate(
         asdict(metrics)
@@ -101,13 +88,16 @@ def run(
     result.write(paths.metrics)
     _show(path, result.epoch, metrics)
     print_lines(f"Wrote {paths.metrics} and {paths.predictions}")
+    return paths
 
 
 def _prepare(
     overrides: RunConfig, checkpoint: str, views: TestTimeAugmentation
 ) -> tuple[RunConfig, Path, LoadedWeights]:
     """Return the settings, and the path and content of the checkpoint."""
-    config = saved_settings(overrides)
+    path = checkpoint_path(checkpoint, overrides)
+    loaded = read_weights(path)
+    config = checkpoint_settings(overrides, checkpoint, path, loaded.weights.config)
     loader = overrides.explicit().get("data", {}).get("loader")
     if views is TestTimeAugmentation.TEN_CROP:
         if loader == "pack":
@@ -120,10 +110,14 @@ def _prepare(
         # Packed and decoded validation images are bit-identical: use whichever exists.
         config = config.override({"data": {"loader": "auto"}})
     paths = config.run.paths()
-    path = checkpoint_path(checkpoint, config)
+    named = overrides.explicit().get("run", {}).get("name", config.run.name)
+    if named != config.run.name:
+        print_lines(f"Note: {path} belongs to the run {config.run.name}, not to {named}")
+    if loaded.weights.config is not None:
+        check_saved_by(paths, path, loaded.sha256)
     check_writable(paths.report_dir)
     paths.clean_reports()
-    return config, path, read_weights(path)
+    return config, path, loaded
 
 
 def _measure(

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgnet_mini.checkpoint.store import tensor_bytes
-from imgnet_mini.commands.evaluate import saved_settings
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.batches import load_batches
@@ -20,6 +19,7 @@ from imgnet_mini.errors import ConfigError, DataError, ExportError
 from imgnet_mini.export.formats import FORMATS, Description, ExportFormat, describe, to_json
 from imgnet_mini.export.parity import ParityResult, compare
 from imgnet_mini.inference.model import InferenceModel, load_inference_model
+from imgnet_mini.inference.settings import checkpoint_settings
 from imgnet_mini.training.model import build_with_weights
 from imgnet_mini.utils.atomic_file import (
     flush_and_close,
@@ -46,7 +46,8 @@ def run(
     """Export a checkpoint, check the file on images, and write a JSON description beside it.
 
     form: a key of `FORMATS`; by default from the suffix of `output`, else `pt2`.
-    output: the file to write; by default named after the checkpoint, in `exports/<name>/`.
+    output: the file to write; by default named after the checkpoint, in `exports/<name>/` of the
+        run that saved it.
 
     Raises:
         ConfigError: the file exists, the format is unknown, or its packages are not installed.
@@ -58,10 +59,11 @@ def run(
     export_format = FORMATS[form]
     _check_packages(form, export_format)
     model = load_inference_model(overrides, checkpoint, _CPU)
-    path = output or overrides.run.paths().export_dir / f"{model.path.stem}{export_format.suffix}"
+    config = checkpoint_settings(overrides, checkpoint, model.path, model.saved_settings)
+    path = output or config.run.paths().export_dir / f"{model.path.stem}{export_format.suffix}"
     json_path = path.with_name(f"{path.name}.json")
     _check_new([path, json_path], model, overwrite=overwrite)
-    images, source = _load_images(overrides, model.img_size)
+    images, source = _load_images(config.run.data_root / "val", model.img_size)
     description = describe(model.arch, model.img_size, model.classes) | {
         "checkpoint": model.path.name,
         "checkpoint_sha256": model.sha256,
@@ -106,9 +108,8 @@ def _check_new(files: list[Path], model: InferenceModel, *, overwrite: bool) -> 
             )
 
 
-def _load_images(overrides: RunConfig, img_size: int) -> tuple[Tensor, str]:
+def _load_images(val: Path, img_size: int) -> tuple[Tensor, str]:
     """Return normalized images and where they are from: validation, or random if it is missing."""
-    val = saved_settings(overrides).run.data_root / "val"
     files: list[Path] = []
     with suppress(DataError):  # the data may be elsewhere
         files = find_inference_images([val])

@@ -10,6 +10,7 @@ from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
 from imgnet_mini.errors import DataError
+from imgnet_mini.inference.settings import saved_settings
 from imgnet_mini.reporting.classification import (
     format_classification_report,
     score_classes,
@@ -44,7 +45,7 @@ def run(overrides: RunConfig) -> None:
         DataError: the run does not exist, has no finished epoch, or one of its files is damaged.
         CheckpointError: its checkpoint is missing or damaged.
     """
-    config = evaluate.saved_settings(overrides)
+    config = saved_settings(overrides)
     paths = config.run.paths()
     records = read_csv(paths.train_log) if paths.train_log.exists() else []
     if not records:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.schema import Weights
-from imgnet_mini.config.run_config import RunConfig, run_flags
+from imgnet_mini.config.run_config import RunConfig, Tables, run_flags
 from imgnet_mini.data.classes import human_names, imagenet_classes
 from imgnet_mini.data.images import to_rgb
 from imgnet_mini.data.transforms import EvalCrop, Normalize
@@ -56,6 +56,7 @@ class InferenceModel:
     classes: folder names, in the order of the outputs.
     has_class_names: false if the file has none, so that `classes` is a guess.
     epoch: after which the weights were saved; None if unknown.
+    saved_settings: of the run, as tables; None if the file has none.
     """
 
     module: nn.Module
@@ -67,6 +68,7 @@ class InferenceModel:
     has_class_names: bool
     epoch: int | None
     device: torch.device
+    saved_settings: Tables | None = None
 
     def predict(
         self,
@@ -166,6 +168,7 @@ def load_inference_model(
         has_class_names=weights.classes is not None,
         epoch=weights.finished_epoch,
         device=device,
+        saved_settings=weights.config,
     )
 
 

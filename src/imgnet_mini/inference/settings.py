@@ -1,0 +1,106 @@
+"""Settings of a saved run, and those to evaluate a checkpoint file with."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from imgnet_mini.checkpoint.manifest import Manifest
+from imgnet_mini.config.run_config import RunConfig, Tables
+from imgnet_mini.errors import CheckpointError, ConfigError
+from imgnet_mini.runs.paths import RunPaths
+
+_OF_MACHINE: Final = ("batch_size", "workers", "loader", "pack_on_device")
+"""Settings of the data section that do not come with a file from another machine."""
+
+
+def saved_settings(overrides: RunConfig) -> RunConfig:
+    """Return the settings of the run of this name, if it exists, with `overrides` applied.
+
+    An explicit `img_size` is also the size of the evaluation, unless `eval_size` is explicit too.
+    """
+    saved = _read_saved(overrides.run.output_dir, overrides.run.name)
+    return overrides if saved is None else _apply(saved, overrides)
+
+
+def checkpoint_settings(
+    overrides: RunConfig, checkpoint: str, path: Path, tables: Tables | None
+) -> RunConfig:
+    """Return the settings to evaluate a checkpoint with; `run` is the run that it belongs to.
+
+    Those of the file come first, then those of its run, if that is at hand; explicit ones replace
+    both, except for the name of the run.
+
+    checkpoint: `best`, `last`, or a file; path: of the file.
+    tables: settings that the file holds; None for a plain state dict.
+
+    Raises:
+        CheckpointError: the settings of the file cannot be used.
+    """
+    if checkpoint in ("best", "last") or tables is None:
+        return saved_settings(overrides)
+    output_dir, name = _find_run(overrides, path, tables)
+    run = {"name": name, "output_dir": output_dir}
+    saved = _read_saved(output_dir, name)
+    try:
+        if saved is None:
+            images = {key: tables.get("run", {}).get(key) for key in ("data_root", "pack_dir")}
+            given = {key: value for key, value in images.items() if value is not None}
+            saved = RunConfig().override({"run": given})
+        config = saved.override(_settings_of_network(tables))
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    return _apply(config, overrides).override({"run": run})
+
+
+def check_saved_by(paths: RunPaths, path: Path, sha256: str) -> None:
+    """Check that a checkpoint file is not stored with the results of a run that did not save it.
+
+    Raises:
+        ConfigError: the run exists, and the file is neither in its folder nor in its manifest.
+    """
+    if not paths.config.exists() or path.resolve().parent == paths.checkpoint_dir.resolve():
+        return
+    with suppress(CheckpointError):  # of a damaged manifest
+        manifest = Manifest.read(paths.manifest)
+        if manifest is not None and manifest.find(sha256) is not None:
+            return
+    raise ConfigError(
+        f"{path} was not saved by the run {paths.name}, whose results are in {paths.report_dir}: "
+        "store this one under a new --name"
+    )
+
+
+def _read_saved(output_dir: Path, name: str) -> RunConfig | None:
+    """Return the settings of a run; None if it does not exist."""
+    path = RunPaths(output_dir, name).config
+    return RunConfig.read(path) if path.exists() else None
+
+
+def _apply(saved: RunConfig, overrides: RunConfig) -> RunConfig:
+    explicit = overrides.explicit()
+    if "img_size" in explicit.get("data", {}):
+        saved = saved.override({"data": {"eval_size": None}})
+    # The run may have been moved since: its saved name and folder do not count.
+    place = {"name": overrides.run.name, "output_dir": overrides.run.output_dir}
+    return saved.override(explicit).override({"run": place})
+
+
+def _settings_of_network(tables: Tables) -> Tables:
+    """Return what defines the network, its images and its loss."""
+    found = {section: tables.get(section, {}) for section in ("data", "model", "optimizer")}
+    data = {name: value for name, value in found["data"].items() if name not in _OF_MACHINE}
+    return found | {"data": data}
+
+
+def _find_run(overrides: RunConfig, path: Path, tables: Tables) -> tuple[Path, str]:
+    """Return output folder and name of the run of a file: by its folder, else by its settings."""
+    given = overrides.run.output_dir
+    folder = path.resolve().parent
+    if folder.parent.name == "checkpoints":
+        with suppress(ConfigError):  # a folder that no run can have
+            name = RunConfig().override({"run": {"name": folder.name}}).run.name
+            found = folder.parent.parent
+            return (given if found == given.resolve() else found), name
+    named = overrides.explicit().get("run", {}).get("name")
+    name = named or tables.get("run", {}).get("name", overrides.run.name)
+    return given, RunConfig().override({"run": {"name": name}}).run.name
