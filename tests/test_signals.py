@@ -75,7 +75,7 @@ def test_the_previous_handlers_are_restored(error):
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 def test_sighup_stops_a_command_except_under_nohup():
-    assert {signal.SIGHUP, signal.SIGUSR1} < set(SIGNALS)
+    assert {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2} < set(SIGNALS)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest() as stop:

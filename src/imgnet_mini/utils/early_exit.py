@@ -9,11 +9,11 @@ from typing import Final, NoReturn
 
 SIGNALS: Final = tuple(
     signal.Signals[name]
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
     if hasattr(signal, name)
 )
-"""Signals that end a command. A closed terminal sends SIGHUP, job schedulers send SIGUSR1, and the
-console of Windows sends SIGBREAK."""
+"""Signals that end a command. A closed terminal sends SIGHUP, job schedulers send SIGUSR1, submitit
+sends SIGUSR2, and the console of Windows sends SIGBREAK."""
 
 
 def is_ignored(number: signal.Signals) -> bool:
