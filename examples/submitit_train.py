@@ -25,7 +25,7 @@ class Training:
         try:
             imgnet_mini.train(resume=True, config=self.config)
         except StoppedError as stop:
-            signal.raise_signal(stop.signal_number)  # to submitit's own handler
+            signal.raise_signal(stop.exit_code - 128)  # to submitit's own handler
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Return the job to submit again; the checkpoint itself is on disk."""

@@ -210,6 +210,7 @@ def test_a_run_under_ray_survives_the_death_of_a_worker(config, finished, start,
 def test_a_preempted_job_of_submitit_is_submitted_again(config, finished, tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("IMGNET_MINI_TEST", f"{tmp_path}")
     monkeypatch.syspath_prepend(ROOT / "examples")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'examples'}", prepend=os.pathsep)
     from submitit_train import Training  # noqa: PLC0415 - needs submitit
@@ -219,7 +220,9 @@ def test_a_preempted_job_of_submitit_is_submitted_again(config, finished, tmp_pa
     job = executor.submit(Training(f"{config}"))
     try:
         wait_for_log(tmp_path, KILL_AFTER)
-        job._interrupt()
+        for pid, _ in marked_processes(f"IMGNET_MINI_TEST={tmp_path}"):  # as Slurm does
+            if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGUSR2)
         job.results()
     finally:
         job.cancel()
