@@ -8,12 +8,12 @@ geometric mean of each method's suggestions. One row of the CSV is one result. R
 are not measured again, so a stopped benchmark can be continued, and several can share the work.
 
 The defaults are for one CPU. With a GPU: --arch resnet50 --img-size 64 --epochs 25 --seeds 0 1 2.
+--subset 10 12 takes 12 training images of each of 10 classes, --grid-seeds 0 1 2 trains each peak
+with three seeds.
 """
 
 import argparse
-import csv
 import math
-import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,15 +26,17 @@ from torchvision.models._api import register_model
 from torchvision.models.resnet import BasicBlock
 
 from imgnet_mini import cli
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
+from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.errors import DivergedError
 from imgnet_mini.lr_finder.results import SavedResult
+from imgnet_mini.training.setup import build_setup, build_trainer
+from imgnet_mini.utils.signals import StopRequest
 
 RECIPES: Final = ("reference", "mini")
 
 FAR: Final = 10.0
 """Rates this many times below the lowest of the grid are not trained at."""
-
-DIVERGED: Final = 7
-"""Exit code."""
 
 
 class SlimResNet(nn.Module):
@@ -78,9 +80,11 @@ class Cell(NamedTuple):
 class Result:
     """A row: the peak that a method suggested, or the final top-1 (percent) of a training.
 
+    data: classes x training images of each.
     method: `train`, or a method of find-lr; of the latter `top1` is NaN.
     """
 
+    data: str
     arch: str
     img_size: int
     epochs: int
@@ -103,34 +107,38 @@ class Bench:
         """Return the existing results for the network asked for."""
         rows = read_results(self.path, Result)
         wanted = asdict(self.result(cell, 0, "", 0.0))
-        same = ("arch", "img_size", "epochs", "recipe", "batch_size")
+        same = ("data", "arch", "img_size", "epochs", "recipe", "batch_size")
         return [row for row in rows if all(getattr(row, name) == wanted[name] for name in same)]
 
     def result(
         self, cell: Cell, seed: int, method: str, lr: float, top1: float = math.nan
     ) -> Result:
         options = self.options
-        return Result(options.arch, options.img_size, options.epochs, *cell, seed, method, lr, top1)
+        about = (options.data, options.arch, options.img_size, options.epochs)
+        return Result(*about, *cell, seed, method, lr, top1)
 
     def add(self, *results: Result) -> None:
         for result in results:
             add_result(self.path, result)
 
     def train(self, cell: Cell, seed: int, lr: float) -> float:
-        """Return the top-1 after the last epoch, in percent; train unless the result exists."""
+        """Return `train_quietly`, unless the result exists; 0 if the training diverged."""
         for known in self.results(cell):
             if (known.method, known.seed) == ("train", seed) and math.isclose(
                 known.lr, lr, rel_tol=0.01
             ):
                 return known.top1
-        name = f"{cell.recipe}-{cell.batch_size}-{seed}-{lr:.4g}"
-        epochs = ("--epochs", str(self.options.epochs))
-        code = self.run("train", "--resume", *epochs, "--max-lr", repr(lr), name=name, cell=cell)
-        top1 = self.last_top1(name) if code == 0 else 0.0
+        config = self.config(cell, seed).override({"schedule": {"max_lr": lr}})
+        try:
+            top1 = train_quietly(config.resolve(lr))
+        except DivergedError:
+            top1 = 0.0
         self.add(self.result(cell, seed, "train", lr, top1))
-        for folder in ("checkpoints", "out", "runs", "reports"):
-            shutil.rmtree(self.options.work_dir / folder / name, ignore_errors=True)
         return top1
+
+    def train_seeds(self, cell: Cell, lr: float) -> float:
+        """Return the mean top-1 of the trainings with each of the grid's seeds."""
+        return statistics.fmean(self.train(cell, seed, lr) for seed in self.options.grid_seeds)
 
     def find(self, cell: Cell, seed: int) -> None:
         """Run find-lr, unless its results exist."""
@@ -145,11 +153,11 @@ class Bench:
         rates = newest.suggestions.items()
         self.add(*(self.result(cell, seed, method, lr or math.nan) for method, lr in rates))
 
-    def run(self, command: str, *words: str, name: str, cell: Cell, seed: int = 0) -> int:
-        """Run a command of imgnet-mini and return its exit code: 0, or that of divergence."""
+    def run(self, command: str, *words: str, name: str, cell: Cell, seed: int = 0) -> None:
+        """Run a command of imgnet-mini."""
         options = self.options
         images = ["--data-root", str(options.data_root), "--img-size", str(options.img_size)]
-        pack = ["--pack-dir", str(options.work_dir / "pack")]
+        pack = ["--pack-dir", str(options.work_dir / f"pack-{options.data}")]
         arguments = [command, *images, *pack, *words]
         if command != "prepare":
             arguments += ["--name", name, "--output-dir", str(options.work_dir), "--workers", "0"]
@@ -158,24 +166,62 @@ class Bench:
         try:
             cli.main(arguments)
         except SystemExit as end:
-            if end.code not in (0, None, DIVERGED):
+            if end.code not in (0, None):
                 raise
-            return int(end.code or 0)
-        return 0
 
-    def last_top1(self, name: str) -> float:
-        with (self.options.work_dir / "out" / name / "train_log.csv").open(newline="") as file:
-            *_, last = (row for row in csv.DictReader(file) if row["phase"] == "val")
-        return float(last["top1"])
+    def config(self, cell: Cell, seed: int) -> RunConfig:
+        """Return the settings of a training, but for its peak."""
+        options = self.options
+        return RunConfig.from_recipe(cell.recipe).override(
+            {
+                "run": {
+                    "data_root": options.data_root,
+                    "pack_dir": options.work_dir / f"pack-{options.data}",
+                },
+                "data": {
+                    "batch_size": cell.batch_size,
+                    "img_size": options.img_size,
+                    "workers": 0,
+                },
+                "model": {"arch": options.arch},
+                "schedule": {"epochs": options.epochs},
+                "runtime": {"seed": seed},
+            }
+        )
 
 
-def search_grid(bench: Bench, cell: Cell, seed: int) -> None:
+class NoLogger:
+    """Drops the losses."""
+
+    def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
+        """Do nothing."""
+
+
+def train_quietly(config: ResolvedConfig) -> float:
+    """Return the top-1 after the last epoch, in percent, of a training without any files.
+
+    It trains as the command does. With small data sets, whose epochs take a second, validation and
+    checkpoints after each epoch would take most of the time.
+    """
+    setup = build_setup(config)
+    trainer = build_trainer(config, setup)
+    loader = build_eval_loader(config.data, setup.images, device=setup.device)
+    with StopRequest() as stop:
+        for _ in range(config.schedule.epochs):
+            trainer.train_epoch(setup.train_loader, NoLogger(), stop)
+            trainer.state.finish_epoch(0.0)
+        metrics, _ = trainer.validate(loader, stop)["val"]
+        stop.check()
+    return metrics.top1
+
+
+def search_grid(bench: Bench, cell: Cell) -> None:
     """Train at rates a factor of 2 apart, until the best has a worse neighbour on both sides."""
     top1: dict[int, float] = {}
     missing = set(bench.options.grid)
     while missing:
         for power in sorted(missing):
-            top1[power] = bench.train(cell, seed, grid_rate(cell, power))
+            top1[power] = bench.train_seeds(cell, grid_rate(cell, power))
         best = max(top1, key=lambda power: top1[power])
         missing = {best - 1, best + 1} - top1.keys()
 
@@ -185,16 +231,12 @@ def grid_rate(cell: Cell, power: int) -> float:
     return 0.1 * cell.batch_size / 256 * 2.0**power
 
 
-def train_as_suggested(bench: Bench, cell: Cell, seed: int) -> list[Row]:
+def train_as_suggested(bench: Bench, cell: Cell) -> list[Row]:
     """Return a row for the best of the grid, and one for each method."""
     results = bench.results(cell)
-    powers = range(-8, 16)
-    rates = [grid_rate(cell, power) for power in powers]
-    grid = {
-        row.lr: row.top1
-        for row in results
-        if (row.method, row.seed) == ("train", seed) and _is_near(row.lr, rates)
-    }
+    rates = [grid_rate(cell, power) for power in range(-8, 16)]
+    trained = {row.lr for row in results if row.method == "train" and _is_near(row.lr, rates)}
+    grid = {lr: bench.train_seeds(cell, lr) for lr in sorted(trained)}
     best = max(grid, key=lambda lr: grid[lr])
     about = {"recipe": cell.recipe, "batch": str(cell.batch_size)}
     rows: list[Row] = [
@@ -207,7 +249,7 @@ def train_as_suggested(bench: Bench, cell: Cell, seed: int) -> list[Row]:
             continue
         lr = statistics.geometric_mean(found)
         is_far = lr * FAR < min(grid)
-        top1 = None if is_far else bench.train(cell, seed, lr)
+        top1 = None if is_far else bench.train_seeds(cell, lr)
         rows.append(
             about
             | {"method": method, "rate": f"{lr:.3g}", "top-1": top1}
@@ -221,23 +263,48 @@ def _is_near(lr: float, rates: Sequence[float]) -> bool:
     return any(math.isclose(lr, rate, rel_tol=0.01) for rate in rates)
 
 
+def link_subset(data_root: Path, classes: int, images: int, folder: Path) -> Path:
+    """Return a folder of links to some classes, with all their validation images."""
+    subset = folder / f"data-{classes}x{images}"
+    names = sorted(path.name for path in (data_root / "train").iterdir())
+    for name in names[:: len(names) // classes][:classes]:
+        for split, limit in (("train", images), ("val", None)):
+            (subset / split / name).mkdir(parents=True, exist_ok=True)
+            for file in sorted((data_root / split / name).iterdir())[:limit]:
+                link = subset / split / name / file.name
+                if not link.is_symlink():
+                    link.symlink_to(file.resolve())
+    return subset
+
+
+def count_images(data_root: Path) -> str:
+    """Return classes and mean number of training images of each, such as `100x35`."""
+    counts = [len(list(folder.iterdir())) for folder in (data_root / "train").iterdir()]
+    return f"{len(counts)}x{statistics.fmean(counts):.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
     results = Path(__file__).parent / "results" / "lr_advice.csv"
     parser.add_argument("--results", type=Path, default=results)
+    parser.add_argument("--subset", type=int, nargs=2, metavar=("CLASSES", "IMAGES"))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--arch", default="slim_resnet", help="that, or one of torchvision's")
     parser.add_argument("--img-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of find-lr")
+    parser.add_argument("--grid-seeds", type=int, nargs="+", default=[0], help="of each training")
     parser.add_argument("--grid", type=int, nargs="+", default=[1, 2, 3], help="doublings")
     parser.add_argument("--find-lr", default="", help="more options for find-lr, as one word")
     parser.add_argument("--only", choices=["grid", "find-lr"], help="half of the work, no table")
     add_output_options(parser)
     options = parser.parse_args()
+    if options.subset:
+        options.data_root = link_subset(options.data_root, *options.subset, options.work_dir)
+    options.data = count_images(options.data_root)
 
     slim_resnet.__module__ = BasicBlock.__module__  # where imgnet-mini looks for networks
     register_model()(slim_resnet)
@@ -249,10 +316,10 @@ def main() -> None:
             for seed in options.seeds:
                 bench.find(cell, seed)
         if options.only != "find-lr":
-            search_grid(bench, cell, options.seeds[0])
+            search_grid(bench, cell)
     if options.only:
         return
-    rows = [row for cell in cells for row in train_as_suggested(bench, cell, options.seeds[0])]
+    rows = [row for cell in cells for row in train_as_suggested(bench, cell)]
     note = f"No training at rates more than {FAR:g} times under the grid: '-'."
     show(options, rows, about=describe_run("torchvision"), note=note)
 
