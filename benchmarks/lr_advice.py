@@ -263,18 +263,22 @@ def _is_near(lr: float, rates: Sequence[float]) -> bool:
     return any(math.isclose(lr, rate, rel_tol=0.01) for rate in rates)
 
 
-def link_subset(data_root: Path, classes: int, images: int, folder: Path) -> Path:
-    """Return a folder of links to some classes, with all their validation images."""
-    subset = folder / f"data-{classes}x{images}"
+def link_subset(data_root: Path, subset: Sequence[int], work_dir: Path) -> Path:
+    """Return a folder of links to some classes, with all their validation images.
+
+    subset: the number of classes, and of training images of each.
+    """
+    classes, images = subset
+    folder = work_dir / f"data-{classes}x{images}"
     names = sorted(path.name for path in (data_root / "train").iterdir())
     for name in names[:: len(names) // classes][:classes]:
         for split, limit in (("train", images), ("val", None)):
-            (subset / split / name).mkdir(parents=True, exist_ok=True)
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
             for file in sorted((data_root / split / name).iterdir())[:limit]:
-                link = subset / split / name / file.name
+                link = folder / split / name / file.name
                 if not link.is_symlink():
                     link.symlink_to(file.resolve())
-    return subset
+    return folder
 
 
 def count_images(data_root: Path) -> str:
@@ -303,7 +307,7 @@ def main() -> None:
     add_output_options(parser)
     options = parser.parse_args()
     if options.subset:
-        options.data_root = link_subset(options.data_root, *options.subset, options.work_dir)
+        options.data_root = link_subset(options.data_root, options.subset, options.work_dir)
     options.data = count_images(options.data_root)
 
     slim_resnet.__module__ = BasicBlock.__module__  # where imgnet-mini looks for networks

@@ -45,7 +45,7 @@ def test_each_suggestion_is_marked_on_the_curve_with_its_value(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
     found = suggest(curve)
     figure = drawn(curve, found)
-    assert f"start of divergence: {found.turn:.3g} (recommended)" in legend(figure)
+    assert f"half the start of divergence: {found.ramp:.3g} (recommended)" in legend(figure)
     assert f"steepest descent: {found.steepest:.3g}" in legend(figure)
     assert f"valley: {found.valley:.3g}" in legend(figure)
     assert f"minimum / 10: {found.minimum_over_10:.3g}" in legend(figure)
@@ -73,7 +73,7 @@ def test_a_problem_is_in_the_title_and_nothing_is_marked(drawn):
     curve = build_curve(LRS, np.full(100, 6.9), "end", num_iter=100)
     figure = drawn(curve, suggest(curve))
     (axes,) = figure.axes
-    assert "No suggestion. The loss never falls clearly" in axes.get_title(loc="left")
+    assert "It suggests nothing. The loss never falls clearly" in axes.get_title(loc="left")
     assert len(axes.lines) == len(legend(figure)) == 2
 
 
@@ -153,7 +153,7 @@ def test_trials_are_drawn_beside_the_loss_of_chance(drawn):
     curve = build_curve(LRS, FALL, "end", num_iter=100)
     trials = TrialRuns(30, (TrialRun(0.1, (5.1,)), TrialRun(0.4, (4.7,))), 4.605)
     _, below = drawn(curve, suggest(curve, trials, default=0.1), trials=trials).axes
-    assert "the default of train" in below.get_title(loc="left")
+    assert "the peak of train without --max-lr" in below.get_title(loc="left")
     assert [text.get_text() for text in below.texts] == ["chance"]
     assert any(set(line.get_ydata()) == {4.605} for line in below.lines)
     assert not any(line.get_marker() == "*" for line in below.lines)

@@ -9,7 +9,7 @@ import torch_lr_finder.lr_finder as library
 from torch import nn
 from torch.optim import SGD
 
-from imgnet_mini.config.training_settings import FinderConfig
+from imgnet_mini.config.training_settings import ResolvedFinder
 from imgnet_mini.lr_finder.range_test import run_range_test
 from imgnet_mini.training.precision import Precision
 
@@ -37,7 +37,7 @@ class Parts:
             self.optimizer,
             criterion or self.criterion,
             itertools.cycle(self.data),
-            FinderConfig(**{"start_lr": 1e-4, "end_lr": 1e-1, "num_iter": 24} | settings),
+            ResolvedFinder(**{"start_lr": 1e-4, "end_lr": 1e-1, "num_iter": 24} | settings),
             device=CPU,
             autocast=autocast,
             scaler=scaler or torch.amp.GradScaler("cpu", enabled=False),
@@ -213,7 +213,7 @@ def test_batches_come_in_order_and_no_more_than_there_are_steps(parts):
         parts.optimizer,
         parts.criterion,
         count(),
-        FinderConfig(num_iter=5),
+        ResolvedFinder(start_lr=1e-7, end_lr=1.0, num_iter=5),
         device=CPU,
         autocast=None,
         scaler=torch.amp.GradScaler("cpu", enabled=False),

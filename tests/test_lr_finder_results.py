@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgnet_mini.config.training_settings import FinderConfig
+from imgnet_mini.config.training_settings import ResolvedFinder
 from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.lr_finder.curve import build_curve
 from imgnet_mini.lr_finder.results import latest_suggestion, save_result
@@ -33,7 +33,7 @@ def result_of(losses, stopped="end", **changes):
     curve = build_curve(lrs, losses, stopped, num_iter=40)
     result = SimpleNamespace(
         name="a",
-        finder=FinderConfig(num_iter=40),
+        finder=ResolvedFinder(start_lr=1e-7, end_lr=1.0, num_iter=40),
         curve=curve,
         suggestions=suggest(curve),
         settings={"arch": "resnet18", "batch_size": 64, "data_root": "bilder/ä"},
@@ -84,14 +84,15 @@ def test_the_json_holds_every_suggestion_and_how_it_was_made(good, tmp_path):
         "stopped": "end",
         "suggestions": {
             "trials": None,
+            "ramp": found.ramp,
             "default": None,
             "turn": found.turn,
             "steepest": found.steepest,
             "valley": found.valley,
             "minimum_over_10": found.minimum_over_10,
         },
-        "recommended": "turn",
-        "lr": found.turn,
+        "recommended": "ramp",
+        "lr": found.ramp,
         "training_steps": 0,
         "reason": explain(found, None),
         "trials": None,
@@ -103,7 +104,7 @@ def test_the_json_holds_every_suggestion_and_how_it_was_made(good, tmp_path):
         },
         "settings": good.settings,
         "command": ["imgnet-mini", "find-lr", "--num-iter", "40"],
-        "train_command": f"imgnet-mini train --max-lr {found.turn:.3g} --name a",
+        "train_command": f"imgnet-mini train --max-lr {found.ramp:.3g} --name a",
         "plot": saved.plot,
         "curve": saved.curve,
     }
@@ -152,8 +153,8 @@ def test_the_newest_suggestion_of_the_run_is_found(good, bad, tmp_path):
     found = latest_suggestion(tmp_path, "a")
     assert found is not None
     assert found.path == newest.path
-    assert found.lr == good.suggestions.turn
-    assert found.recommended == "turn"
+    assert found.lr == good.suggestions.ramp
+    assert found.recommended == "ramp"
     assert found.settings == good.settings
 
 

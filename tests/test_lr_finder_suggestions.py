@@ -81,26 +81,50 @@ def test_valley_of_a_single_fall_is_its_middle():
 
 def test_the_default_of_train_is_recommended_if_trial_runs_learn_too_little():
     tried = TrialRuns(100, (TrialRun(0.1, (4.7,)), TrialRun(0.4, (4.6,))), math.log(100))
-    for curve in (curve_of(fall()), curve_of(np.full(STEPS, 6.9))):
-        found = suggest(curve, tried, default=0.025)
-        assert (found.recommended, found.lr, found.trials) == ("default", 0.025, None)
-    assert suggest(curve_of(fall()), tried, default=0.025).turn is not None
+    found = suggest(curve_of(np.full(STEPS, 6.9)), tried, default=0.025)
+    assert (found.recommended, found.lr, found.trials) == ("default", 0.025, None)
     sentence = explain(found, tried)
     assert "No trial run of 100 steps has learned enough" in sentence
-    assert "--trial-steps 300" in sentence
-    diverged = TrialRuns(100, (TrialRun(0.1, (math.inf,)),), math.log(100))
-    assert suggest(curve_of(fall()), diverged, default=0.025).recommended == "turn"
-    assert suggest(curve_of(fall()), default=0.025).recommended == "turn"
+    assert "larger --budget" in sentence
 
 
-def test_trial_runs_come_before_the_start_of_divergence_and_that_before_the_steepest_point():
+def test_the_range_test_raises_the_default_but_never_lowers_it():
+    turn = suggest(curve_of(fall())).turn
+    raised = suggest(curve_of(fall()), default=turn / 10)
+    assert (raised.recommended, raised.lr) == ("ramp", turn / 2)
+    kept = suggest(curve_of(fall()), default=turn)
+    assert (kept.recommended, kept.lr) == ("default", turn)
+    sentence = explain(kept, None)
+    assert "may raise the peak, and not lower it" in sentence
+    assert f"diverges from {turn:.3g} on" in sentence
+
+
+def test_the_peak_is_below_those_tried_if_all_trial_runs_diverge():
+    diverged = TrialRuns(100, (TrialRun(0.01, (math.inf,)), TrialRun(0.02, (math.inf,))))
+    found = suggest(curve_of(np.full(STEPS, 6.9)), diverged, default=0.02)
+    assert (found.recommended, found.lr) == ("default", 0.0025)
+    assert "All trial runs diverged, down to peak lr 0.01" in explain(found, diverged)
+
+
+def test_trial_runs_come_before_the_range_test_and_that_before_the_default():
     tried = TrialRuns(20, (TrialRun(0.5, (1.0,)),))
-    with_trials, with_turn = suggest(curve_of(fall()), tried), suggest(curve_of(fall()))
-    without = suggest(curve_of(fall(rises_from=STEPS)))
-    assert (with_trials.recommended, with_trials.lr) == ("trials", 0.5)
-    assert (with_turn.recommended, with_turn.lr) == ("turn", with_turn.turn)
-    assert (without.recommended, without.lr) == ("steepest", without.steepest)
+    found = suggest(curve_of(fall()), tried, default=1e-6)
+    assert (found.recommended, found.lr) == ("trials", 0.5)
+    assert suggest(curve_of(fall()), default=1e-6).recommended == "ramp"
+    assert suggest(curve_of(fall(rises_from=STEPS)), default=1e-6).recommended == "default"
     assert suggest(curve_of(np.full(STEPS, 6.9))).recommended is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("growth", [1.2, 2.0, 4.0])
+def test_the_range_tests_suggestion_lies_outside_the_zone_where_the_losses_explode(seed, growth):
+    start = 80
+    explosion = np.where(np.arange(STEPS) > start, growth ** (np.arange(STEPS) - start), 0)
+    losses = fall(rises_from=STEPS) + 0.1 * explosion + noise(seed, size=0.01)
+    found = suggest(curve_of(losses))
+    first_high = start + np.flatnonzero(losses[start:] > 6.9 - 0.5)[0]
+    assert steps_apart(found.turn, LRS[first_high]) < 2
+    assert found.ramp < found.regions.diverging[0] <= LRS[first_high + 1]
 
 
 @pytest.mark.parametrize(("steps", "lr"), [(0, 0.4), (20, 0.4), (160, 0.2), (20_000, 0.04)])
@@ -126,10 +150,10 @@ def test_divergence_starts_where_the_loss_has_risen_by_half_of_its_drop():
 @pytest.mark.parametrize(
     ("trials", "words"),
     [
-        (None, ["start of divergence of the range test", "cautious", "--trials 6"]),
+        (None, ["Recommended: half the start of divergence."]),
         ([(0.1, 3.0), (0.2, 2.0), (0.4, 3.0)], ["Of 3 runs of 20 steps", "peak lr 0.2"]),
         ([(0.1, 2.5), (0.2, 2.0), (0.4, 3.0)], ["parabola", "minimum at 0.178"]),
-        ([(0.1, 3.0), (0.2, 2.0)], ["the highest that was tried", "--trials"]),
+        ([(0.1, 3.0), (0.2, 2.0)], ["the highest that was tried", "--budget"]),
     ],
 )
 def test_a_sentence_says_why(trials, words):
@@ -161,7 +185,7 @@ def test_no_minimum_where_the_loss_still_falls_but_ever_more_slowly():
     losses = 6.9 - 1 / (1 + np.exp(-(np.arange(STEPS) - 60) / 12))
     found = suggest(curve_of(losses))
     assert found.minimum_over_10 is None
-    assert steps_apart(found.lr, LRS[60]) < 3
+    assert steps_apart(found.steepest, LRS[60]) < 3
 
 
 def test_a_loss_that_becomes_nan_late_still_suggests():
@@ -227,6 +251,11 @@ def test_a_constant_curve_never_falls(loss):
 def test_a_curve_that_only_rises_asks_for_more_steps_and_no_higher_end():
     found = suggest(curve_of(6.9 + np.linspace(0, 1, STEPS) ** 4 + noise(0)))
     assert_refused(found, "never falls clearly", "--num-iter")
+    diverging = suggest(curve_of(6.9 + 2 * np.linspace(0, 1, STEPS) ** 4 + noise(0)))
+    assert diverging.problem.startswith("The loss never falls clearly")
+    assert steps_apart(diverging.turn, LRS[84]) < 4
+    assert diverging.ramp == diverging.turn / 2
+    assert diverging.regions.falling is None
     assert "--end-lr" not in found.problem
 
 

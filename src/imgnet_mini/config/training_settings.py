@@ -1,5 +1,6 @@
 """Settings of the network, the optimizer, the schedule and the learning rate finder."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -125,23 +126,52 @@ class ResolvedSchedule(ScheduleConfig):
 class FinderConfig(Section):
     """Learning rate range test, and short trial trainings after it."""
 
-    start_lr: Annotated[float, Gt(0)] = 1e-7
-    """Learning rate of the first step."""
+    budget: Annotated[float, Gt(0)] = 0.1
+    """Images to spend at most, range test included, as a fraction of those of the training."""
 
-    end_lr: Annotated[float, Gt(0)] = 1.0
-    """Learning rate of the last step."""
+    max_minutes: Annotated[float | None, Gt(0)] = None
+    """Time limit in minutes; unset: none."""
+
+    start_lr: Annotated[float | None, Gt(0)] = None
+    """Learning rate of the first step; unset: the optimizer's default peak / 25."""
+
+    end_lr: Annotated[float | None, Gt(0)] = None
+    """Learning rate of the last step; unset: 64 x the optimizer's default peak."""
 
     num_iter: Annotated[int, Ge(2)] = 100
-    """Steps of the range test; the learning rate rises exponentially."""
+    """Maximum steps of the range test; the learning rate rises exponentially."""
 
-    trials: Annotated[int, Ge(0)] = 6
+    trials: Annotated[int, Ge(0)] = 5
     """Maximum number of short trainings that compare peak learning rates; 0: range test only."""
 
-    trial_steps: Annotated[int, Ge(20)] = 100
-    """Steps of each trial, a whole one-cycle schedule."""
+    trial_steps: Annotated[int | None, Ge(20)] = None
+    """Steps of each trial, a whole one-cycle schedule; unset: as many as the budget allows."""
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
-        if self.end_lr <= self.start_lr:
+        if self.start_lr and self.end_lr and self.end_lr <= self.start_lr:
             raise ValueError(f"end_lr ({self.end_lr}) must be above start_lr ({self.start_lr})")
         return self
+
+    def resolve(self, default_lr: float, steps: int) -> "ResolvedFinder":
+        """Return a copy with the bounds of a range test of `steps` steps.
+
+        default_lr: peak of the optimizer where none is set.
+        """
+        start = self.start_lr or min(default_lr, self.end_lr or math.inf) / 25
+        end = self.end_lr or 64 * max(default_lr, start)
+        bounds = {"start_lr": start, "end_lr": end, "num_iter": steps}
+        return ResolvedFinder.model_validate(self.model_dump() | bounds)
+
+
+class ResolvedFinder(FinderConfig):
+    """The settings of find-lr with the bounds of its range test as numbers."""
+
+    start_lr: Annotated[float, Gt(0)]
+    """Learning rate of the first step."""
+
+    end_lr: Annotated[float, Gt(0)]
+    """Learning rate of the last step."""
+
+    num_iter: Annotated[int, Ge(0)]
+    """Steps of the range test."""

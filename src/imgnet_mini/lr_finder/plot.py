@@ -21,6 +21,7 @@ _FAINT = "#57606a"
 _GRID = "#d8dee4"
 _STYLES: Final[dict[Method, tuple[str, str]]] = {
     "trials": ("^", "#c62828"),
+    "ramp": ("<", "#1f5fa8"),
     "default": ("P", "#24292f"),
     "turn": ("v", "#1a7f37"),
     "steepest": ("o", "#0b7a8a"),
@@ -67,8 +68,8 @@ def draw_range_test(
         axes.set_ylim(*limits)
     axes.plot(curve.lrs, curve.losses, color=_LINE, alpha=0.35, linewidth=1, label="loss")
     axes.plot(curve.lrs, curve.smoothed, color=_LINE, linewidth=2.4, label="smoothed loss")
-    if suggestions.problem is None:
-        _shade_regions(axes, suggestions)
+    _shade_regions(axes, suggestions)
+    if curve.finite_steps:
         _mark_suggestions(axes, curve, suggestions)
     if trials:
         _draw_trials(below[0], trials, suggestions)
@@ -176,4 +177,5 @@ def _title(suggestions: Suggestions, settings: dict[str, Any]) -> str:
         title += f", batch size {settings['batch_size']}"
     if suggestions.problem is None:
         return title
-    return "\n".join([title, *textwrap.wrap(f"No suggestion. {suggestions.problem}", width=100)])
+    problem = f"It suggests nothing. {suggestions.problem}"
+    return "\n".join([title, *textwrap.wrap(problem, width=100)])

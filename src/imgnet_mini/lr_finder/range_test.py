@@ -13,8 +13,9 @@ from torch import Tensor, device, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from imgnet_mini.config.training_settings import FinderConfig
+from imgnet_mini.config.training_settings import ResolvedFinder
 from imgnet_mini.lr_finder.curve import Curve, StopReason, build_curve
+from imgnet_mini.lr_finder.trials import SearchEndedError
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 OnStep = Callable[[int, float], None]
@@ -31,7 +32,7 @@ def run_range_test(
     optimizer: Optimizer,
     criterion: nn.Module,
     batches: Batches,
-    finder: FinderConfig,
+    finder: ResolvedFinder,
     *,
     device: device,
     autocast: dict[str, Any] | None,
@@ -42,7 +43,8 @@ def run_range_test(
 ) -> Curve:
     """Train for `num_iter` steps while the learning rate grows by a constant factor.
 
-    Stops early if the loss diverges or is not finite. Restores model, optimizer and scaler and
+    Stops early if the loss diverges or is not finite, or if `on_step` raises
+    `SearchEndedError`: the curve then ends there. Restores model, optimizer and scaler and
     clears the gradients, also if an exception ends the test.
 
     optimizer: without a scheduler; its learning rate is not used.
@@ -80,6 +82,8 @@ def run_range_test(
             watched.check_loss()
         except _StopEarly as stop:
             stopped = stop.reason
+        except SearchEndedError:
+            pass
         history = lr_finder.history
     return build_curve(history["lr"], history["loss"], stopped, num_iter=finder.num_iter)
 

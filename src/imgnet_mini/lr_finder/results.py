@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from imgnet_mini.config.training_settings import FinderConfig
+from imgnet_mini.config.training_settings import ResolvedFinder
 from imgnet_mini.lr_finder.curve import Curve, StopReason
 from imgnet_mini.lr_finder.suggestions import Method, Regions, Suggestions, explain
 from imgnet_mini.lr_finder.trials import TrialRuns
@@ -68,8 +68,8 @@ class SavedResult(JsonModel):
     time: Annotated[datetime, BeforeValidator(_parse_time)]
     start_lr: Rate | None = None
     end_lr: Rate | None = None
-    num_iter: Count | None = None
-    steps: Count | None = None
+    num_iter: Annotated[int, Field(ge=0)] | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None
     stopped: StopReason | None = None
     suggestions: dict[Method, Rate | None] = Field(default_factory=dict)
     recommended: Method | None = None
@@ -123,7 +123,7 @@ def save_result(
     time: datetime,
     *,
     name: str,
-    finder: FinderConfig,
+    finder: ResolvedFinder,
     curve: Curve,
     suggestions: Suggestions,
     trials: TrialRuns | None = None,
@@ -190,7 +190,7 @@ def latest_suggestion(finder_dir: Path, name: str) -> SavedSuggestion | None:
     return SavedSuggestion.read(newest.path)
 
 
-def _unused_path(finder: FinderConfig, finder_dir: Path, time: datetime) -> Path:
+def _unused_path(finder: ResolvedFinder, finder_dir: Path, time: datetime) -> Path:
     """Return a path for the JSON file; none of the files of the result exists yet."""
     stem = (
         f"{_PREFIX}{time:%Y%m%d-%H%M%S}_start{finder.start_lr:g}_end{finder.end_lr:g}"

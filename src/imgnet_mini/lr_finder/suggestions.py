@@ -6,25 +6,32 @@ from typing import Annotated, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from imgnet_mini.lr_finder.curve import MIN_STEPS, Curve, CurveFeatures, extract_features
+from imgnet_mini.lr_finder.curve import (
+    MIN_STEPS,
+    Curve,
+    CurveFeatures,
+    FloatArray,
+    extract_features,
+)
 from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.utils.json_file import JsonModel
 
-Method = Literal["trials", "default", "turn", "steepest", "valley", "minimum_over_10"]
+Method = Literal["trials", "ramp", "default", "turn", "steepest", "valley", "minimum_over_10"]
 LrRange = Annotated[tuple[float, float], Field(strict=False)]
 
 METHOD_NAMES: Final[dict[Method, str]] = {
     "trials": "trial runs",
+    "ramp": "half the start of divergence",
     "default": "train without --max-lr",
     "turn": "start of divergence",
     "steepest": "steepest descent",
     "valley": "valley",
     "minimum_over_10": "minimum / 10",
 }
-"""Methods by their key in result files, best first: the first that gives a rate is recommended.
+"""Methods by their key in result files; one of the first three is recommended.
 
-With the peak of the trial runs, complete trainings of a small network came within a point of the
-best of a grid; of the range test's methods only `turn` did (benchmarks/lr_advice.py)."""
+With these, complete trainings of small networks came near the best of a grid; the last three are
+far too low (benchmarks/lr_advice.py)."""
 
 _STANDARD_ERRORS: Final = 3.0
 """A drop counts from here on. 2 to 5 in 100 flat curves of 20 to 500 noisy steps seem to drop by
@@ -34,6 +41,10 @@ were 2.4 to 4.7 standard errors."""
 
 _MIN_DROP: Final = 1e-3
 """A smaller share of the first loss is not a drop either, however quiet the curve."""
+
+
+_CLEAR_RISE: Final = 0.15
+"""A loss this share above the first ones, for good, has diverged, even if it has never fallen."""
 
 
 class Regions(JsonModel):
@@ -51,26 +62,31 @@ class Regions(JsonModel):
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Peak learning rates of six methods; None if a method gives none.
+    """Peak learning rates of each method; None if a method gives none.
 
     trials: from the best of the trial runs, for a training of `steps` steps.
-    default: the peak of train without --max-lr, if the trial runs have learned too little.
-    turn: where the smoothed loss has risen again by half of its drop.
+    ramp: half of `turn`.
+    default: the peak of train without --max-lr; lower if all trial runs diverged.
+    turn: where the loss of the range test has risen again by half of its drop, or has clearly
+        risen without having fallen.
     steepest: where the smoothed loss falls fastest over the logarithm of the rate.
     valley: middle of the longest fall.
     minimum_over_10: a tenth of the rate with the lowest smoothed loss; None if the loss is
         still falling at the last rate.
     problem: why the curve suggests nothing and what to change, in a sentence or two.
+    limit: what ended the search early, in a sentence.
     steps: of the training that the suggestions are for; 0: not longer than a trial run.
     """
 
     trials: float | None = None
+    ramp: float | None = None
     default: float | None = None
     turn: float | None = None
     steepest: float | None = None
     valley: float | None = None
     minimum_over_10: float | None = None
     problem: str | None = None
+    limit: str = ""
     steps: int = 0
     regions: Regions = field(default_factory=Regions)
 
@@ -81,8 +97,15 @@ class Suggestions:
 
     @property
     def recommended(self) -> Method | None:
-        """The first method of `METHOD_NAMES` that gives a rate."""
-        return next((method for method, lr in self.lrs.items() if lr is not None), None)
+        """The trial runs; else the higher one of range test and default.
+
+        The range test is too cautious on an untrained network, so it only raises the default.
+        """
+        if self.trials is not None:
+            return "trials"
+        if self.ramp is not None and self.ramp > (self.default or 0):
+            return "ramp"
+        return None if self.default is None else "default"
 
     @property
     def lr(self) -> float | None:
@@ -91,53 +114,77 @@ class Suggestions:
 
 
 def suggest(
-    curve: Curve, trials: TrialRuns | None = None, *, steps: int = 0, default: float | None = None
+    curve: Curve,
+    trials: TrialRuns | None = None,
+    *,
+    steps: int = 0,
+    default: float | None = None,
+    limit: str = "",
 ) -> Suggestions:
     """Derive suggestions from a curve, or say why it gives none, and from trial runs.
 
     steps: of the training that the suggestions are for.
     default: the peak of train without --max-lr.
+    limit: what ended the search early, in a sentence.
     """
-    found = Suggestions(steps=steps)
+    found = Suggestions(steps=steps, default=default, limit=limit)
     if trials is not None:
         found = replace(found, trials=trials.peak_lr_for(steps))
-        if not trials.has_learned and not trials.all_diverged:
-            found = replace(found, default=default)
+        if trials.all_diverged and default is not None:
+            found = replace(found, default=min(default, trials.runs[0].peak_lr / 4))
     if curve.finite_steps < MIN_STEPS:
         return replace(found, problem=_describe_too_short(curve))
     features = extract_features(curve)
     problem = _find_problem(curve, features)
+    regions = _find_rise(curve, features) if problem else _find_regions(curve, features)
+    turn = regions.diverging[0] if regions.diverging else None
+    found = replace(found, ramp=turn and turn / 2, turn=turn, regions=regions)
     if problem:
         return replace(found, problem=problem)
-    regions = _find_regions(curve, features)
     minimum = float(curve.lrs[features.minimum])
     return replace(
         found,
-        turn=regions.diverging[0] if regions.diverging else None,
         steepest=float(curve.lrs[features.steepest]),
         valley=float(curve.lrs[features.valley]),
         minimum_over_10=None if features.minimum_at_end else minimum / 10,
-        regions=regions,
     )
 
 
 def explain(suggestions: Suggestions, trials: TrialRuns | None) -> str:
-    """Say in a sentence or two why the recommended rate is; empty if there is none."""
-    if suggestions.recommended is None:
+    """Say in a few sentences why the recommended rate is; empty if there is none."""
+    method, lr = suggestions.recommended, suggestions.lr
+    if method is None or lr is None:
         return ""
-    if suggestions.default is not None and trials is not None:
-        return (
-            f"Recommended: the default of train. No trial run of {trials.steps} steps has learned "
-            "enough to compare peaks, and the range test is far too cautious on an untrained "
-            f"network. Longer trial runs may help: --trial-steps {3 * trials.steps}."
+    name = "the peak of train without --max-lr" if method == "default" else METHOD_NAMES[method]
+    sentences = [f"Recommended: {name}.", suggestions.limit, _describe_trials(suggestions, trials)]
+    if method == "default" and suggestions.problem:
+        sentences.append(f"The range test does not tell either. {suggestions.problem}")
+    elif method == "default" and suggestions.turn is not None:
+        sentences.append(
+            "The range test is no reason to leave it: on an untrained network it is too cautious, "
+            "so it may raise the peak, and not lower it."
         )
-    if suggestions.trials is None or trials is None:
-        return (
-            f"Recommended: {METHOD_NAMES[suggestions.recommended]} of the range test, which is "
-            "cautious on an untrained network: a higher peak, such as the default of train, may "
-            "well end better." + ("" if trials else " Trial runs (--trials 6) compare peaks.")
+    diverging = suggestions.regions.diverging
+    if diverging and lr >= diverging[0]:
+        sentences.append(
+            f"The range test diverges from {diverging[0]:.3g} on; training, with its slow "
+            "warm-up, bears higher rates."
         )
-    text = f"Recommended: trial runs. {_describe_best(trials)}"
+    return " ".join(filter(None, sentences))
+
+
+def _describe_trials(suggestions: Suggestions, trials: TrialRuns | None) -> str:
+    """Say what the trial runs have shown; empty without any."""
+    if trials is None:
+        return ""
+    if trials.all_diverged:
+        return f"All trial runs diverged, down to peak lr {trials.runs[0].peak_lr:.3g}."
+    if suggestions.trials is None:
+        return (
+            f"No trial run of {trials.steps} steps has learned enough to compare peaks; a larger "
+            "--budget makes them longer."
+        )
+    text = _describe_best(trials)
     if trials.peak_lr == suggestions.trials:
         return text
     return (
@@ -150,12 +197,12 @@ def _describe_best(trials: TrialRuns) -> str:
     lrs = [run.peak_lr for run in trials.runs]
     best = trials.best.peak_lr
     text = (
-        f"Of {len(lrs)} runs of {trials.steps} steps, from the same weights on the same images, "
-        f"peak lr {best:.3g} had the lowest final loss"
+        f"Of {len(lrs)} run{'s' if len(lrs) > 1 else ''} of {trials.steps} steps, from the same "
+        f"weights on the same images, peak lr {best:.3g} had the lowest final loss"
     )
     if best in (lrs[0], lrs[-1]):
         end = "lowest" if best == lrs[0] else "highest"
-        return f"{text}. It is the {end} that was tried: more --trials search further."
+        return f"{text}. It is the {end} that was tried: a larger --budget searches further."
     if trials.peak_lr == best:
         return f"{text}."
     return (
@@ -200,14 +247,40 @@ def _describe_too_short(curve: Curve) -> str:
 
 
 def _find_regions(curve: Curve, features: CurveFeatures) -> Regions:
+    """Find the parts of a curve.
+
+    Losses that explode are clipped and smoothed, so the smoothed curve rises later than they do:
+    the loss diverges from where either it or the median of three losses is high for good.
+    """
     lrs, smoothed = curve.lrs, curve.smoothed[: curve.finite_steps]
-    low = np.flatnonzero(smoothed < features.initial_loss - 0.5 * features.drop)
-    diverges = int(low[-1]) + 1
+    level = features.initial_loss - 0.5 * features.drop
+    low = [np.flatnonzero(values < level) for values in (smoothed, _medians(curve))]
+    diverges = min(int(steps[-1]) + 1 for steps in low if steps.size)
     if curve.stopped != "end":
         diverges = min(diverges, lrs.size - 1)
     start = float(lrs[features.drop_start])
+    minimum = max(features.drop_start, min(features.minimum, diverges))
     return Regions(
         flat=(float(lrs[0]), start) if features.drop_start else None,
-        falling=(start, float(lrs[features.minimum])),
+        falling=(start, float(lrs[minimum])),
         diverging=(float(lrs[diverges]), float(lrs[-1])) if diverges < lrs.size else None,
     )
+
+
+def _find_rise(curve: Curve, features: CurveFeatures) -> Regions:
+    """Find where the loss of a curve that does not fall clearly is too high for good."""
+    low = np.flatnonzero(_medians(curve) < (1 + _CLEAR_RISE) * features.initial_loss)
+    start = int(low[-1]) + 1 if low.size else 0
+    if curve.stopped != "end":
+        start = min(start, curve.lrs.size - 1)
+    if not 0 < start < curve.lrs.size:
+        return Regions()
+    first, turn, last = (float(curve.lrs[step]) for step in (0, start, -1))
+    return Regions(flat=(first, turn), diverging=(turn, last))
+
+
+def _medians(curve: Curve) -> FloatArray:
+    """Return the medians of each finite loss and its neighbors."""
+    losses = np.pad(curve.losses[: curve.finite_steps], 1, mode="edge")
+    medians: FloatArray = np.median(np.stack([losses[:-2], losses[1:-1], losses[2:]]), axis=0)
+    return medians

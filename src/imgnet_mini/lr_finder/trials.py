@@ -14,8 +14,8 @@ _MIN_LEARNED: Final = 0.1
 Before that, the lowest loss only shows the smallest damage: of ResNet-50's trial runs of 100 steps
 with the recipe `mini`, whose loss fell by 2 %, it was at a twelfth of a good peak."""
 
-_FIRST_DOUBLINGS: Final = (0, 2, 4)
-"""Peaks tried first, in doublings of the lowest; then the neighbors of the best."""
+_MAX_UNLEARNED: Final = 2
+"""Runs after which the search ends if none of them has learned enough."""
 
 _LENGTH_EXPONENT: Final = 1 / 3
 """The best peak falls with this power of the number of steps.
@@ -114,33 +114,40 @@ class TrialRuns:
         return lr, best.final_loss - slope**2 / curvature / 4
 
 
+class SearchEndedError(Exception):
+    """Raised by a `TrainAt` to end the search, with what the finished runs have shown."""
+
+
 def search_peak_lr(
-    train_at: TrainAt, *, lowest: float, max_runs: int, steps: int, chance_loss: float = math.inf
-) -> TrialRuns:
-    """Train at several peaks until the best has a worse run at half and at double its peak.
+    train_at: TrainAt, *, first: float, max_runs: int, steps: int, chance_loss: float = math.inf
+) -> TrialRuns | None:
+    """Train at peaks a factor of 2 apart until the best has a worse one on each side.
 
-    Stops early if none of the first runs has learned enough and not all have diverged.
+    Ends early if the first runs have not learned enough and not all have diverged. None without a
+    finished run.
 
-    lowest: the lowest peak of those always tried.
+    first: the first peak.
     """
     runs: dict[int, TrialRun] = {}
     while len(runs) < max_runs:
         doublings = _next_doublings(runs, chance_loss)
         if doublings is None:
             break
-        peak_lr = lowest * 2.0**doublings
-        runs[doublings] = TrialRun(peak_lr, tuple(train_at(peak_lr)))
-    return TrialRuns(steps, tuple(runs[key] for key in sorted(runs)), chance_loss)
+        peak_lr = first * 2.0**doublings
+        try:
+            runs[doublings] = TrialRun(peak_lr, tuple(train_at(peak_lr)))
+        except SearchEndedError:
+            break
+    return TrialRuns(steps, tuple(runs[key] for key in sorted(runs)), chance_loss) if runs else None
 
 
 def _next_doublings(runs: dict[int, TrialRun], chance_loss: float) -> int | None:
-    """Return the next peak to try; None if the search is over."""
-    for doublings in _FIRST_DOUBLINGS:
-        if doublings not in runs:
-            return doublings
+    """Return the next peak to try, in doublings of the first; None if the search is over."""
+    if not runs:
+        return 0
     best = min(runs, key=lambda key: (runs[key].final_loss, key))
     if runs[best].final_loss == math.inf:
-        neighbors: tuple[int, ...] = (best - 1,)
-    else:
-        neighbors = (best + 1, best - 1) if runs[best].has_learned(chance_loss) else ()
-    return next((key for key in neighbors if key not in runs), None)
+        return best - 1
+    if len(runs) >= _MAX_UNLEARNED and not runs[best].has_learned(chance_loss):
+        return None
+    return next((key for key in (best + 1, best - 1) if key not in runs), None)

@@ -14,6 +14,7 @@ from imgnet_mini.reporting.redact import join_command, last_component, redact_co
 
 _METHODS: Final[dict[Method, str]] = {
     "trials": "the best of a few short trainings",
+    "ramp": "half of where the loss turns up again",
     "default": "the default of train",
     "turn": "where the loss turns up again",
     "steepest": "steepest descent",
@@ -144,7 +145,7 @@ def describe_peak_lr(finder: Finder | None, config: RunConfig) -> str:
     text = f"The run peaked at {format_lr(peak)}{origin}"
     if finder is None:
         return f"{text}."
-    # Methods other than the first two look at the range test alone, whose ramp diverges earlier.
+    # Methods other than these two look at the range test alone, whose ramp diverges earlier.
     is_from_range_test = finder.result.recommended not in ("trials", "default")
     diverging = finder.result.regions.diverging
     if is_from_range_test and diverging and peak >= diverging[0]:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import chain, count, islice, takewhile
@@ -15,13 +16,14 @@ from imgnet_mini.data.augment.registry import enabled_augmentations
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.errors import ConfigError, DivergedError
+from imgnet_mini.lr_finder.budget import Plan
 from imgnet_mini.lr_finder.results import SavedSuggestion, latest_suggestion
 from imgnet_mini.lr_finder.trials import TrialRuns, search_peak_lr
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.optim import OPTIMIZERS
 from imgnet_mini.training.setup import Setup, build_trainer
+from imgnet_mini.training.trial_limits import Limits
 from imgnet_mini.utils.console import print_lines
-from imgnet_mini.utils.signals import StopRequest
 
 _DECISIVE: Final = ("arch", "batch_size", "img_size", "optimizer")
 """Settings whose change makes a suggested learning rate invalid."""
@@ -100,61 +102,49 @@ def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
         )
 
 
-_MAX_EXTENSIONS: Final = 2
-_EXTENSION_FACTOR: Final = 3
-
 _RNG: Final = 7
 """Random stream of dropout and the like, restarted for each trial run."""
 
 
-def run_lr_trials(config: RunConfig, setup: Setup, stop: StopRequest) -> TrialRuns:
+def run_lr_trials(
+    config: RunConfig, setup: Setup, plan: Plan, limits: Limits, *, first: float
+) -> TrialRuns | None:
     """Train copies of the untrained network at several peak learning rates.
 
-    Deep networks learn next to nothing in their first hundred steps: if no run has learned
-    enough, longer ones follow, twice at most.
+    first: the first peak. None if a limit came before the end of the first run.
 
     Raises:
-        StopRequestedError: a signal arrived.
+        StopRequestedError: SIGTERM arrived.
     """
-    steps = config.finder.trial_steps
-    trials = _run_trials(steps, config, setup, stop)
-    for _ in range(_MAX_EXTENSIONS):
-        if trials.has_learned or trials.all_diverged:
-            break
-        print_lines(_describe_extension(steps, config, setup))
-        steps *= _EXTENSION_FACTOR
-        trials = _run_trials(steps, config, setup, stop)
-    return trials
-
-
-def _describe_extension(steps: int, config: RunConfig, setup: Setup) -> str:
-    longer, runs = _EXTENSION_FACTOR * steps, config.finder.trials
-    epochs = runs * longer / len(setup.train_loader)
-    return (
-        f"No trial run of {steps} steps has learned enough to compare peaks; starting up to "
-        f"{runs} of {longer} steps: {epochs:.2g} epochs in all"
-    )
-
-
-def _run_trials(steps: int, config: RunConfig, setup: Setup, stop: StopRequest) -> TrialRuns:
+    steps = plan.trial_steps
     batches = _FirstSteps(setup.train_loader, steps, config.data.grad_accum_steps)
+    peaks = count(1)
 
     def train_at(peak_lr: float) -> Sequence[float]:
+        seconds_left = limits.seconds_left()
         fresh = replace(setup, model=copy.deepcopy(setup.model))
         resolved = config.override({"optimizer": {"ema_decay": 0.0}}).resolve(peak_lr)
         trainer = build_trainer(resolved, fresh, total_steps=steps)
         torch.manual_seed(hash_seed(config.runtime.seed, _RNG, setup.distributed.rank))
         logger = _LossLogger()
-        try:
-            trainer.train_epoch(batches, logger, stop, label=f"trial run, peak lr {peak_lr:.2g}")
-        except DivergedError:
-            return [*takewhile(math.isfinite, logger.losses), math.inf]
+        with limits.ending_search():
+            try:
+                trainer.train_epoch(
+                    batches,
+                    logger,
+                    limits.stop,
+                    save=limits.end_search,
+                    save_seconds=seconds_left,
+                    label=f"trial run {next(peaks)} of up to {plan.trials}, peak lr {peak_lr:.2g}",
+                )
+            except DivergedError:
+                return [*takewhile(math.isfinite, logger.losses), math.inf]
         return logger.losses
 
     return search_peak_lr(
         train_at,
-        lowest=OPTIMIZERS[config.optimizer.optimizer].default_lr(config.data.batch_size),
-        max_runs=config.finder.trials,
+        first=first,
+        max_runs=plan.trials,
         steps=steps,
         chance_loss=math.log(len(setup.images.train.classes)),
     )
@@ -167,11 +157,33 @@ def check_trial_steps(config: RunConfig) -> None:
         ConfigError: its learning rate would rise for one step or less.
     """
     steps, share = config.finder.trial_steps, config.schedule.pct_start
-    if config.finder.trials and steps * share <= 1:
+    if config.finder.trials and steps and steps * share <= 1:
         raise ConfigError(
             f"--trial-steps {steps} is too few for a one-cycle schedule with --pct-start "
             f"{share:g}: use more than {1 / share:.0f}, or --trials 0"
         )
+
+
+def estimate_step_seconds(config: RunConfig, setup: Setup) -> tuple[int, float]:
+    """Estimate the time of a training step, without loading, by two passes of a few images.
+
+    Returns the number of images that took, and the seconds.
+    """
+    data, device = config.data, setup.device
+    size = min(data.batch_size, 8 if device.type == "cpu" else data.batch_size)
+    images = torch.rand(size, 3, data.img_size, data.img_size, device=device)
+    targets = torch.zeros(size, dtype=torch.int64, device=device)
+    network = setup.model.eval()  # leaves the statistics of batch norms as they are
+    seconds = math.inf
+    for _ in range(2):  # the first one is slow
+        began = time.perf_counter()
+        with setup.precision.autocast():
+            loss = setup.criterion(network(images), targets)
+        torch.autograd.backward(loss)
+        loss.item()  # blocking
+        seconds = time.perf_counter() - began
+    setup.model.train().zero_grad(set_to_none=True)
+    return 2 * size, seconds * data.batch_size / setup.distributed.world_size / size
 
 
 class _FirstSteps:
