@@ -1,4 +1,4 @@
-"""What ends find-lr early: Ctrl-C and a time limit. Both leave the best answer so far."""
+"""Limits of find-lr: Ctrl-C and a time limit. Both leave the best answer so far."""
 
 import math
 import signal
