@@ -41,7 +41,7 @@ _CLEARLY_HIGHER = 3.0
 
 @dataclass(frozen=True)
 class Search:
-    """What find-lr has measured.
+    """Measurements of find-lr.
 
     finder: the settings with the range test as it was planned.
     limit: what ended the search early, in a sentence.
