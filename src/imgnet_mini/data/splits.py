@@ -51,17 +51,19 @@ def open_splits(
     training: bool = True,
     skipped: Skipped | None = None,
     checked: bool = False,
+    found: tuple[ImageFolder, ImageFolder] | None = None,
 ) -> ImageSplits:
     """Find the images, open the pack if one is to be used, and check the files that will be read.
 
     training: whether the training images will be read.
     skipped: leave out exactly these files, as an earlier start of the run did.
     checked: another process of this machine has just done the checks.
+    found: the images of both splits, if they are known from `find_splits`.
 
     Raises:
         DataError: the folders or the requested pack cannot be used, or files are broken.
     """
-    train, val = find_splits(
+    train, val = found or find_splits(
         run.data_root, allow_missing_val_classes=data.allow_missing_val_classes
     )
     images = _choose_source(run, data, ImageSplits(train, val), skipped, checked=checked)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from imgnet_mini.distributed.shared_arrays import share_arrays
 from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ class DistributedContext:
         if self.world_size > 1:
             first_ranks = self.all_gather(self.rank - self.local_rank)
             self.nodes = len(set(first_ranks))
-            for first in sorted(set(first_ranks)):  # every rank takes part in every new_group
-                members = [rank for rank, other in enumerate(first_ranks) if other == first]
-                group = dist.new_group(members, backend="gloo")
-                if isinstance(group, dist.ProcessGroup):  # an int on ranks that are no members
-                    self._node_group = group
+            first_rank = self.rank - self.local_rank
+            members = [rank for rank, first in enumerate(first_ranks) if first == first_rank]
+            # Local synchronization: the time does not grow with the number of nodes.
+            group = dist.new_group(members, backend="gloo", use_local_synchronization=True)
+            self._node_group = cast(dist.ProcessGroup, group)
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """Return the sums over all ranks, computed in float64 on the CPU."""
@@ -84,22 +85,28 @@ class DistributedContext:
     def run_on_local_rank0(self, function: Callable[[], T]) -> T:
         """Call a function on the first rank of each machine; return its result on all its ranks.
 
-        No timeout applies to the function.
+        The other ranks get NumPy arrays read-only and memory-mapped, so that a machine holds them
+        once. No timeout applies to the function.
         """
         if self._store is None:
             return function()
         self._local_tasks += 1
         first_rank = self.rank - self.local_rank
         done = f"local task {self._local_tasks} of {first_rank}"
-        results = [cast(T, None)]
         if self.local_rank == 0:
-            results = [function()]
-            self._store.set(done, "")
-        else:
-            while not self._store.check([done]):  # Python handles signals between the checks
-                time.sleep(_POLL_SECONDS)
-        dist.broadcast_object_list(results, src=first_rank, group=self._node_group)
-        return results[0]
+            result = function()
+            with share_arrays(result) as shared:
+                self._store.set(done, "")
+                dist.broadcast_object_list([shared], src=first_rank, group=self._node_group)
+                dist.barrier(self._node_group)  # all have mapped the arrays
+            return result
+        while not self._store.check([done]):  # Python handles signals between the checks
+            time.sleep(_POLL_SECONDS)
+        received: list[Any] = [None]
+        dist.broadcast_object_list(received, src=first_rank, group=self._node_group)
+        result = received[0].load()
+        dist.barrier(self._node_group)
+        return cast(T, result)
 
     def all_gather_rows(self, rows: Tensor, positions: NDArray[Any], total: int) -> Tensor:
         """Assemble a table from the rows of all ranks: (n, C) to (total, C) float64.

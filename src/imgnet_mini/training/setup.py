@@ -14,9 +14,9 @@ from torch import nn
 
 from imgnet_mini import __version__
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
-from imgnet_mini.data.folder import fingerprint
+from imgnet_mini.data.folder import ImageFolder, fingerprint
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.splits import ImageSplits, open_splits
+from imgnet_mini.data.splits import ImageSplits, find_splits, open_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.network import count_parameters
@@ -94,34 +94,33 @@ def open_splits_once(
     training: bool = True,
     skipped: Mapping[str, str] | None = None,
 ) -> ImageSplits:
-    """Find the images, and check them once per machine; its other ranks reuse the result.
+    """Find and check the images once per machine; its other ranks map the same listing.
 
     Raises:
         ConfigError, DataError: see `open_splits`.
-        DataError: the images differ between ranks.
+        DataError: the images differ between machines.
     """
-    found: list[ImageSplits] = []
+    run, data, opened = config.run, config.data, list[ImageSplits]()
 
-    def find() -> tuple[str, Mapping[str, str]]:
-        found.append(open_splits(config.run, config.data, training=training, skipped=skipped))
-        return found[0].loader, found[0].skipped
+    def find() -> tuple[tuple[ImageFolder, ImageFolder], str, Mapping[str, str], str]:
+        found = find_splits(run.data_root, allow_missing_val_classes=data.allow_missing_val_classes)
+        images = open_splits(run, data, training=training, skipped=skipped, found=found)
+        opened.append(images)
+        names = fingerprint(images.train, images.val, sizes=False) if distributed.nodes > 1 else ""
+        return found, images.loader, images.skipped, names
 
-    loader, left_out = distributed.run_on_local_rank0(find)
-    if not found:
+    found, loader, left_out, names = distributed.run_on_local_rank0(find)
+    if not opened:
         data = config.override({"data": {"loader": loader}}).data
-        found.append(
-            open_splits(config.run, data, training=training, skipped=left_out, checked=True)
+        opened.append(
+            open_splits(run, data, training=training, skipped=left_out, checked=True, found=found)
         )
-    (images,) = found
-    if distributed.world_size > 1:
-        names = distributed.all_gather(fingerprint(images.train, images.val, sizes=False))
-        if len(set(names)) > 1:
-            raise DataError(
-                f"the images in {config.run.data_root} differ between machines, or have just "
-                "changed: copy them again, or pass a folder that all machines share with "
-                "--data-root"
-            )
-    return images
+    if distributed.nodes > 1 and len(set(distributed.all_gather(names))) > 1:
+        raise DataError(
+            f"the images in {run.data_root} differ between machines: copy them again, or pass a "
+            "folder that all machines share with --data-root"
+        )
+    return opened[0]
 
 
 def build_trainer(
