@@ -16,6 +16,7 @@ from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import translate_torch_errors
+from imgnet_mini.training.full_size import check_full_size
 from imgnet_mini.training.model import weights_sha256
 from imgnet_mini.training.peak_lr import resolve_max_lr
 from imgnet_mini.training.run import TrainingRun
@@ -44,6 +45,7 @@ def run(
     resolved = distributed.broadcast_from_rank0(plan)
     setup = build_setup(resolved, distributed=distributed)
     resolved = resolved.override({"data": {"loader": setup.images.loader}})
+    check_full_size(resolved, setup)
     trainer = build_trainer(resolved, setup)
     if (
         not distributed.is_main_process
