@@ -9,6 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from imgnet_mini.config.data_settings import DEFAULT_DECODING, Decoding
 from imgnet_mini.data.pack.format import Pack, PackManifest, open_pack
 from imgnet_mini.data.pack.plan import PackPlan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
@@ -18,8 +19,15 @@ DATA = Path("data")
 PACK = Path("data/pack")
 
 
-def plan_of(root: Path = DATA, *, pack_size: int | None = None, img_size: int = 32) -> PackPlan:
-    return make_plan(*find_splits(root), pack_size=pack_size, img_size=img_size)
+def plan_of(
+    root: Path = DATA,
+    *,
+    pack_size: int | None = None,
+    img_size: int = 32,
+    decoding: Decoding = DEFAULT_DECODING,
+) -> PackPlan:
+    splits = find_splits(root)
+    return make_plan(*splits, pack_size=pack_size, img_size=img_size, decoding=decoding)
 
 
 def build(
@@ -28,10 +36,11 @@ def build(
     root: Path = DATA,
     pack_size: int | None = None,
     img_size: int = 32,
+    decoding: Decoding = DEFAULT_DECODING,
     skip: bool = False,
     on_image: Callable[[str, int], None] = lambda *_: None,
 ) -> PackManifest:
-    plan = plan_of(root, pack_size=pack_size, img_size=img_size)
+    plan = plan_of(root, pack_size=pack_size, img_size=img_size, decoding=decoding)
     return write_pack(plan, pack_dir, skip=skip, on_image=on_image)
 
 

@@ -216,7 +216,8 @@ class _Bench:
         images = self.setup.images
         count = max(_PACKED_SAMPLE, 2 * self.config.data.batch_size)
         train, val = _sample(images.train, count), _sample(images.val, 1)
-        plan = make_plan(train, val, pack_size=None, img_size=self.config.data.img_size)
+        data = self.config.data
+        plan = make_plan(train, val, pack_size=None, img_size=data.img_size, decoding=data.decoding)
         began = time.perf_counter()
         write_pack(plan, folder / "pack", skip=True, on_image=lambda *_: self.stop.check())
         seconds = (time.perf_counter() - began) / len(train)

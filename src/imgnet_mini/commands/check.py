@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from imgnet_mini.config.data_settings import Decoding
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder, describe_ignored
 from imgnet_mini.data.scan import ScanResult, scan_images
@@ -25,7 +26,7 @@ def run(config: RunConfig) -> None:
         *splits, allow_missing_val_classes=config.data.allow_missing_val_classes
     )
     print_lines(*problems)
-    findings = _scan(splits)
+    findings = _scan(splits, config.data.decoding)
     broken = _to_lines(splits, [found.broken for found in findings])
     suspect = _to_lines(splits, [found.suspect for found in findings])
     if broken:
@@ -37,6 +38,10 @@ def run(config: RunConfig) -> None:
             f"{len(suspect)} damaged image(s) that can be decoded:",
             list_lines(suspect, most=len(suspect)),
         )
+    turned = sum(len(found.turned) for found in findings)
+    if turned:
+        use = "they are turned upright" if config.data.exif_orientation else "used as stored"
+        print_lines(f"{turned} image(s) with an EXIF orientation: {use} (--exif-orientation)")
     _print_notes(*splits)
     total = sum(map(len, splits))
     print_lines(f"Decoded {total - len(broken)} of {total} images in {root}")
@@ -44,7 +49,7 @@ def run(config: RunConfig) -> None:
         raise DataError(_summarize(len(problems), len(broken)))
 
 
-def _scan(splits: tuple[ImageFolder, ...]) -> list[ScanResult]:
+def _scan(splits: tuple[ImageFolder, ...], decoding: Decoding) -> list[ScanResult]:
     total, done = sum(map(len, splits)), 0
 
     def message(signal_name: str) -> str:
@@ -58,7 +63,7 @@ def _scan(splits: tuple[ImageFolder, ...]) -> list[ScanResult]:
             bar.show(done)
             stop.check()
 
-        return [scan_images(split, on_image) for split in splits]
+        return [scan_images(split, on_image, decoding) for split in splits]
 
 
 def _to_lines(splits: tuple[ImageFolder, ...], found: list[Mapping[int, str]]) -> list[str]:

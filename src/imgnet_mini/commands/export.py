@@ -14,7 +14,7 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.batches import load_batches
 from imgnet_mini.data.folder import find_inference_images
-from imgnet_mini.data.transforms import EvalCrop, Normalize
+from imgnet_mini.data.transforms import Normalize
 from imgnet_mini.errors import ConfigError, DataError, ExportError
 from imgnet_mini.export.formats import FORMATS, Description, ExportFormat, describe, to_json
 from imgnet_mini.export.parity import ParityResult, compare
@@ -63,8 +63,8 @@ def run(
     path = output or config.run.paths().export_dir / f"{model.path.stem}{export_format.suffix}"
     json_path = path.with_name(f"{path.name}.json")
     _check_new([path, json_path], model, overwrite=overwrite)
-    images, source = _load_images(config.run.data_root / "val", model.img_size)
-    description = describe(model.arch, model.img_size, model.classes) | {
+    images, source = _load_images(config.run.data_root / "val", model)
+    description = describe(model.arch, model.img_size, model.classes, model.decoding) | {
         "checkpoint": model.path.name,
         "checkpoint_sha256": model.sha256,
         "epoch": model.epoch,
@@ -108,15 +108,15 @@ def _check_new(files: list[Path], model: InferenceModel, *, overwrite: bool) -> 
             )
 
 
-def _load_images(val: Path, img_size: int) -> tuple[Tensor, str]:
+def _load_images(val: Path, model: InferenceModel) -> tuple[Tensor, str]:
     """Return normalized images and where they are from: validation, or random if it is missing."""
     files: list[Path] = []
     with suppress(DataError):  # the data may be elsewhere
         files = find_inference_images([val])
     chosen = files[:: max(1, len(files) // _CHECK_IMAGES)][:_CHECK_IMAGES]
-    batches = load_batches(chosen, EvalCrop(img_size).load, batch_size=_CHECK_IMAGES, threads=1)
+    batches = load_batches(chosen, model.crop.load, batch_size=_CHECK_IMAGES, threads=1)
     found = [image for batch in batches for image in batch.images]
-    pixels = torch.stack(found) if found else _random_images(img_size)
+    pixels = torch.stack(found) if found else _random_images(model.img_size)
     source = f"images of {val}" if found else "random images"
     return Normalize(_CPU)(pixels).contiguous(), source
 

@@ -12,8 +12,9 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.batches import load_batches
 from imgnet_mini.data.classes import display_names, imagenet_classes
 from imgnet_mini.data.folder import find_inference_images
-from imgnet_mini.data.images import ImageError
-from imgnet_mini.data.transforms import EvalCrop, eval_resize
+from imgnet_mini.data.images import ImageError, file_orientation
+from imgnet_mini.data.pixels import UPRIGHT
+from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.errors import FailedImagesError
 from imgnet_mini.inference.model import InferenceModel, Prediction, load_inference_model
 from imgnet_mini.training.device import choose_device
@@ -49,6 +50,7 @@ def run(
     files = find_inference_images(places)
     model = load_inference_model(overrides, checkpoint, choose_device(overrides.runtime))
     count = model.check_top_k(top_k)
+    _warn_of_turned(model, files)
     predictions, failed = _predict(model, files, count, overrides.data.batch_size)
     if form == "json":
         write_stdout(json.dumps(_to_document(model, predictions, failed), indent=2) + "\n")
@@ -65,13 +67,25 @@ def run(
         )
 
 
+def _warn_of_turned(model: InferenceModel, files: Sequence[Path]) -> None:
+    """Name images that are stored sideways, if the model takes images as they are stored."""
+    if model.decoding.exif_orientation:
+        return
+    turned = [file for file in files if file_orientation(file) != UPRIGHT]
+    if turned:
+        print_warning(
+            f"Note: {len(turned)} of {len(files)} images have an EXIF orientation and are used as "
+            "stored, as the model's training did: --exif-orientation turns them upright. First: "
+            f"{escape_line(str(turned[0]))}"
+        )
+
+
 def _predict(
     model: InferenceModel, files: Sequence[Path], top_k: int, batch_size: int
 ) -> tuple[list[FilePrediction], list[ImageError]]:
     predictions: list[FilePrediction] = []
     failed: list[ImageError] = []
-    load = EvalCrop(model.img_size).load
-    batches = load_batches(files, load, batch_size=batch_size, threads=available_cpus())
+    batches = load_batches(files, model.crop.load, batch_size=batch_size, threads=available_cpus())
 
     def message(signal_name: str) -> str:
         done = len(predictions) + len(failed)

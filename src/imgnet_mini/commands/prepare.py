@@ -37,6 +37,7 @@ def run(config: RunConfig) -> None:
         pack_size=config.prepare.pack_size,
         img_size=config.data.img_size,
         eval_size=config.data.eval_size,
+        decoding=config.data.decoding,
     )
     if _is_current(pack_dir, train, val, plan, skip=config.data.skip_bad):
         print_lines(f"The pack in {pack_dir} is up to date")

@@ -1,5 +1,7 @@
 """Write the report of a run: plots, tables and a page."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,7 +23,12 @@ from imgnet_mini.reporting.classification import (
 from imgnet_mini.reporting.confusion import count_confusions, draw_confusion, write_confusion_csv
 from imgnet_mini.reporting.curves import draw_curves
 from imgnet_mini.reporting.diagram import draw_network
-from imgnet_mini.reporting.examples import choose_mixed, make_example, read_thumbnails
+from imgnet_mini.reporting.examples import (
+    ReadImage,
+    choose_mixed,
+    make_example,
+    read_thumbnails,
+)
 from imgnet_mini.reporting.gallery import REPORT, draw_gallery
 from imgnet_mini.reporting.page.pages import build_report_page
 from imgnet_mini.reporting.run_view import read_run
@@ -101,10 +108,15 @@ def _write_class_results(
 def _draw_samples(config: RunConfig, paths: RunPaths, predictions: Predictions) -> None:
     indices = choose_mixed(predictions, _SAMPLES)
     files = [predictions.images[index] for index in indices]
-    thumbnails = read_thumbnails(files, config.run.data_root / "val", read_image, REPORT.side)
+    thumbnails = read_thumbnails(files, config.run.data_root / "val", _reader(config), REPORT.side)
     names = display_names(predictions.classes)
     examples = [make_example(predictions, index, names, thumbnails) for index in indices]
     save_png(draw_gallery(examples, REPORT), paths.report_dir / "samples.png")
+
+
+def _reader(config: RunConfig) -> ReadImage:
+    """Return the function that decodes images as for the network."""
+    return partial(read_image, decoding=config.data.decoding)
 
 
 def _describe_network(config: RunConfig, paths: RunPaths, *, classes: int) -> None:
@@ -135,7 +147,7 @@ def _write_page(
         counts,
         human_names(predictions.classes),
         val_dir=val_dir,
-        read_image=read_image,
+        read_image=_reader(config),
     )
     write_text(paths.page, page.html)
     if page.missing:

@@ -1,11 +1,13 @@
 """Settings of data loading, augmentation and packs."""
 
-from typing import Annotated, Literal
+import shlex
+from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import Field
 
 from imgnet_mini.config.fields import (
+    Background,
     Count,
     Formerly,
     Progressive,
@@ -16,8 +18,47 @@ from imgnet_mini.config.fields import (
 from imgnet_mini.config.section import Section
 
 
-class DataConfig(Section):
-    """Data loading and augmentation."""
+class Decoding(Section):
+    """From an image file to RGB pixels, in training and in use of the trained network."""
+
+    exif_orientation: bool = True
+    """Rotate images by their EXIF orientation; off: use them as stored."""
+
+    background: Background = "white"
+    """Color behind transparent images: a name or #rrggbb; none: ignore transparency."""
+
+    bit_depth: Annotated[int | None, Ge(8), Le(32)] = None
+    """Significant bits of 16- and 32-bit images, such as 12; unset: as declared in the file."""
+
+    @property
+    def flags(self) -> str:
+        """The flags of these settings, with a leading space."""
+        flag = "--exif-orientation" if self.exif_orientation else "--no-exif-orientation"
+        bits = "" if self.bit_depth is None else f" --bit-depth {self.bit_depth}"
+        return f" {flag} --background {shlex.quote(self.background)}{bits}"
+
+
+EARLIER_DECODING: Final = Decoding(exif_orientation=False, background="none", bit_depth=16)
+"""Of runs and packs of version 0.2.0 and before, and of torchvision's ImageFolder."""
+
+DEFAULT_DECODING: Final = Decoding()
+
+
+def with_saved_decoding(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the settings of a saved run, with the decoding that its version had."""
+    data = tables.get("data", {})
+    if "exif_orientation" in data:
+        return tables
+    return tables | {"data": EARLIER_DECODING.model_dump() | data}
+
+
+class DataConfig(Decoding):
+    """Decoding, loading and augmentation of images."""
+
+    @property
+    def decoding(self) -> Decoding:
+        """The settings from an image file to its pixels alone."""
+        return Decoding(**{name: getattr(self, name) for name in Decoding.model_fields})
 
     batch_size: Count = 64
     """Images per training step, over all processes."""

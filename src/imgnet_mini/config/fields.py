@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -67,10 +68,23 @@ def _check_progressive(sizes: str | None) -> str | None:
     return sizes
 
 
+def _check_background(color: str) -> str:
+    if color == "none":
+        return color
+    from PIL import ImageColor  # noqa: PLC0415 - help texts do without Pillow
+
+    with suppress(ValueError):
+        if len(ImageColor.getrgb(color)) == 3:
+            return color
+    raise ValueError("must be a color such as white, black or #808080, or none")
+
+
 Count = Annotated[int, Ge(1)]
 RunName = Annotated[str, AfterValidator(_check_run_name)]
 """A plain folder name on every operating system."""
 MaxLr = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_max_lr)]
+Background = Annotated[str, AfterValidator(_check_background)]
+"""An opaque color as Pillow reads it, or `none`."""
 Progressive = Annotated[str | None, AfterValidator(_check_progressive)]
 """First and last image size: in pixels (`160:224`), or relative to img_size (`0.7:1`)."""
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from imgnet_mini.config.data_settings import DataConfig, PrepareConfig
+from imgnet_mini.config.data_settings import DataConfig, PrepareConfig, with_saved_decoding
 from imgnet_mini.config.fields import Formerly
 from imgnet_mini.config.recipes import recipe_text
 from imgnet_mini.config.run_settings import CheckpointConfig, RunSection, RuntimeConfig
@@ -59,6 +59,16 @@ class RunConfig(Section):
             ConfigError: the file cannot be read, is not TOML, or holds a wrong setting.
         """
         return cls().override_from(path)
+
+    @classmethod
+    def read_saved(cls, path: Path) -> Self:
+        """Read the `config.toml` of a run, with the decoding that its version had.
+
+        Raises:
+            ConfigError: see `read`.
+        """
+        saved = cls.read(path)
+        return saved.override(with_saved_decoding(saved.explicit()))
 
     @classmethod
     def from_recipe(cls, name: str) -> Self:
@@ -145,7 +155,7 @@ class ResolvedConfig(RunConfig):
         Raises:
             ConfigError: a value is out of bounds, or the peak learning rate is missing.
         """
-        return _validate(cls, _merge({}, tables))
+        return _validate(cls, _merge({}, with_saved_decoding(tables)))
 
 
 def _decode(content: bytes) -> str:

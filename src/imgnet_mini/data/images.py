@@ -3,7 +3,8 @@
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from imgnet_mini.config.data_settings import DEFAULT_DECODING, Decoding
+from imgnet_mini.data.pixels import UPRIGHT, read_orientation, to_pixels, turn_upright
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import escape_line
 
@@ -33,6 +36,10 @@ _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
+_PIXEL_CHUNKS: Final = (b"tRNS", b"eXIf")
+"""Optional chunks of a PNG that change its pixels."""
+_EXIF_START = b"Exif\0\0"
+_XMP_ORIENTATION = b"tiff:Orientation"
 _HEADER_BYTES: Final = 2**16
 """Holds the header of most JPEG files, and costs no more than the disk's read-ahead."""
 
@@ -49,40 +56,90 @@ class ImageError(DataError):
         return f"cannot decode {escape_line(str(self.path))}: {self.reason}"
 
 
-def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """Decode an image to (H, W, 3) uint8: bit-identical to `read_image`, but faster.
+def read_pixels(path: Path, decoding: Decoding = DEFAULT_DECODING) -> NDArray[np.uint8]:
+    """Decode an image to (H, W, 3) uint8.
 
     Raises:
-        ImageError: see `read_image`.
+        ImageError: see `decode`.
     """
-    pixels, _ = decode(path)
+    pixels, _ = decode(path, decoding)
     return pixels
 
 
-def decode(path: Path) -> tuple[NDArray[np.uint8], str | None]:
-    """Decode an image; also return the damage inside a JPEG that Pillow decodes nevertheless.
+def read_image(path: Path, decoding: Decoding = DEFAULT_DECODING) -> Image.Image:
+    """Decode an image to RGB.
+
+    Raises:
+        ImageError: see `decode`.
+    """
+    return Image.fromarray(read_pixels(path, decoding))
+
+
+def decode(
+    path: Path, decoding: Decoding = DEFAULT_DECODING
+) -> tuple[NDArray[np.uint8], str | None]:
+    """Decode the first frame; also return the damage in a JPEG that can be decoded nevertheless.
 
     libjpeg-turbo decodes RGB and gray JPEG files, faster than Pillow, which decodes all others.
 
     Raises:
-        ImageError: see `read_image`.
+        ImageError: the file cannot be read, is not an image, is truncated, or is too large.
     """
-    complaint = None
+    complaint, data = None, _read(path, _JPEG_START, _PNG_START)
+    if data.startswith(_JPEG_START) and _is_plain_jpeg(data):
+        try:
+            pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+            orientation = _jpeg_orientation(data) if decoding.exif_orientation else UPRIGHT
+            return turn_upright(pixels, orientation), None
+        except ValueError as error:
+            complaint = str(error)
+    with _opened(path, _pixel_chunks(data)) as image:
+        return to_pixels(image, decoding), complaint
+
+
+def _read(path: Path, *formats: bytes) -> bytes:
+    """Return the content of a file that starts so, and the first bytes of others.
+
+    Raises:
+        ImageError: the file is empty, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            data = file.read(len(_JPEG_START))
-            if data == _JPEG_START:
+            data = file.read(len(_PNG_START))
+            if data.startswith(formats):
                 data += file.read()
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
     if not data:
         raise ImageError(path, "the file is empty")
-    if data.startswith(_JPEG_START) and _is_plain_jpeg(data):
-        try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB"), None
-        except ValueError as error:
-            complaint = str(error)
-    return np.array(read_image(path)), complaint
+    return data
+
+
+def _pixel_chunks(png: bytes) -> bytes | None:
+    """Return a PNG without the chunks that its pixels do not need; None for another file.
+
+    Pillow refuses an image for a long text or color profile, and unpacks them in vain.
+    """
+    if not png.startswith(_PNG_START):
+        return None
+    kept, start = [_PNG_START], len(_PNG_START)
+    while start < len(png):
+        header = png[start : start + 8].ljust(8, b"\0")
+        length, kind = struct.unpack(">I4s", header)
+        end = start + length + 12  # length, kind and checksum take 4 bytes each
+        is_optional = bool(kind[0] & 0x20)  # a small letter
+        if kind in _PIXEL_CHUNKS or not is_optional:
+            kept.append(png[start:end])
+        start = len(png) if kind == b"IEND" else end
+    return b"".join(kept)
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    if _EXIF_START not in data and _XMP_ORIENTATION not in data:
+        return UPRIGHT
+    with suppress(ImageError), _opened(Path(), data) as image:
+        return read_orientation(image)
+    return UPRIGHT
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
@@ -94,31 +151,32 @@ def _is_plain_jpeg(data: bytes) -> bool:
     return colors in ("YCbCr", "Gray") and height * width <= MAX_PIXELS
 
 
-def read_image(path: Path) -> Image.Image:
-    """Decode an image to RGB: the first frame, without transparency, EXIF rotation ignored.
-
-    Raises:
-        ImageError: the file cannot be read, is not an image, is truncated, or is too large.
-    """
-    with _opened(path) as image:
-        return to_rgb(image)
-
-
 def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height from the header.
+    """Return width and height from the header, as stored.
 
     Raises:
-        ImageError: see `read_image`.
+        ImageError: see `decode`.
     """
-    with _opened(path) as image:
+    with _opened(path, _pixel_chunks(_read(path, _PNG_START))) as image:
         return image.size
 
 
+def file_orientation(path: Path) -> int:
+    """Return the EXIF orientation of a file, 1 to 8; 1 without one, or if it cannot be read."""
+    with suppress(ImageError), _opened(path, _pixel_chunks(_read(path, _PNG_START))) as image:
+        return read_orientation(image)
+    return UPRIGHT
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image without decoding it; any exception in the block becomes an ImageError."""
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open an image without decoding it; any exception in the block becomes an ImageError.
+
+    content: of the file, if it has been read.
+    """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        file = path if content is None else BytesIO(content)
+        with Image.open(file, formats=FORMATS) as image:
             yield image
     except UnidentifiedImageError as error:
         raise ImageError(path, "not an image") from error
@@ -130,21 +188,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ImageError(path, reason) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB, scaling 16 bits to 8; raise ValueError for values of unknown range."""
-    if image.mode.startswith("I"):  # Pillow would clip 16-bit values to 255
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("32-bit values without a known range; save it with 8 or 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point values without a known range; save it with 8 or 16 bits")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def find_problem(path: Path) -> str | None:
+def find_problem(path: Path, decoding: Decoding = DEFAULT_DECODING) -> str | None:
     """Return the problem of an image file, judged by its header and its end; None if it has none.
 
     A file without its format's end marker is decoded in full, since trailing bytes are harmless.
@@ -159,16 +203,17 @@ def find_problem(path: Path) -> str | None:
         return error.strerror or str(error)
     if not start:
         return "the file is empty"
-    if not _looks_complete(start, end):
+    if not _looks_complete(start, end, decoding):
         try:
-            read_image(path)
+            decode(path, decoding)
         except ImageError as error:
             return error.reason
     return None
 
 
-def _looks_complete(start: bytes, end: bytes) -> bool:
+def _looks_complete(start: bytes, end: bytes, decoding: Decoding) -> bool:
     if start.startswith(_PNG_START):
-        width, height = struct.unpack(">II", start[16:24].ljust(8, b"\xff"))
-        return end.endswith(_PNG_END) and width * height <= MAX_PIXELS
+        width, height, depth = struct.unpack(">IIB", start[16:25].ljust(9, b"\xff"))
+        is_clear = depth <= 8 or decoding.bit_depth == 16  # else the values decide
+        return end.endswith(_PNG_END) and is_clear and width * height <= MAX_PIXELS
     return start.startswith(_JPEG_START) and end.endswith(_JPEG_END) and _is_plain_jpeg(start)

@@ -165,7 +165,10 @@ def build_eval_loader(
     if packed is not None and tta is not TestTimeAugmentation.TEN_CROP:
         source = PackSource(sampler, packed, None, data, device=device)
     else:
-        load, local = tta.source_crop(data.eval_size).load, distributed.local_world_size
+        load, local = (
+            tta.source_crop(data.eval_size, data.decoding).load,
+            distributed.local_world_size,
+        )
         source = FolderSource(
             sampler, images.val, load, data, device=device, local_world_size=local
         )

@@ -71,9 +71,9 @@ def open_splits(
         images = _leave_out(images, skipped)
     decoded = _decoded_splits(images, data.eval_size, training=training)
     if data.skip_bad and skipped is None:
-        images = _leave_out(images, find_broken_images(*decoded))
+        images = _leave_out(images, find_broken_images(*decoded, decoding=data.decoding))
     elif not checked:
-        check_images_decode(*decoded)
+        check_images_decode(*decoded, decoding=data.decoding)
     ignored = describe_ignored(train, val, hidden=False)
     notes = (
         *images.notes,
@@ -113,6 +113,12 @@ def _open_pack(
     run: RunSection, data: DataConfig, files: ImageSplits, skipped: Skipped | None, *, checked: bool
 ) -> ImageSplits:
     pack = open_pack(run.pack, files.train, files.val, checked=checked)
+    if data.decoding != pack.manifest.decoding:
+        raise DataError(
+            f"the pack in {run.pack} was made with{pack.manifest.decoding.flags}, and the images "
+            f"are to be decoded with{data.decoding.flags}: rebuild it with imgnet-mini prepare"
+            f"{data.decoding.flags}, or take it as it is with the flags of the pack"
+        )
     if data.img_size > pack.manifest.img_size:
         raise DataError(
             f"the pack in {run.pack} is for --img-size {pack.manifest.img_size} or less; make it "

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import ten_crop
 
-from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.data_settings import DEFAULT_DECODING, DataConfig, Decoding
 from imgnet_mini.data.images import read_pixels
 
 MEAN = (123.675, 116.28, 103.53)
@@ -139,6 +139,7 @@ class TrainCrop:
     def __init__(self, data: DataConfig) -> None:
         self._crop_scale_min = data.crop_scale_min
         self._flip = data.flip
+        self._decoding = data.decoding
 
     def sample(self, u: Sequence[float], width: int, height: int) -> Crop:
         """Return the crop that numbers in [0, 1) select from an image of this size."""
@@ -150,7 +151,7 @@ class TrainCrop:
         Raises:
             DataError: it cannot be decoded.
         """
-        pixels = read_pixels(path)
+        pixels = read_pixels(path, self._decoding)
         height, width = pixels.shape[:2]
         return crop_image(pixels, self.sample(u, width, height), size)
 
@@ -161,7 +162,14 @@ class EvalCrop:
     resize: the short side in pixels; None: 8/7 of the crop, the standard evaluation.
     """
 
-    def __init__(self, img_size: int, *, resize: int | None = None) -> None:
+    def __init__(
+        self,
+        img_size: int,
+        *,
+        resize: int | None = None,
+        decoding: Decoding = DEFAULT_DECODING,
+    ) -> None:
+        self._decoding = decoding
         short_side = eval_resize(img_size) if resize is None else resize
         self._crop = v2.Compose([v2.Resize(short_side), v2.CenterCrop(img_size)])
 
@@ -176,7 +184,7 @@ class EvalCrop:
         Raises:
             DataError: it cannot be decoded.
         """
-        return torch.from_numpy(np.array(self(read_pixels(path)))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(self(read_pixels(path, self._decoding)))).permute(2, 0, 1)
 
 
 def _shorten_strip(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -214,9 +222,10 @@ class TestTimeAugmentation(StrEnum):
         is_ten_crop = self is TestTimeAugmentation.TEN_CROP
         return self.source_size(crop_size) if is_ten_crop else eval_resize(crop_size)
 
-    def source_crop(self, crop_size: int) -> EvalCrop:
+    def source_crop(self, crop_size: int, decoding: Decoding) -> EvalCrop:
         """Return the transform from an image to the square."""
-        return EvalCrop(self.source_size(crop_size), resize=self.resize_size(crop_size))
+        size, resize = self.source_size(crop_size), self.resize_size(crop_size)
+        return EvalCrop(size, resize=resize, decoding=decoding)
 
     def views(self, squares: Tensor) -> Sequence[Tensor]:
         """Return one to ten views of N squares, (N, 3, S, S) each."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from imgnet_mini.config.data_settings import DEFAULT_DECODING, Decoding
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.errors import WriteError
 from imgnet_mini.utils.atomic_file import atomic_write
@@ -23,11 +24,13 @@ from imgnet_mini.utils.atomic_file import atomic_write
 _DIGEST_BYTES: Final = 32
 
 
-def unverified_images(images: ImageFolder) -> NDArray[np.int64]:
+def unverified_images(
+    images: ImageFolder, decoding: Decoding = DEFAULT_DECODING
+) -> NDArray[np.int64]:
     """Return the indices (n,) of the images that changed since their last check, or had none."""
     verified = np.full_like(images.stamps, -1)
     with suppress(OSError, ValueError):
-        record = _read(_path(images.root))
+        record = _read(_path(images.root, decoding))
         order = np.argsort(record["file"], kind="stable")
         rows = np.searchsorted(record["file"], images.files, sorter=order)
         rows = order[rows.clip(max=len(record) - 1)]
@@ -36,14 +39,14 @@ def unverified_images(images: ImageFolder) -> NDArray[np.int64]:
     return np.flatnonzero((images.stamps != verified).any(axis=1) | (images.stamps[:, 0] < 0))
 
 
-def mark_verified(images: ImageFolder) -> None:
+def mark_verified(images: ImageFolder, decoding: Decoding = DEFAULT_DECODING) -> None:
     """Record that all images passed a check that began after their stamps were taken."""
     record = np.empty(len(images), [("file", images.files.dtype), ("stamps", "<i8", 3)])
     record["file"], record["stamps"] = images.files, images.stamps
     content = io.BytesIO()
     np.save(content, record)
     # The record is optional: without it the next start is slower.
-    with suppress(WriteError), atomic_write(_path(images.root)) as file:
+    with suppress(WriteError), atomic_write(_path(images.root, decoding)) as file:
         file.write(hashlib.sha256(content.getbuffer()).digest())
         file.write(content.getbuffer())
 
@@ -62,6 +65,8 @@ def _read(path: Path) -> NDArray[np.void]:
     return record
 
 
-def _path(root: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+def _path(root: Path, decoding: Decoding) -> Path:
+    """Return the record of a folder; the bit depth decides whether some files pass."""
+    key = os.fsencode(root.resolve()) + f"\0{decoding.bit_depth}".encode()
+    name = hashlib.sha256(key).hexdigest()[:32]
     return user_cache_path("imgnet-mini", appauthor=False) / "verified" / name

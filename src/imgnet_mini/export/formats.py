@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, jit, nn
 
 from imgnet_mini import __version__
+from imgnet_mini.config.data_settings import Decoding
 from imgnet_mini.data.classes import human_names
 from imgnet_mini.data.transforms import MEAN, STD, eval_resize
 from imgnet_mini.errors import ConfigError
@@ -54,7 +55,7 @@ class ExportFormat:
     packages: tuple[str, ...] = ()
 
 
-def describe(arch: str, img_size: int, classes: Sequence[str]) -> Description:
+def describe(arch: str, img_size: int, classes: Sequence[str], decoding: Decoding) -> Description:
     """Describe preprocessing and outputs, to store with an exported model.
 
     classes: in the order of the outputs.
@@ -64,6 +65,7 @@ def describe(arch: str, img_size: int, classes: Sequence[str]) -> Description:
         "input": {"name": "images", "shape": ["batch", 3, img_size, img_size], "type": "float32"},
         "preprocessing": {
             "color": "RGB",
+            **decoding.model_dump(),
             "resize": eval_resize(img_size),
             "resize_side": "shortest",
             "interpolation": "bilinear, antialiased",

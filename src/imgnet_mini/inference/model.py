@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.schema import Weights
+from imgnet_mini.config.data_settings import Decoding, with_saved_decoding
 from imgnet_mini.config.run_config import RunConfig, Tables, run_flags
 from imgnet_mini.data.classes import human_names, imagenet_classes
-from imgnet_mini.data.images import to_rgb
+from imgnet_mini.data.pixels import to_pixels
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError
 from imgnet_mini.training.device import translate_torch_errors
@@ -53,6 +54,7 @@ class InferenceModel:
     module: takes normalized images (N, 3, S, S) and returns logits (N, C).
     path, sha256: the checkpoint file and its digest.
     img_size: S, in pixels.
+    decoding: from an image file to pixels, as in training unless set otherwise.
     classes: folder names, in the order of the outputs.
     has_class_names: false if the file has none, so that `classes` is a guess.
     epoch: after which the weights were saved; None if unknown.
@@ -64,6 +66,7 @@ class InferenceModel:
     sha256: str
     arch: str
     img_size: int
+    decoding: Decoding
     classes: tuple[str, ...]
     has_class_names: bool
     epoch: int | None
@@ -126,8 +129,22 @@ class InferenceModel:
         return top_k
 
     def _load(self, images: Sequence[ImageInput]) -> Tensor:
-        crop = EvalCrop(self.img_size)
-        return torch.stack([_load_image(image, crop) for image in images])
+        return torch.stack([self._load_image(image) for image in images])
+
+    def _load_image(self, image: ImageInput) -> Tensor:
+        """Return an image file or a Pillow image as (3, S, S) uint8."""
+        if not isinstance(image, Image.Image):
+            return self.crop.load(Path(image))
+        try:
+            pixels = to_pixels(image, self.decoding)
+        except ValueError as error:
+            raise DataError(f"cannot use a Pillow image: {error}") from error
+        return torch.from_numpy(np.array(self.crop(pixels))).permute(2, 0, 1)
+
+    @property
+    def crop(self) -> EvalCrop:
+        """The transform from an image file to the pixels of an input."""
+        return EvalCrop(self.img_size, decoding=self.decoding)
 
     def _describe(self, indices: list[int], probabilities: list[float]) -> Prediction:
         classes = tuple(self.classes[index] for index in indices)
@@ -164,6 +181,7 @@ def load_inference_model(
         sha256,
         arch=config.model.arch,
         img_size=config.data.eval_size,
+        decoding=config.data.decoding,
         classes=classes,
         has_class_names=weights.classes is not None,
         epoch=weights.finished_epoch,
@@ -233,7 +251,8 @@ def _inference_settings(weights: Weights, overrides: RunConfig, path: Path) -> R
     if arch is not None and asked is not None and arch != asked:
         raise wrong_arch_error(path, arch, asked)
     tables = {"model": {"arch": arch}} if arch is not None else {}
-    tables |= {"data": {name: sizes[name] for name in ("img_size", "eval_size") if name in sizes}}
+    data = {name: sizes[name] for name in ("img_size", "eval_size") if name in sizes}
+    tables["data"] = data | saved_decoding(weights)
     try:
         config = RunConfig().override(tables)
         if "img_size" in explicit_sizes:  # also the size of the evaluation
@@ -249,6 +268,15 @@ def _inference_settings(weights: Weights, overrides: RunConfig, path: Path) -> R
     return config.override(explicit)
 
 
+def saved_decoding(weights: Weights) -> dict[str, Any]:
+    """Return the settings of the decoding that the network was trained with.
+
+    Weights without settings are taken for weights trained on torchvision's ImageFolder.
+    """
+    data = with_saved_decoding(weights.config or {})["data"]
+    return {name: data[name] for name in Decoding.model_fields if name in data}
+
+
 def _guess_classes(weights: dict[str, Tensor], path: Path) -> tuple[str, ...]:
     """Return class names for a network whose file has none."""
     last = next(reversed(weights.values()), torch.tensor(0))
@@ -257,14 +285,3 @@ def _guess_classes(weights: dict[str, Tensor], path: Path) -> tuple[str, ...]:
     if len(last) == len(imagenet_classes()):
         return imagenet_classes()
     return tuple(f"class {number}" for number in range(len(last)))
-
-
-def _load_image(image: ImageInput, crop: EvalCrop) -> Tensor:
-    """Return an image file or a Pillow image as (3, S, S) uint8."""
-    if not isinstance(image, Image.Image):
-        return crop.load(Path(image))
-    try:
-        pixels = np.asarray(to_rgb(image))
-    except ValueError as error:
-        raise DataError(f"cannot use a Pillow image: {error}") from error
-    return torch.from_numpy(np.array(crop(pixels))).permute(2, 0, 1)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from imgnet_mini.checkpoint.manifest import Manifest
+from imgnet_mini.config.data_settings import EARLIER_DECODING, with_saved_decoding
 from imgnet_mini.config.run_config import RunConfig, Tables
 from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.runs.paths import RunPaths
@@ -36,8 +37,11 @@ def checkpoint_settings(
     Raises:
         CheckpointError: the settings of the file cannot be used.
     """
-    if checkpoint in ("best", "last") or tables is None:
+    if checkpoint in ("best", "last"):
         return saved_settings(overrides)
+    if tables is None:
+        decoding = {"data": EARLIER_DECODING.model_dump()}
+        return _apply(saved_settings(overrides).override(decoding), overrides)
     output_dir, name = _find_run(overrides, path, tables)
     run = {"name": name, "output_dir": output_dir}
     saved = _read_saved(output_dir, name)
@@ -46,7 +50,7 @@ def checkpoint_settings(
             images = {key: tables.get("run", {}).get(key) for key in ("data_root", "pack_dir")}
             given = {key: value for key, value in images.items() if value is not None}
             saved = RunConfig().override({"run": given})
-        config = saved.override(_settings_of_network(tables))
+        config = saved.override(_settings_of_network(with_saved_decoding(tables)))
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
     return _apply(config, overrides).override({"run": run})
@@ -73,7 +77,7 @@ def check_saved_by(paths: RunPaths, path: Path, sha256: str) -> None:
 def _read_saved(output_dir: Path, name: str) -> RunConfig | None:
     """Return the settings of a run; None if it does not exist."""
     path = RunPaths(output_dir, name).config
-    return RunConfig.read(path) if path.exists() else None
+    return RunConfig.read_saved(path) if path.exists() else None
 
 
 def _apply(saved: RunConfig, overrides: RunConfig) -> RunConfig:

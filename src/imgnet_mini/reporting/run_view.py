@@ -126,7 +126,7 @@ def read_run(paths: RunPaths, page_dir: Path) -> RunView:
             f"{paths.train_log} holds no validated epoch yet; "
             f"continue with `imgnet-mini resume --name {paths.name}`"
         )
-    config = _redact_config(RunConfig.read(paths.config))
+    config = _redact_config(RunConfig.read_saved(paths.config))
     finder = read_finder(paths.finder_dir, paths.name, page_dir)
     environment = _read_environment(paths.environment)
     return RunView(

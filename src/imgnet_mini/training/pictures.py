@@ -1,11 +1,12 @@
 """Images of the validation set for TensorBoard, drawn during training."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
 from PIL import Image
 
+from imgnet_mini.config.data_settings import DEFAULT_DECODING, Decoding
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import read_image
@@ -29,8 +30,9 @@ def is_shown(epoch: int, epochs: int) -> bool:
 class TrainingPictures:
     """Draws predictions for the validation images; always for the same few."""
 
-    def __init__(self, val: ImageFolder) -> None:
+    def __init__(self, val: ImageFolder, decoding: Decoding = DEFAULT_DECODING) -> None:
         self._val = val
+        self._read_image = partial(read_image, decoding=decoding)
 
     def draw_samples(self, predictions: TopKPredictions) -> bytes | None:
         """Return a PNG of a few images with their top-1 predictions; None if none is readable."""
@@ -58,4 +60,4 @@ class TrainingPictures:
     @cached_property
     def _thumbnails(self) -> dict[str, Image.Image]:
         files = [self._val.relative_path(index) for index in self._indices]
-        return read_thumbnails(files, self._val.root, read_image, TENSORBOARD.side)
+        return read_thumbnails(files, self._val.root, self._read_image, TENSORBOARD.side)

@@ -152,7 +152,7 @@ class TrainingRun:
 
     @cached_property
     def _pictures(self) -> TrainingPictures:
-        return TrainingPictures(self.setup.images.val)
+        return TrainingPictures(self.setup.images.val, self.config.data.decoding)
 
     def _checkpoint(self) -> RunCheckpoint | None:
         """Return the state of the run; None on ranks that write nothing. All ranks must call."""

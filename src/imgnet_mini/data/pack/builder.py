@@ -233,6 +233,7 @@ class PackBuilder:
             pack_size=self._plan.pack_size,
             img_size=self._plan.img_size,
             eval_size=self._plan.eval_size,
+            decoding=self._plan.decoding,
             images={split: self._arrays[split, "index"].rows for split in SPLITS},
             mean=mean.round(3).tolist(),
             std=np.sqrt(variance).round(3).tolist(),

@@ -23,6 +23,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from imgnet_mini.config.data_settings import EARLIER_DECODING, Decoding
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.pack.contents import SOURCE_DTYPE, find_changed_contents
 from imgnet_mini.errors import DataError
@@ -86,6 +87,8 @@ class PackManifest(BaseModel):
     """`PackPlan.id`: hash of the settings and of the names, classes and sizes of the files."""
     skipped: list[str]
     """`train/<class>/<image>: <reason>` of each file that was left out."""
+    decoding: Decoding = EARLIER_DECODING
+    """Decoding of the files; earlier versions did not write it."""
     suspect: list[str]
     """Place and reason of each damaged JPEG file that could be decoded and was packed."""
 

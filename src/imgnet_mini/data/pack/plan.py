@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
+from imgnet_mini.config.data_settings import DEFAULT_DECODING, EARLIER_DECODING, Decoding
 from imgnet_mini.data.folder import ImageFolder, file_stamps
 from imgnet_mini.data.images import ImageError, decode, image_size
 from imgnet_mini.data.pack.contents import content_digest
@@ -38,6 +39,7 @@ class PackPlan:
     pack_size: int
     img_size: int
     eval_size: int
+    decoding: Decoding
 
     def side(self, split: str) -> int:
         """Return the side of the images of a split."""
@@ -53,7 +55,10 @@ class PackPlan:
         """Hash of the settings and of the names, classes and sizes of the files."""
         sizes = [self.pack_size, self.img_size]
         sizes += [self.eval_size] if self.eval_size != self.img_size else []
-        digest = hashlib.sha256(json.dumps([FORMAT, *sizes]).encode())
+        settings: list[object] = [FORMAT, *sizes]
+        if self.decoding != EARLIER_DECODING:  # whose packs keep their id
+            settings.append(self.decoding.model_dump())
+        digest = hashlib.sha256(json.dumps(settings).encode())
         for split, images in self.splits.items():
             digest.update("\0".join(images.classes).encode("utf-8", "surrogateescape"))
             for part in (images.files, images.targets, self.stamps[split][:, 0]):
@@ -77,6 +82,7 @@ def make_plan(
     pack_size: int | None,
     img_size: int,
     eval_size: int | None = None,
+    decoding: Decoding = DEFAULT_DECODING,
 ) -> PackPlan:
     """Plan a pack of these images.
 
@@ -90,6 +96,7 @@ def make_plan(
         pack_size=pack_size or _longest_side(train, round(DETAIL * img_size)),
         img_size=img_size,
         eval_size=img_size if eval_size is None else eval_size,
+        decoding=decoding,
     )
 
 
@@ -127,6 +134,7 @@ class ImagePacker:
 
     def __init__(self, plan: PackPlan, split: str) -> None:
         self._side = plan.side(split)
+        self._decoding = plan.decoding
         self._crop = EvalCrop(plan.eval_size) if split == "val" else None
 
     def __call__(self, path: Path) -> PackedImage:
@@ -135,7 +143,7 @@ class ImagePacker:
         Raises:
             ImageError: the file cannot be decoded.
         """
-        pixels, warning = decode(path)
+        pixels, warning = decode(path, self._decoding)
         height, width = pixels.shape[:2]
         square = squash(pixels, self._side) if self._crop is None else np.array(self._crop(pixels))
         histogram = np.array(Image.fromarray(square).histogram()).reshape(3, 256)
