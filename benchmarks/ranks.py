@@ -34,7 +34,7 @@ from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.precision import choose_precision
-from imgnet_mini.training.trainer import StepLogger
+from imgnet_mini.training.train_state import StepLogger
 from imgnet_mini.utils.signals import StopRequest
 
 GOAL = 1.03

@@ -35,6 +35,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
+from imgnet_mini.data.loaders import BatchLoader
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
@@ -42,7 +43,8 @@ from imgnet_mini.training.device import choose_device, describe_device
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import Precision, choose_precision
-from imgnet_mini.training.trainer import StepLogger, Trainer
+from imgnet_mini.training.train_state import StepLogger
+from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.signals import StopRequest
 
 CLASSES = 1000
@@ -52,7 +54,7 @@ LOOPS = ("bare", "engine", "reference")
 """In the order of a round."""
 
 
-class FixedLoader:
+class FixedLoader(BatchLoader):
     """A loader that costs nothing: the same batch, so many times."""
 
     def __init__(self, images: Tensor, targets: Tensor, steps: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.fake_cuda import fake_cuda
 from imgnet_mini.data.batches import (
     Batch,
     DevicePrefetcher,
@@ -126,6 +127,14 @@ def test_a_batch_stays_as_it_is_on_the_cpu(crops):
 def test_each_tensor_of_a_batch_moves_to_the_device():
     moved = DevicePrefetcher(torch.device("meta"))(a_batch(torch.ones(2, 5)))
     assert {tensor.device.type for tensor in tensors_of(moved)} == {"meta"}
+
+
+def test_the_compute_stream_waits_for_the_copies_to_a_gpu_and_their_memory_is_kept_for_it():
+    with fake_cuda() as cuda:
+        moved = DevicePrefetcher(torch.device("cuda"))(a_batch(torch.ones(2, 5)))
+    assert all(tensor.is_cuda for tensor in tensors_of(moved))
+    copies, keeps = [("copy", "copy")] * 3, [("keep memory for", "compute")] * 3
+    assert cuda.events == [*copies, ("wait", "compute", "copy"), *keeps]
 
 
 def test_threads_that_share_work_start_no_team_of_torchs_own_and_leave_the_main_threads_alone():

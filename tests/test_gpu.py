@@ -247,24 +247,25 @@ def test_a_pack_is_on_the_gpu_at_once_or_after_an_epoch_or_never(pack, wanted, f
             assert (rows is not None and rows.is_cuda) == there
 
 
-def test_a_pack_waits_for_images_at_their_full_size():
-    resident = DeviceRows(np.zeros(2**10, np.uint8), CUDA, "auto")
-    for _ in range(3):
-        resident.before_epoch(is_full_size=False)
-    resident.before_epoch()
-    assert resident.tensor is None
-    resident.before_epoch()
-    assert resident.tensor is not None
-
-
 def test_a_pack_that_cannot_fit_is_refused_only_where_it_was_asked_for():
     rows = np.broadcast_to(np.zeros(1, np.uint8), 2**42)  # 4 TiB that take no memory
     with pytest.raises(ConfigError, match=r"--pack-on-device on: .* 4398\.0 GB.* auto or off"):
         DeviceRows(rows, CUDA, "on").before_epoch()
     resident = DeviceRows(rows, CUDA, "auto")
-    for _ in range(3):
-        resident.before_epoch()
+    resident.full_size_seen = True
+    resident.before_epoch()
     assert resident.tensor is None
+
+
+def test_a_pack_is_given_back_to_the_host_where_training_needs_its_memory(pack):
+    with train_loader(pack, CUDA, pack_on_device="auto") as loader:
+        expected = [images.cpu() for images, _ in loader.epoch(0)]
+        list(loader.epoch(1))
+        taken = torch.cuda.memory_allocated()
+        assert loader.free_memory()
+        assert torch.cuda.memory_allocated() < taken
+        found = [images.cpu() for images, _ in loader.epoch(0)]
+        assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

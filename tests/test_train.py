@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import SMALL
 from imgnet_mini.checkpoint.store import CheckpointStore
+from imgnet_mini.data.loaders import Loader
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.distributed import rank_sync
 from imgnet_mini.runs.records import read_csv
@@ -261,6 +262,24 @@ def test_out_of_memory_while_the_network_is_built_names_it_too(
     small = SMALL[:-2] if command == "find-lr" else SMALL if command == "train" else ()
     assert cli(command, *small, "--name", "a") == 2
     assert cli.says("out of memory at --batch-size 6: try --batch-size 3")
+
+
+@pytest.mark.parametrize(("spare", "code"), [([True], 0), ([False], 2)], ids=["some", "none"])
+def test_validation_that_runs_out_of_memory_is_repeated_once_the_pack_is_given_back(
+    run_small, cli, monkeypatch, spare, code
+):
+    validate, calls = trainer_module.Trainer.validate, []
+
+    def out_of_memory_at_first(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return validate(*args)
+
+    monkeypatch.setattr(trainer_module.Trainer, "validate", out_of_memory_at_first)
+    monkeypatch.setattr(Loader, "free_memory", lambda _: spare.pop())
+    assert run_small("train", "--name", "a", "--epochs", 1) == code, cli.err
+    assert len(calls) == (2 if code == 0 else 1)
 
 
 @pytest.mark.parametrize("where", ["weight", "running_mean", "momentum"])

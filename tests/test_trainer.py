@@ -2,6 +2,7 @@ import copy
 import io
 import math
 from contextlib import closing, nullcontext
+from itertools import islice
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
-from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
+from imgnet_mini.data.loaders import BatchLoader, build_eval_loader, build_train_loader
 from imgnet_mini.data.splits import ImageSplits, find_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.errors import CheckpointError, DivergedError
@@ -204,7 +205,7 @@ def test_a_network_that_diverges_is_stopped_with_epoch_and_step(make_folder, tmp
         trainer.train_epoch(loader, NullLogger(), stop)
 
 
-class FixedBatches:
+class FixedBatches(BatchLoader):
     """So many steps of `batches` as an epoch."""
 
     images_per_step = 8
@@ -216,7 +217,7 @@ class FixedBatches:
         return self._steps
 
     def epoch(self, epoch, *, start=0):
-        return batches(self._steps)
+        yield from islice(batches(self._steps), start, None)
 
 
 @pytest.mark.parametrize(

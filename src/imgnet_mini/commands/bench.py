@@ -24,7 +24,7 @@ from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import translate_torch_errors
 from imgnet_mini.training.setup import Setup, build_setup, describe_environment
 from imgnet_mini.training.throughput import TrainingBenchmark
-from imgnet_mini.training.trainer import StepLogger
+from imgnet_mini.training.train_state import StepLogger
 from imgnet_mini.utils.console import format_bytes, print_lines, show_table
 from imgnet_mini.utils.signals import StopRequest
 

@@ -7,7 +7,7 @@ import torch
 
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
-from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.loaders import Loader, build_eval_loader
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.data.sampler import build_progressive_resize, pixel_fraction
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -16,6 +16,7 @@ from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import translate_torch_errors
+from imgnet_mini.training.evaluation import Validation
 from imgnet_mini.training.full_size import check_full_size
 from imgnet_mini.training.model import weights_sha256
 from imgnet_mini.training.peak_lr import resolve_max_lr
@@ -122,7 +123,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                     save=run.save,
                     save_seconds=60 * run.config.checkpoint.save_minutes,
                 )
-                run.finish_epoch(trained, run.trainer.validate(val_loader, stop))
+                run.finish_epoch(trained, _validate(run, train_loader, val_loader, stop))
         except StopRequestedError as error:
             run.save()
             distributed.barrier()  # else torchrun, seeing one end, kills the one still writing
@@ -140,6 +141,18 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         f"Next: imgnet-mini report{run_flags(run.config.run)}",
     )
     _stop_at_the_end(run, stop)
+
+
+def _validate(
+    run: TrainingRun, train_loader: Loader, val_loader: Loader, stop: StopRequest
+) -> Validation:
+    """Validate; if GPU memory runs out, free what training can spare and validate again."""
+    try:
+        return run.trainer.validate(val_loader, stop)
+    except torch.OutOfMemoryError:  # one of several ranks cannot repeat it alone
+        if run.setup.distributed.world_size > 1 or not train_loader.free_memory():
+            raise
+    return run.trainer.validate(val_loader, stop)
 
 
 def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:

@@ -70,6 +70,15 @@ class BatchSource(Protocol):
     def batches(self) -> Iterator[Batch]:
         """Yield the batches of the sampler's epoch, in host memory unless the pack is resident."""
 
+    @property
+    def can_free_memory(self) -> bool:
+        """Whether `free_memory` would free device memory."""
+        return False
+
+    def free_memory(self) -> bool:
+        """Free device memory that the batches can do without; return whether there was any."""
+        return False
+
     def close(self) -> None:
         """End the worker processes or threads."""
 

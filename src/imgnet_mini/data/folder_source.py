@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from imgnet_mini.config.data_settings import DataConfig
-from imgnet_mini.data.batches import Batch
+from imgnet_mini.data.batches import Batch, BatchSource
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.rng import uniforms
@@ -35,7 +35,7 @@ PREFETCH_FACTOR: Final = 2
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux has it
 
 
-class FolderSource:
+class FolderSource(BatchSource):
     """Batches of image files.
 
     local_world_size: processes on this machine, each with as many workers.

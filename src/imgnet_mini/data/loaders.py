@@ -41,8 +41,17 @@ class BatchLoader(Protocol):
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         """Yield images (N, 3, H, W) float32 and targets (N,) or (N, C), from step `start` on."""
 
+    @property
+    def can_free_memory(self) -> bool:
+        """Whether `free_memory` would free device memory."""
+        return False
 
-class Loader:
+    def free_memory(self) -> bool:
+        """Free device memory that the batches can do without; return whether there was any."""
+        return False
+
+
+class Loader(BatchLoader):
     """Batches of a split on the device: normalized images (N, 3, S, S) float32, and targets.
 
     Targets are classes, (N,) int64; with mixup or cutmix, class probabilities, (N, C) float32.
@@ -75,6 +84,15 @@ class Loader:
     def positions(self) -> NDArray[np.int64]:
         """Return the indices in the split of the images that this rank gets, in order."""
         return self._sampler.positions()
+
+    @property
+    def can_free_memory(self) -> bool:
+        """Whether `free_memory` would free device memory."""
+        return self._source.can_free_memory
+
+    def free_memory(self) -> bool:
+        """Free device memory that the batches can do without; return whether there was any."""
+        return self._source.free_memory()
 
     def close(self) -> None:
         """End the worker processes or threads."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
 from imgnet_mini.data.augment.registry import enabled_augmentations
-from imgnet_mini.data.loaders import Loader
+from imgnet_mini.data.loaders import BatchLoader, Loader
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.errors import ConfigError, DivergedError
 from imgnet_mini.lr_finder.budget import Plan
@@ -186,7 +186,7 @@ def estimate_step_seconds(config: RunConfig, setup: Setup) -> tuple[int, float]:
     return 2 * size, seconds * data.batch_size / setup.distributed.world_size / size
 
 
-class _FirstSteps:
+class _FirstSteps(BatchLoader):
     """The first steps of a loader, as one epoch."""
 
     def __init__(self, loader: Loader, steps: int, grad_accum_steps: int) -> None:

@@ -19,8 +19,8 @@ from imgnet_mini.runs.results import RunEnvironment
 from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
 from imgnet_mini.training.setup import Setup, describe_environment
-from imgnet_mini.training.train_state import TrainState
-from imgnet_mini.training.trainer import StepLogger, Trainer
+from imgnet_mini.training.train_state import StepLogger, TrainState
+from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
 from imgnet_mini.utils.console import format_bytes, print_lines
 

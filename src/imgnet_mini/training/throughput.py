@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.loaders import build_train_loader
+from imgnet_mini.data.loaders import BatchLoader, build_train_loader
 from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import choose_precision
-from imgnet_mini.training.trainer import StepLogger, Trainer
+from imgnet_mini.training.train_state import StepLogger
+from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.signals import StopRequest
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -24,7 +25,7 @@ _LR: Final = 1e-5
 _ENDLESS: Final = 10**9
 
 
-class TimedLoader:
+class TimedLoader(BatchLoader):
     """A loader that yields batches for a limited time and measures the throughput.
 
     seconds: time limit of the warm-up, and then of the measurement; each has at least one batch.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -91,6 +91,13 @@ def set_random_state(states: Sequence[dict[str, Tensor]], rank: int, *, fallback
         torch.cuda.set_rng_state(state["cuda"])
 
 
+class StepLogger(Protocol):
+    """Receives the loss and the learning rate of each training step."""
+
+    def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
+        """Log consecutive steps, of which `first_step` is the first."""
+
+
 class StepBuffer:
     """Losses, learning rates and correct predictions of up to `capacity` steps.
 
@@ -101,6 +108,8 @@ class StepBuffer:
         self._losses = torch.zeros(capacity, device=device)
         self._correct = torch.zeros(2, dtype=torch.int64, device=device)
         self._lrs: list[float] = []
+        self.tensors = (self._losses, self._correct)
+        """All that `add` changes."""
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a micro-batch of the current step.

@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
-from itertools import chain, islice
-from typing import Any, Final, Protocol
+from itertools import islice
+from typing import Any, Final
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,7 +27,14 @@ from imgnet_mini.training.optim import (
     state_tensors,
 )
 from imgnet_mini.training.precision import FiniteBuffers, Precision
-from imgnet_mini.training.train_state import StepBuffer, TrainState, random_state, set_random_state
+from imgnet_mini.training.step_undo import StepUndo, take_steps
+from imgnet_mini.training.train_state import (
+    StepBuffer,
+    StepLogger,
+    TrainState,
+    random_state,
+    set_random_state,
+)
 from imgnet_mini.utils.finite import all_finite
 from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
@@ -35,13 +42,6 @@ from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 _BUFFERED_STEPS: Final = 64
 _MIN_SCALE: Final = 1.0
 """The gradient scale starts at 65536 and each overflow halves it; below 1, training has failed."""
-
-
-class StepLogger(Protocol):
-    """Receives the loss and the learning rate of each training step."""
-
-    def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
-        """Log consecutive steps, of which `first_step` is the first."""
 
 
 class Trainer:
@@ -88,6 +88,11 @@ class Trainer:
         self._distributed = distributed
         self._hint = hint
         self._buffer = StepBuffer(_BUFFERED_STEPS, next(model.parameters()).device)
+        self._undo = StepUndo(
+            [*model.buffers(), *self._buffer.tensors],
+            optimizer,
+            enabled=distributed.world_size == 1,
+        )
         self.state = TrainState()
 
     def train_step(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -98,7 +103,8 @@ class Trainer:
         """
         if self._statistics is not None:
             self._statistics.remember()
-        for number, (images, targets) in enumerate(batches, 1):
+        micro_batches = islice(batches, self._grad_accum_steps)
+        for number, (images, targets) in enumerate(micro_batches, 1):
             is_last = number == self._grad_accum_steps
             with nullcontext() if is_last else no_sync(self._ddp_model):
                 with self._precision.autocast():
@@ -106,6 +112,7 @@ class Trainer:
                     loss = self._criterion(logits, targets) / self._grad_accum_steps
                 self._scaler.scale(loss).backward()
             self._buffer.add(loss.detach(), logits.detach(), targets)
+        self._undo.begin_update()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
@@ -149,12 +156,11 @@ class Trainer:
         started = saved_at - state.seconds
         rank_sync = RankSync(self._distributed, stop, max_steps=_BUFFERED_STEPS)
         with (
-            closing(loader.epoch(state.epoch, start=state.batch)) as batches,
+            closing(take_steps(loader, state, self.train_step, self._undo)) as steps,
             progress_bar(label, len(loader), done=state.batch) as bar,
         ):
             try:
-                for first in batches:
-                    self.train_step(chain((first,), islice(batches, self._grad_accum_steps - 1)))
+                for _ in steps:
                     if rank_sync.should_sync():
                         self._read_buffer(logger)  # blocking
                         now = time.perf_counter()

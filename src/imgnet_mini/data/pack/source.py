@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgnet_mini.config.data_settings import DataConfig
-from imgnet_mini.data.batches import Batch, prefetch_map, thread_pool
+from imgnet_mini.data.batches import Batch, BatchSource, prefetch_map, thread_pool
 from imgnet_mini.data.pack.format import PackedSplit
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
 from imgnet_mini.data.transforms import CROP_NUMBERS, Crop, TrainCrop, crop_image, squash_crop
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.utils.console import format_bytes
+from imgnet_mini.utils.console import format_bytes, print_warning
 
 _MARGIN: Final = 0.05
 """Share of the device memory to leave free."""
 
 
-class PackSource:
+class PackSource(BatchSource):
     """Batches of a packed split, loaded by threads: numpy and torch release the GIL.
 
     crop: random crop of training images; None for rows to be used whole.
@@ -45,16 +45,28 @@ class PackSource:
         self._crop_on_host = crop is not None and device.type == "cpu"
         self._pool = thread_pool(self._threads)
         mode = data.pack_on_device if crop is not None else "off"
-        self._device_rows = DeviceRows(split.pixels, device, mode)
+        ahead = sampler.max_micro_batch * (data.workers + 1)  # batches gathered on the device
+        self._device_rows = DeviceRows(split.pixels, device, mode, rows_ahead=ahead)
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches of the current epoch of the sampler."""
-        self._device_rows.before_epoch(is_full_size=self._sampler.is_full_size)
+        self._device_rows.before_epoch()
         if self._crop_on_host or not self._threads:
             # On a CPU, training uses all cores: the threads share each batch instead.
             yield from map(self._load, self._sampler)
         else:
             yield from prefetch_map(self._load, self._sampler, self._pool, ahead=self._threads)
+        if self._sampler.is_full_size and self._sampler.start < len(self._sampler):
+            self._device_rows.full_size_seen = True
+
+    @property
+    def can_free_memory(self) -> bool:
+        """Whether the rows are on the device and not required to be there."""
+        return self._device_rows.can_release
+
+    def free_memory(self) -> bool:
+        """Move the rows back to host memory for good; return whether that freed device memory."""
+        return self._device_rows.release()
 
     def close(self) -> None:
         """Stop the threads."""
@@ -82,11 +94,12 @@ class PackSource:
         ]
 
     def _rows(self, indices: NDArray[np.int64]) -> Tensor:
-        if self._device_rows.tensor is not None:
+        resident = self._device_rows.tensor
+        if resident is not None:
             # Pinned and non-blocking: a blocking copy would wait for the current training step.
             positions = torch.from_numpy(indices).pin_memory()
-            positions = positions.to(self._device_rows.tensor.device, non_blocking=True)
-            return self._device_rows.tensor.index_select(0, positions)
+            positions = positions.to(resident.device, non_blocking=True)
+            return resident.index_select(0, positions)
         shape = (len(indices), *self._split.pixels.shape[1:])
         rows = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
         # All indices are valid; mode="clip" saves a copy inside numpy.
@@ -119,18 +132,23 @@ class PackSource:
 class DeviceRows:
     """Rows of a pack in GPU memory: on request, or once they fit.
 
-    Free memory is measured after one epoch at full image size with its validation, when training
-    has allocated all that it needs.
+    Free memory is measured after batches at full image size and the validation that follows them,
+    when training has allocated all that it needs.
 
     rows: (N, S, S, 3) uint8.
     mode: `--pack-on-device`: "on", "off" or "auto".
+    rows_ahead: rows in the batches that are gathered on the device at any time.
 
     Raises:
         ConfigError: mode is "on" and the device is not a GPU.
     """
 
-    def __init__(self, rows: NDArray[np.uint8], device: torch.device, mode: str) -> None:
+    def __init__(
+        self, rows: NDArray[np.uint8], device: torch.device, mode: str, *, rows_ahead: int = 0
+    ) -> None:
         self.tensor: Tensor | None = None
+        self.full_size_seen = False
+        """Whether this process has trained on images of the full size."""
         self._rows = rows
         self._device = device
         if mode == "on" and device.type != "cuda":
@@ -138,25 +156,48 @@ class DeviceRows:
                 f"--pack-on-device on requires CUDA, and this run uses {device.type}: use auto"
             )
         self._mode = mode if device.type == "cuda" else "off"
-        self._full_size_epochs = 0
+        self._bytes_ahead = rows_ahead * rows.nbytes // max(1, len(rows))
 
-    def before_epoch(self, *, is_full_size: bool = True) -> None:
+    def before_epoch(self) -> None:
         """Move the rows to the device if they are to be there. Call before each epoch.
-
-        is_full_size: whether no later epoch has larger images.
 
         Raises:
             ConfigError: mode is "on" and the rows do not fit.
         """
-        if self.tensor is None and self._mode != "off":
-            nbytes = self._rows.nbytes
-            free, total = torch.cuda.mem_get_info(self._device)
-            if self._mode == "on" and nbytes > free:
-                raise ConfigError(
-                    f"--pack-on-device on: the pack needs {format_bytes(nbytes)} of device memory, "
-                    f"and {format_bytes(free)} are free: use auto or off"
-                )
-            fits = self._full_size_epochs > 0 and nbytes + _MARGIN * total <= free
-            if self._mode == "on" or fits:
+        if self.tensor is not None or self._mode == "off":
+            return
+        needed = self._rows.nbytes + self._bytes_ahead
+        free, total = torch.cuda.mem_get_info(self._device)
+        if self._mode == "on" and needed > free:
+            raise ConfigError(
+                f"--pack-on-device on: the pack needs {format_bytes(needed)} of device memory, "
+                f"and {format_bytes(free)} are free: use auto or off"
+            )
+        fits = self.full_size_seen and needed + _MARGIN * total <= free
+        if self._mode == "on" or fits:
+            try:
                 self.tensor = torch.from_numpy(self._rows).to(self._device)
-        self._full_size_epochs += is_full_size
+            except torch.OutOfMemoryError:  # another program has taken what was free
+                if self._mode == "on":
+                    raise
+                self._give_up()
+
+    @property
+    def can_release(self) -> bool:
+        """Whether the rows are on the device; those of mode "on" stay."""
+        return self.tensor is not None and self._mode == "auto"
+
+    def release(self) -> bool:
+        """Free the device memory for good; return whether there was any to free."""
+        if not self.can_release:
+            return False
+        self._give_up()
+        return True
+
+    def _give_up(self) -> None:
+        self.tensor, self._mode = None, "off"
+        torch.cuda.empty_cache()
+        print_warning(
+            "Note: GPU memory ran out. The pack is read from host memory from here on, as with "
+            "--pack-on-device off"
+        )
