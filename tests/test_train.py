@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import SMALL
 from imgnet_mini.checkpoint.store import CheckpointStore
-from imgnet_mini.data.loaders import Loader
 from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.data.loaders import Loader
 from imgnet_mini.distributed import rank_sync
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training import trainer as trainer_module

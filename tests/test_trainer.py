@@ -342,6 +342,30 @@ def test_stopped_and_resumed_equals_never_stopped_for_each_optimizer(model, name
     torch.testing.assert_close(ours["state"], theirs["state"], rtol=0, atol=0)
 
 
+def test_the_scale_of_gradients_and_its_growth_are_resumed(model):
+    fp16 = Precision("cpu", torch.float16)
+    trainer = build_trainer(copy.deepcopy(model), precision=fp16)
+    trainer.model.train()
+    trainer._scaler.load_state_dict(
+        trainer._scaler.state_dict() | {"scale": 8.0, "growth_interval": 3}
+    )
+    steps = list(batches(STEPS))
+    overflow = trainer.model.fc.bias.register_hook(lambda gradient: gradient * torch.inf)
+    trainer.train_step([steps[0]])
+    overflow.remove()
+    trainer.train_step([steps[1]])
+    fresh = build_trainer(copy.deepcopy(model), precision=fp16)
+    fresh.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    fresh.model.train()
+    assert fresh._scaler.get_scale() == 4.0  # halved once
+    assert fresh._scaler.state_dict() == trainer._scaler.state_dict()
+    for step in steps[2:4]:  # the second of which doubles it
+        trainer.train_step([step])
+        fresh.train_step([step])
+    assert fresh._scaler.get_scale() == trainer._scaler.get_scale() == 8.0
+    assert_same_weights(fresh.model, trainer.model)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_whose_state_is_not_finite_never_reaches_a_checkpoint(model, name):
     for number in range(len(OPTIMIZERS[name].state_names({"momentum": 0.9, "use_muon": False}))):

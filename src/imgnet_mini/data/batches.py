@@ -72,7 +72,7 @@ class BatchSource(Protocol):
 
     @property
     def can_free_memory(self) -> bool:
-        """Whether `free_memory` would free device memory."""
+        """Return whether `free_memory` would free device memory."""
         return False
 
     def free_memory(self) -> bool:

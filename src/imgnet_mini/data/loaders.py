@@ -43,7 +43,7 @@ class BatchLoader(Protocol):
 
     @property
     def can_free_memory(self) -> bool:
-        """Whether `free_memory` would free device memory."""
+        """Return whether `free_memory` would free device memory."""
         return False
 
     def free_memory(self) -> bool:
@@ -87,7 +87,7 @@ class Loader(BatchLoader):
 
     @property
     def can_free_memory(self) -> bool:
-        """Whether `free_memory` would free device memory."""
+        """Return whether `free_memory` would free device memory."""
         return self._source.can_free_memory
 
     def free_memory(self) -> bool:

@@ -61,7 +61,7 @@ class PackSource(BatchSource):
 
     @property
     def can_free_memory(self) -> bool:
-        """Whether the rows are on the device and not required to be there."""
+        """Return whether the rows are on the device and not required to be there."""
         return self._device_rows.can_release
 
     def free_memory(self) -> bool:
@@ -148,7 +148,7 @@ class DeviceRows:
     ) -> None:
         self.tensor: Tensor | None = None
         self.full_size_seen = False
-        """Whether this process has trained on images of the full size."""
+        """True once this process has trained on images of the full size."""
         self._rows = rows
         self._device = device
         if mode == "on" and device.type != "cuda":
@@ -184,7 +184,7 @@ class DeviceRows:
 
     @property
     def can_release(self) -> bool:
-        """Whether the rows are on the device; those of mode "on" stay."""
+        """Return whether the rows are on the device; those of mode "on" stay."""
         return self.tensor is not None and self._mode == "auto"
 
     def release(self) -> bool:
