@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.distributed import rank_sync
+from imgnet_mini.errors import WriteError
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training import trainer as trainer_module
 from imgnet_mini.training.run import TrainingRun
@@ -317,6 +320,71 @@ def test_inside_a_long_epoch_it_is_saved_every_so_many_minutes(run_small, monkey
     )
     assert run_small("train", "--name", "a", "--epochs", 1, "--save-minutes", 1e-9) == 0
     assert saved == [0, 1, 2, 3, 4, 4]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_it_is_that_of_its_step(
+    run_small, monkeypatch
+):
+    assert run_small("train", "--name", "b", "--keep", 9) == 0
+    steps, saves = [], []
+    train_step, save = trainer_module.Trainer.train_step, CheckpointStore.save
+
+    def counted(self, batches):
+        train_step(self, batches)
+        with changed:
+            steps.append(self.state.step)
+            changed.notify()
+
+    def slow(self, checkpoint):
+        saves.append(checkpoint.state.step)
+        with changed:
+            if 0 < checkpoint.state.step < 12:
+                assert changed.wait_for(lambda: steps[-1] >= checkpoint.state.step + 2, 60)
+        save(self, checkpoint)
+
+    changed = threading.Condition()
+    monkeypatch.setattr(trainer_module.Trainer, "train_step", counted)
+    monkeypatch.setattr(CheckpointStore, "save", slow)
+    assert run_small("train", "--name", "a", "--keep", 9) == 0
+    assert saves == [0, 4, 8, 12]
+    for step in ("-0", "-4", "-8", ""):
+        ours, theirs = (
+            torch.load(f"checkpoints/{name}/checkpoint{step}.pth", weights_only=True)
+            for name in "ab"
+        )
+        for part in ("model", "optimizer", "rng"):
+            torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+
+
+def test_a_save_that_fails_while_training_goes_on_ends_it_soon(run_small, cli, monkeypatch):
+    monkeypatch.setattr(rank_sync, "_SYNC_SECONDS", 0.0)
+    save, train_step = CheckpointStore.save, trainer_module.Trainer.train_step
+    failed, steps = threading.Event(), []
+
+    def full(self, checkpoint):
+        if checkpoint.state.step == 4:
+            raise WriteError("no space")
+        save(self, checkpoint)
+
+    def noted(self, batches):
+        train_step(self, batches)
+        steps.append(self.state.step)
+        if self.state.step > 4:
+            assert failed.wait(30)
+
+    def reported(self, future):
+        result = set_exception(self, future)
+        failed.set()
+        return result
+
+    set_exception = Future.set_exception
+    monkeypatch.setattr(Future, "set_exception", reported)
+    monkeypatch.setattr(CheckpointStore, "save", full)
+    monkeypatch.setattr(trainer_module.Trainer, "train_step", noted)
+    assert run_small("train", "--name", "a") == 5
+    assert cli.says("no space")
+    assert cli.says("Safe: step 0")
+    assert max(steps) == 5
 
 
 def test_a_run_whose_folder_leads_elsewhere_is_refused(run_small, cli, tmp_path):

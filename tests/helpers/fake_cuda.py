@@ -31,53 +31,56 @@ STREAMS = ("compute", "copy")
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
-class Waits(TorchDispatchMode):
-    """Records each operation that would make the host wait for a GPU, in the backward pass too.
+def waits_for_device(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether an operation on tensors of a GPU makes the host wait for it."""
+    if func in HOST_READS:
+        return True
+    if func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default):
+        return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    if func is torch.ops.aten._to_copy.default:
+        target = kwargs.get("device") or args[0].device
+        return torch.device(target).type != args[0].device.type and not kwargs.get("non_blocking")
+    if func is torch.ops.aten.copy_.default:
+        return args[0].device.type != args[1].device.type and not any(args[2:])
+    return False
 
-    With `on_cpu`, all tensors stand for those of a GPU, so that real steps can be taken.
+
+class HostWaits(TorchDispatchMode):
+    """Lists the operations that would wait if all tensors on the CPU were on a GPU.
+
+    So a real step can be taken, with its backward pass, which FakeTensorMode cannot take on CUDA.
     """
 
-    def __init__(self, *, on_cpu: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
-        self._on_cpu = on_cpu
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if self._waits(func, args, kwargs):
+        # lift_fresh: a tensor made of Python numbers, which would be sent
+        if func is torch.ops.aten.lift_fresh.default or waits_for_device(func, args, kwargs or {}):
             self.found.append(str(func))
-        return func(*args, **kwargs)
-
-    def _waits(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        if func in HOST_READS:
-            return self._on_cpu or any(tensor.is_cuda for tensor in tensors)
-        if func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default):
-            return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-        if self._on_cpu:  # a tensor made of Python numbers, which would have to be sent
-            return func is torch.ops.aten.lift_fresh.default
-        if func in COPIES:
-            target = kwargs.get("device") or args[0].device
-            source = (args[0] if func is torch.ops.aten._to_copy.default else args[1]).device
-            is_async = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
-            return torch.device(target).type != source.type and not is_async
-        return False
+        return func(*args, **(kwargs or {}))
 
 
 class FakeCuda(TorchDispatchMode):
-    """Computes on the CPU for real, and logs copies, waits of streams, and memory that is kept."""
+    """Logs copies, waits and kept memory; tensors of the CPU are real, those of the GPU empty.
+
+    events: in order; waits: operations for which the host would wait for the GPU.
+    """
 
     def __init__(self, free: int) -> None:
         super().__init__()
         self.free = free
         self.events: list[tuple[object, ...]] = []
+        self.waits: list[str] = []
         self.stream = STREAMS[0]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.ops.aten._pin_memory.default:
             return args[0]
-        kwargs.pop("pin_memory", None)
+        if kwargs.pop("pin_memory", False):
+            self.events.append(("pin",))
         if func is torch.ops.aten.record_stream.default:
             self.events.append(("keep memory for", STREAMS[args[1].stream_id]))
             return None
@@ -86,6 +89,8 @@ class FakeCuda(TorchDispatchMode):
             with _disable_current_modes():
                 return func(*args, **kwargs)
         result = func(*args, **kwargs)
+        if waits_for_device(func, args, kwargs):
+            self.waits.append(str(func))
         if func in COPIES and before | devices_of(result) == {"cpu", "cuda"}:
             self.events.append(("copy", self.stream))
         return result
@@ -115,6 +120,19 @@ def fake_stream(cuda: FakeCuda, number: int, name: str) -> FakeStream:
     return stream
 
 
+class FakeEvent:
+    """Stands for `torch.cuda.Event`."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+
+    def record(self, stream: FakeStream) -> None:
+        self._cuda.events.append(("record", stream.name))
+
+    def synchronize(self) -> None:
+        self._cuda.waits.append("event")
+
+
 @contextmanager
 def fake_cuda(*, free: int = 10 * GIB, total: int = 10 * GIB) -> Iterator[FakeCuda]:
     """Let tensors live on a CUDA device that is not there, with so much free memory."""
@@ -132,4 +150,5 @@ def fake_cuda(*, free: int = 10 * GIB, total: int = 10 * GIB) -> Iterator[FakeCu
             patch.setattr(torch.cuda, "Stream", lambda *_: streams["copy"])
             patch.setattr(torch.cuda, "current_stream", lambda *_: streams[cuda.stream])
             patch.setattr(torch.cuda, "stream", on_stream)
+            patch.setattr(torch.cuda, "Event", lambda: FakeEvent(cuda))
             yield cuda

@@ -10,6 +10,7 @@ any moment each file under its name is complete and listed.
 """
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -59,6 +60,11 @@ class CheckpointStore:
         self.newest: Entry | None = None
         """The verified state in checkpoint.pth."""
         self._best_sha256: str | None = None
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Let a save in another thread fail at its next write; the earlier files are unchanged."""
+        self._cancelled.set()
 
     def save(self, checkpoint: RunCheckpoint) -> None:
         """Save the state of the run; the previous one is kept under the name of its step.
@@ -144,7 +150,7 @@ class CheckpointStore:
             translate_write_errors(path, tensor_bytes(content)),
             temporary_file(path) as (file, temporary),
         ):
-            hashing = _HashingWriter(file)
+            hashing = _HashingWriter(file, self._cancelled)
             torch.save(content, cast(BinaryIO, hashing))
             flush_and_close(file, temporary)
             entry = _entry(hashing.sha256.hexdigest(), kind, step, epoch)
@@ -224,14 +230,21 @@ class CheckpointStore:
         return manifest
 
 
+class SaveCancelledError(BaseException):
+    """A save was cancelled; no error of torch.save may hide it."""
+
+
 class _HashingWriter:
     """A file that computes the SHA-256 of the data written to it."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, cancelled: threading.Event) -> None:
         self._file = file
+        self._cancelled = cancelled
         self.sha256 = hashlib.sha256()
 
     def write(self, data: Any) -> int:
+        if self._cancelled.is_set():
+            raise SaveCancelledError
         self.sha256.update(data)
         return self._file.write(data)
 

@@ -112,6 +112,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         closing(run.setup.train_loader) as train_loader,
         closing(val_images) as val_loader,
         closing(run),
+        run.saving,
     ):
         run.begin(new_plan=new_plan)
         try:
@@ -120,9 +121,11 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                     train_loader,
                     run.step_logger,
                     stop,
-                    save=run.save,
+                    save=run.save_in_background,
                     save_seconds=60 * run.config.checkpoint.save_minutes,
+                    check=run.saving.check,
                 )
+                run.saving.wait()  # worker processes start with validation: no file may be open
                 run.finish_epoch(trained, _validate(run, train_loader, val_loader, stop))
         except StopRequestedError as error:
             run.save()

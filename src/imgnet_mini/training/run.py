@@ -1,18 +1,19 @@
 """The parts of a run, and the files it writes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from imgnet_mini.checkpoint.host_copy import HostCopy, copy_to_host
 from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
 from imgnet_mini.reporting.summary import summarize_model
-from imgnet_mini.runs.logger import NullLogger, RunLogger
+from imgnet_mini.runs.logger import NullLogger, RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
 from imgnet_mini.runs.results import RunEnvironment
@@ -22,6 +23,7 @@ from imgnet_mini.training.setup import Setup, describe_environment
 from imgnet_mini.training.train_state import StepLogger, TrainState
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
+from imgnet_mini.utils.background import BackgroundThread
 from imgnet_mini.utils.console import format_bytes, print_lines
 
 _RECORDED = (
@@ -48,6 +50,11 @@ class TrainingRun:
     logger: RunLogger | None
     store: CheckpointStore
 
+    @cached_property
+    def saving(self) -> BackgroundThread:
+        """The thread that writes checkpoints while training goes on."""
+        return BackgroundThread("imgnet-mini-save", self.store.cancel)
+
     def begin(self, *, new_plan: bool) -> None:
         """Write the files of the run.
 
@@ -70,13 +77,31 @@ class TrainingRun:
 
     def save(self) -> None:
         """Save a checkpoint; all that it counts as logged is written before."""
-        checkpoint = self._checkpoint()  # first: it fails if training has diverged
-        if self.logger is not None and checkpoint is not None:
-            self.logger.flush()
+        self.saving.wait()
+        if (write := self._checkpoint_writer()) is not None:
+            write()
+
+    def save_in_background(self) -> None:
+        """Copy the state to host memory and save it while training goes on."""
+        if (write := self._checkpoint_writer()) is not None:
+            self.saving.start(write)
+
+    def _checkpoint_writer(self) -> Callable[[], None] | None:
+        """Return the function that writes the current state; None on ranks that write nothing."""
+        made = self._checkpoint()  # first: it fails if training has diverged
+        if self.logger is None or made is None:
+            return None
+        self.logger.flush()
+        copied, checkpoint = made
+
+        def write() -> None:
+            copied.wait()
             self.store.save(checkpoint)
 
+        return write
+
     def finish_epoch(self, trained: Metrics, validation: Validation) -> None:
-        """Log an epoch and save; a run killed meanwhile repeats the epoch.
+        """Log an epoch and save it in the background; a run killed meanwhile repeats the epoch.
 
         With EMA, the averaged weights decide which epoch is the best.
         """
@@ -90,13 +115,21 @@ class TrainingRun:
             self._log_images(self.logger, predictions, best_top1=best_top1)
             self.logger.log_epoch(*records)
         is_best = state.finish_epoch(validated.top1)
-        checkpoint = self._checkpoint()
-        if self.logger is None or checkpoint is None:
+        made = self._checkpoint()
+        if self.logger is None or made is None:
             return
-        if is_best:
-            self.store.save_best(self._best_checkpoint(checkpoint, validated), step=state.step)
-        self.store.save(checkpoint)
-        self.logger.write()
+        copied, checkpoint = made
+        best = self._best_checkpoint(checkpoint, validated) if is_best else None
+        logged = list(self.logger.records)
+
+        def write() -> None:
+            copied.wait()
+            if best is not None:
+                self.store.save_best(best, step=checkpoint.state.step)
+            self.store.save(checkpoint)
+            write_logs(self.paths, logged)
+
+        self.saving.start(write)
         print_lines(*(record.to_line() for record in records))
 
     @contextmanager
@@ -154,13 +187,18 @@ class TrainingRun:
     def _pictures(self) -> TrainingPictures:
         return TrainingPictures(self.setup.images.val, self.config.data.decoding)
 
-    def _checkpoint(self) -> RunCheckpoint | None:
-        """Return the state of the run; None on ranks that write nothing. All ranks must call."""
+    def _checkpoint(self) -> tuple[HostCopy, RunCheckpoint] | None:
+        """Return the state of the run, complete once its tensors are copied to the host.
+
+        All ranks must call; those that write nothing get None.
+        """
         state = self.trainer.state_dict()
         if self.logger is None:
             return None
+        copied = copy_to_host(state)
         records = [asdict(record) for record in self.logger.records]
-        return RunCheckpoint.model_validate(state | self._origin | {"records": records})
+        content = copied.state | self._origin | {"records": records}
+        return copied, RunCheckpoint.model_validate(content)
 
     def _best_checkpoint(self, checkpoint: RunCheckpoint, metrics: Metrics) -> BestCheckpoint:
         weights = {"model": checkpoint.model}

@@ -135,12 +135,14 @@ class Trainer:
         *,
         save: Callable[[], None] = lambda: None,
         save_seconds: float = math.inf,
+        check: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> Metrics:
         """Take the remaining steps of the current epoch.
 
         save: called when `save_seconds` have passed since the start or the last call, with all
             steps so far counted and logged.
+        check: called about once a second; its errors end the epoch.
         label: of the progress bar; default: the epoch.
 
         Raises:
@@ -166,6 +168,7 @@ class Trainer:
                         now = time.perf_counter()
                         state.seconds = now - started
                         bar.show(state.batch, state.metrics(images_per_step).to_text(state.lr))
+                        check()
                         if rank_sync.sync(now - saved_at > save_seconds):
                             save()
                             saved_at = time.perf_counter()
