@@ -4,6 +4,8 @@ import os
 import random
 import re
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,7 +14,12 @@ from helpers.checkpoints import KINDS, best_at, checkpoint_at, content_at, damag
 from imgnet_mini.checkpoint.load import read_run, read_weights
 from imgnet_mini.checkpoint.manifest import Manifest
 from imgnet_mini.checkpoint.reader import file_sha256
-from imgnet_mini.checkpoint.store import CheckpointStore, _HashingWriter, tensor_bytes
+from imgnet_mini.checkpoint.store import (
+    CheckpointStore,
+    SaveCancelledError,
+    _HashingWriter,
+    tensor_bytes,
+)
 from imgnet_mini.errors import CheckpointError, WriteError
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.utils.signals import ImmediateStopError, StopRequest
@@ -264,6 +271,28 @@ def test_a_second_ctrl_c_inside_a_write_ends_it_at_once_and_keeps_what_was_there
         stop._received_at -= 60
         with pytest.raises(ImmediateStopError, match="SIGINT"):
             store.save(checkpoint_at(20))
+    assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
+
+
+def test_a_save_in_another_thread_is_cancelled_at_its_next_write_and_keeps_what_was_there(
+    paths, monkeypatch
+):
+    store = store_at(paths.output_dir, 10)
+    before = {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()}
+    write, writing, go = _HashingWriter.write, threading.Event(), threading.Event()
+
+    def waiting(self, data):
+        writing.set()
+        assert go.wait(30)
+        return write(self, data)
+
+    monkeypatch.setattr(_HashingWriter, "write", waiting)
+    with ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(store.save, checkpoint_at(20))
+        assert writing.wait(30)
+        store.cancel()
+        go.set()
+        assert isinstance(saving.exception(), SaveCancelledError)
     assert {path: path.read_bytes() for path in paths.checkpoint_dir.iterdir()} == before
 
 
