@@ -1,15 +1,21 @@
 """Repeating a training step that ran out of GPU memory, once the loader has freed some."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from imgnet_mini.data.loaders import BatchLoader
-from imgnet_mini.training.train_state import TrainState, random_state, set_random_state
+from imgnet_mini.distributed.context import DistributedContext
+from imgnet_mini.training.train_state import (
+    StepBuffer,
+    TrainState,
+    random_state,
+    set_random_state,
+)
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -17,14 +23,19 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 class StepUndo:
     """Undoes the forward and backward passes of a step, so that it can be repeated exactly.
 
-    tensors: those that the passes change in place, such as batch-norm statistics.
-    enabled: False on one of several ranks, of which the others would not repeat the step.
+    One of several ranks cannot repeat a step alone.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], optimizer: Optimizer, *, enabled: bool) -> None:
-        self._tensors = list(tensors)
+    def __init__(
+        self,
+        model: nn.Module,
+        buffer: StepBuffer,
+        optimizer: Optimizer,
+        distributed: DistributedContext,
+    ) -> None:
+        self._tensors = [*model.buffers(), *buffer.tensors]
+        self._enabled = distributed.world_size == 1
         self._optimizer = optimizer
-        self._enabled = enabled
         self._copies: list[Tensor] = []
         self._random_state: dict[str, Tensor] | None = None
         self._is_updating = False

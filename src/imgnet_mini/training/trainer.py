@@ -88,11 +88,7 @@ class Trainer:
         self._distributed = distributed
         self._hint = hint
         self._buffer = StepBuffer(_BUFFERED_STEPS, next(model.parameters()).device)
-        self._undo = StepUndo(
-            [*model.buffers(), *self._buffer.tensors],
-            optimizer,
-            enabled=distributed.world_size == 1,
-        )
+        self._undo = StepUndo(model, self._buffer, optimizer, distributed)
         self.state = TrainState()
 
     def train_step(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -103,8 +99,7 @@ class Trainer:
         """
         if self._statistics is not None:
             self._statistics.remember()
-        micro_batches = islice(batches, self._grad_accum_steps)
-        for number, (images, targets) in enumerate(micro_batches, 1):
+        for number, (images, targets) in enumerate(islice(batches, self._grad_accum_steps), 1):
             is_last = number == self._grad_accum_steps
             with nullcontext() if is_last else no_sync(self._ddp_model):
                 with self._precision.autocast():
