@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -14,7 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from helpers.packs import build, opened
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
-from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
+from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing, _affine_grid
 from imgnet_mini.data.augment.trivial import TrivialAugment
 from imgnet_mini.data.batches import BatchRandom
 from imgnet_mini.data.loaders import build_train_loader
@@ -243,3 +244,10 @@ def test_what_only_training_draws_is_no_option_of_what_only_evaluates(cli):
         assert cli(command, "--help") == 0
         for flag in ("--mixup", "--cutmix", "--trivial", "--random-erasing", "--progressive"):
             assert flag not in cli.out
+
+
+@pytest.mark.parametrize("size", [32, 97])
+def test_the_affine_grid_is_torchs(size):
+    theta = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = F.affine_grid(theta, [5, 3, size, size], align_corners=False)
+    torch.testing.assert_close(_affine_grid(theta, size), expected, rtol=0, atol=2e-6)

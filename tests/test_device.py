@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torchvision.models import ShuffleNetV2
 
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.training.device import choose_device, describe_device
+from imgnet_mini.training.device import choose_device, describe_device, exact_float32
 
 HAS = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
@@ -23,6 +24,64 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(kind):
         pytest.skip(f"{kind} is there")
     with pytest.raises(ConfigError, match=rf"--device {kind}: .*it can use .*cpu.*--device"):
         choose_device(RuntimeConfig(device=kind))
+
+
+def float32_settings():
+    cudnn = torch.backends.cudnn
+    return cudnn.allow_tf32, cudnn.benchmark, torch.get_float32_matmul_precision()
+
+
+EXACT = (False, False, "highest")
+
+
+@pytest.fixture
+def fast_kernels():
+    """Settings of a GPU that trains without AMP."""
+    before = float32_settings()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, precision = before
+    torch.set_float32_matmul_precision(precision)
+
+
+def test_exact_float32_is_without_tf32_and_benchmarks_and_restores_both(fast_kernels):
+    def fail():
+        with exact_float32():
+            assert float32_settings() == EXACT
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert float32_settings() == (True, True, "high")
+
+
+@pytest.mark.parametrize(
+    ("amp", "expected"), [(True, (False, True, "highest")), (False, (True, True, "high"))]
+)
+def test_only_training_without_amp_uses_tf32(fast_kernels, monkeypatch, amp, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(RuntimeConfig(amp=amp)).type == "cuda"
+    assert float32_settings() == expected
+
+
+def test_evaluate_and_predict_compute_in_exact_float32(fast_kernels, run_small, cli, monkeypatch):
+    assert run_small("train", "--name", "a", "--epochs", 1, "--no-amp") == 0, cli.err
+    found = []
+    forward = ShuffleNetV2.forward
+
+    def noted(self, images):
+        found.append((self.training, float32_settings()))
+        return forward(self, images)
+
+    monkeypatch.setattr(ShuffleNetV2, "forward", noted)
+    for command in (["evaluate"], ["predict", "data/val"]):
+        found.clear()
+        assert cli(*command, "--name", "a") == 0, cli.err
+        assert {settings for _, settings in found} == {EXACT}
+    found.clear()
+    assert run_small("train", "--name", "b", "--epochs", 1, "--no-amp") == 0, cli.err
+    assert {(True, (True, True, "high")), (False, EXACT)} <= set(found)
 
 
 def test_the_processor_is_described_with_its_threads():

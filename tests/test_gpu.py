@@ -1,5 +1,8 @@
 """What only a CUDA GPU can show; run by `nox -s gpu`."""
 
+import subprocess
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -25,7 +28,7 @@ from imgnet_mini.data.transforms import CROP_NUMBERS, STD, Normalize, crop_batch
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv
-from imgnet_mini.training.device import choose_device
+from imgnet_mini.training.device import choose_device, exact_float32
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import choose_precision
@@ -70,7 +73,9 @@ def batch() -> tuple[Tensor, Tensor]:
 @contextmanager
 def never_waiting() -> Iterator[None]:
     """Any wait for the GPU is an error."""
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
@@ -292,16 +297,29 @@ def test_the_workflow_runs_and_resumes_on_the_gpu(data, cli):
     assert len(read_csv(Path("out/r50_onecycle_amp/train_log.csv"))) == 4
 
 
-def test_deterministic_gives_the_same_bits_again(data, cli):
+def test_deterministic_gives_the_same_bits_again(data):
+    """Each run is a process of its own: cuBLAS reads its workspace setting at its first use."""
     options = [
-        *("--data-root", "data", "--arch", "resnet18", "--img-size", 32, "--deterministic"),
-        *("--batch-size", 6, "--workers", 2, "--epochs", 2),
+        *("--data-root", "data", "--arch", "resnet18", "--img-size", "32", "--deterministic"),
+        *("--batch-size", "6", "--workers", "2", "--epochs", "2"),
     ]
     weights = []
     for name in ("a", "b"):
-        assert cli("train", "--name", name, *options) == 0, cli.err
+        command = [sys.executable, "-m", "imgnet_mini", "train", "--name", name, *options]
+        subprocess.run(command, check=True, timeout=300)
         weights.append(torch.load(f"checkpoints/{name}/checkpoint.pth", weights_only=True)["model"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_evaluation_of_a_float32_network_is_that_of_the_cpu_to_float32(data):
+    choose_device(RuntimeConfig(amp=False))  # training may use TF32
+    images = squares()[0].permute(0, 3, 1, 2)
+    model = build_model(ModelConfig(arch="resnet18"), classes=10, img_size=96, seed=0, device=CPU)
+    logits = []
+    for device in (CPU, CUDA):
+        with torch.no_grad(), exact_float32():
+            logits.append(model.to(device).eval()(Normalize(device)(images.to(device))).cpu())
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_that_does_not_fit_names_a_smaller_one(data, cli):

@@ -3,13 +3,14 @@ of all that a program asks of the device and of what would make the host wait fo
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -25,6 +26,14 @@ HOST_READS = {
     torch.ops.aten.repeat_interleave.Tensor,
 }
 """Operations whose result the host needs: a value, or a shape that depends on values."""
+
+PRODUCTS = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.baddbmm.default,
+    torch.ops.aten.convolution.default,
+}
 
 STREAMS = ("compute", "copy")
 
@@ -54,6 +63,16 @@ class HostWaits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self._reads = HostReads(self.found)
+
+    def __enter__(self) -> "HostWaits":
+        self._reads.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._reads.__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         # lift_fresh: a tensor made of Python numbers, which would be sent
@@ -62,10 +81,24 @@ class HostWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class HostReads(TorchFunctionMode):
+    """Lists methods that read a tensor, and that a tensor on the CPU does not dispatch."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self._found = found
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (Tensor.tolist, Tensor.cpu, Tensor.numpy):
+            self._found.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 class FakeCuda(TorchDispatchMode):
     """Logs copies, waits and kept memory; tensors of the CPU are real, those of the GPU empty.
 
-    events: in order; waits: operations for which the host would wait for the GPU.
+    events: in order; waits: operations for which the host would wait for the GPU; products: in
+        float32, which a GPU may compute in TF32.
     """
 
     def __init__(self, free: int) -> None:
@@ -73,27 +106,44 @@ class FakeCuda(TorchDispatchMode):
         self.free = free
         self.events: list[tuple[object, ...]] = []
         self.waits: list[str] = []
+        self.products: list[str] = []
+        self._pinned: list[torch.UntypedStorage] = []
         self.stream = STREAMS[0]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.ops.aten._pin_memory.default:
-            return args[0]
-        if kwargs.pop("pin_memory", False):
-            self.events.append(("pin",))
+            return self._pin(args[0])
         if func is torch.ops.aten.record_stream.default:
             self.events.append(("keep memory for", STREAMS[args[1].stream_id]))
             return None
+        is_pinned = kwargs.pop("pin_memory", False)
         before = devices_of((args, kwargs))
-        if "cuda" not in before:
-            with _disable_current_modes():
-                return func(*args, **kwargs)
-        result = func(*args, **kwargs)
-        if waits_for_device(func, args, kwargs):
+        on_gpu = "cuda" in before
+        with nullcontext() if on_gpu else _disable_current_modes():
+            result = func(*args, **kwargs)
+        if on_gpu and (
+            waits_for_device(func, args, kwargs) or self._copies_from_pageable(func, args, result)
+        ):
             self.waits.append(str(func))
+        if func in PRODUCTS and result.dtype is torch.float32:
+            self.products.append(str(func))
         if func in COPIES and before | devices_of(result) == {"cpu", "cuda"}:
             self.events.append(("copy", self.stream))
-        return result
+        return self._pin(result) if is_pinned else result
+
+    def _pin(self, tensor: Tensor) -> Tensor:
+        self.events.append(("pin",))
+        self._pinned.append(tensor.untyped_storage())
+        return tensor
+
+    def _copies_from_pageable(self, func: Any, args: tuple[Any, ...], result: Tensor) -> bool:
+        """Return whether a copy to the GPU is from memory that is not pinned, which may wait."""
+        if func not in COPIES or not result.is_cuda:
+            return False
+        source = args[0] if func is torch.ops.aten._to_copy.default else args[1]
+        pinned = [storage._cdata for storage in self._pinned]
+        return source.is_cpu and source.untyped_storage()._cdata not in pinned
 
 
 def devices_of(values: object) -> set[str]:

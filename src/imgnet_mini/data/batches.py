@@ -166,6 +166,17 @@ def load_batches(
             yield batch
 
 
+def send_array(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """Copy an array to a device; the host does not wait for a GPU.
+
+    From memory that is not pinned, the copy would wait for the current training step.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class DevicePrefetcher:
     """Moves batches to a device; to a GPU on a stream of their own, while it computes."""
 

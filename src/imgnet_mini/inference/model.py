@@ -19,7 +19,7 @@ from imgnet_mini.data.classes import human_names, imagenet_classes
 from imgnet_mini.data.pixels import to_pixels
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError
-from imgnet_mini.training.device import translate_torch_errors
+from imgnet_mini.training.device import exact_float32, translate_torch_errors
 from imgnet_mini.training.evaluation import topk_classes
 from imgnet_mini.training.model import build_with_weights, check_img_size
 
@@ -105,7 +105,7 @@ class InferenceModel:
                 f"{tuple(batch.shape)}: give uint8 of shape (N, 3, {self.img_size}, "
                 f"{self.img_size}), or image files"
             )
-        with torch.no_grad(), translate_torch_errors(len(batch)):
+        with torch.no_grad(), exact_float32(), translate_torch_errors(len(batch)):
             logits = self.module(Normalize(self.device)(batch.to(self.device))).float()
         probabilities = logits.softmax(1)
         top = topk_classes(logits, count)

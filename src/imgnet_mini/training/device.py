@@ -44,10 +44,26 @@ def choose_device(
         if runtime.deterministic:  # read when cuBLAS is first used
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not runtime.deterministic
-        torch.set_float32_matmul_precision("high")
+        # Without AMP, TF32 is for speed; with it, only parts that need float32 are in float32.
+        torch.backends.cudnn.allow_tf32 = not runtime.amp
+        torch.set_float32_matmul_precision("highest" if runtime.amp else "high")
         if distributed.world_size > 1:
             return _local_gpu(distributed)
     return torch.device(kind)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute float32 in float32, not TF32, and by kernels that are not chosen by their speed."""
+    cudnn, matmul_precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    benchmark, allow_tf32 = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark = cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = benchmark, allow_tf32
+        torch.set_float32_matmul_precision(matmul_precision)
 
 
 def _local_gpu(distributed: DistributedContext) -> torch.device:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from typing import Final
@@ -16,6 +17,7 @@ from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.runs.predictions import Predictions
 from imgnet_mini.runs.records import Phase
+from imgnet_mini.training.device import exact_float32
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest
@@ -80,7 +82,11 @@ def evaluate(
     rank_sync = RankSync(distributed, stop, max_steps=_MAX_UNSYNCED_BATCHES)
     # A rank may have images in fewer batches than others, or in none: all sync equally often.
     batches = chain(loader.epoch(0), repeat(None))
-    with torch.no_grad(), progress_bar(label, loader.images) as bar:
+    with (
+        torch.no_grad(),
+        nullcontext() if precision.dtype else exact_float32(),
+        progress_bar(label, loader.images) as bar,
+    ):
         for number, batch in enumerate(islice(batches, len(loader)), 1):
             if batch is not None:
                 images, targets = batch

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgnet_mini.data.batches import BatchRandom
+from imgnet_mini.data.batches import BatchRandom, send_array
 from imgnet_mini.data.transforms import MEAN
 
 
@@ -90,7 +90,7 @@ class RandomAffineErase:
         """Warp and erase images (N, 3, S, S) uint8, given numbers u (N, 10) in [0, 1)."""
         selected = np.flatnonzero(u[:, 0] < 0.5)
         if len(selected):
-            index = self._to_device(selected)
+            index = send_array(selected, self._device)
             warped = self._warp(images.index_select(0, index), u[selected, 1:5])
             images = images.index_copy(0, index, warped)
         erased = self._erased_masks(u[:, 5:], images.shape[2])
@@ -105,7 +105,7 @@ class RandomAffineErase:
         rotation = rotation.reshape(-1, 2, 2) / scale[:, None, None]
         shift = 2 * self.TRANSLATE * (2 * u[:, 2:4, None] - 1)
         theta = np.concatenate([rotation, -rotation @ shift], 2).astype(np.float32)
-        grid = F.affine_grid(self._to_device(theta), list(images.shape), align_corners=False)
+        grid = _affine_grid(send_array(theta, self._device), images.shape[2])
         warped = F.grid_sample(images - self._mean, grid, mode="bilinear", align_corners=False)
         return (warped + self._mean).round_().to(torch.uint8)
 
@@ -118,8 +118,16 @@ class RandomAffineErase:
         sides[u[:, 0] >= 0.5] = 0
         return _rectangle_masks(sides, u[:, 3:5], size, self._device)
 
-    def _to_device(self, values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(values).to(self._device, non_blocking=True)
+
+def _affine_grid(theta: Tensor, size: int) -> Tensor:
+    """Return `F.affine_grid` without its matrix product, which a GPU may compute in TF32.
+
+    theta: (N, 2, 3); gives (N, size, size, 2), positions from -1 to 1 over the image.
+    """
+    position = (2 * torch.arange(size, device=theta.device) + 1) / size - 1
+    across, down, shift = theta[:, None, None].unbind(4)
+    rows = torch.addcmul(shift, position.view(1, size, 1, 1), down)
+    return torch.addcmul(rows, position.view(1, 1, size, 1), across)
 
 
 def _rectangle_masks(
@@ -132,7 +140,7 @@ def _rectangle_masks(
     """
     start = np.floor(offsets * (size - sides + 1))
     ends = np.stack([start, start + sides], 2).astype(np.float32)
-    bounds = torch.from_numpy(ends).to(device, non_blocking=True).unsqueeze(3)
+    bounds = send_array(ends, device).unsqueeze(3)
     pixel = torch.arange(size, device=device)
     inside = (pixel >= bounds[:, :, 0]) & (pixel < bounds[:, :, 1])
     return (inside[:, 0].unsqueeze(2) & inside[:, 1].unsqueeze(1)).unsqueeze(1)

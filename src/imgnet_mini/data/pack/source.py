@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgnet_mini.config.data_settings import DataConfig
-from imgnet_mini.data.batches import Batch, BatchSource, prefetch_map, thread_pool
+from imgnet_mini.data.batches import Batch, BatchSource, prefetch_map, send_array, thread_pool
 from imgnet_mini.data.pack.format import PackedSplit
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
@@ -96,10 +96,7 @@ class PackSource(BatchSource):
     def _rows(self, indices: NDArray[np.int64]) -> Tensor:
         resident = self._device_rows.tensor
         if resident is not None:
-            # Pinned and non-blocking: a blocking copy would wait for the current training step.
-            positions = torch.from_numpy(indices).pin_memory()
-            positions = positions.to(resident.device, non_blocking=True)
-            return resident.index_select(0, positions)
+            return resident.index_select(0, send_array(indices, resident.device))
         shape = (len(indices), *self._split.pixels.shape[1:])
         rows = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
         # All indices are valid; mode="clip" saves a copy inside numpy.
