@@ -4,6 +4,7 @@
 
 Saves: a checkpoint with its momentum through `CheckpointStore` (digest, flush, list, a second
 name, rotation) and by plain `torch.save` to a file, in turn; medians and the ratio within rounds.
+A run waits only for the check of its state and the copy in host memory, which are timed too.
 
 Steps: training from image files in one process. The time spent in what keeps a run exact and
 safe (order and random numbers of each image, looks for signals, a finite loss, finite weights
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from imgnet_mini.checkpoint.host_copy import copy_to_host
 from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
@@ -91,14 +93,24 @@ def _measure(config: ResolvedConfig, rounds: int) -> dict[str, object]:
         trainer.train_epoch(loader, logger, stop)
         state = trainer.state_dict()
         whole = time.perf_counter() - began
+    pauses = [_pause_of_a_save(trainer) for _ in range(rounds + 1)]
     return {
         "arch": config.model.arch,
         "images": len(loader) * config.data.batch_size,
         "seconds of training": round(whole, 2),
         "share of checks": round(clock.seconds / whole, 5),
+        "pause of training for a save, seconds": round(statistics.median(pauses[1:]), 3),
         **_time_saves(_checkpoint_of(config, state), paths, rounds),
         "torch": str(torch.__version__),
     }
+
+
+def _pause_of_a_save(trainer: Trainer) -> float:
+    began = time.perf_counter()
+    copied = copy_to_host(trainer.state_dict())
+    seconds = time.perf_counter() - began
+    copied.wait()
+    return seconds
 
 
 def _watched(clock: Clock) -> ExitStack:
