@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
 
+MIN_SCALE: Final = 1.0
+"""The gradient scale starts at 65536 and each overflow halves it; below 1, training has failed."""
+
 
 @dataclass(frozen=True)
 class Precision:

@@ -17,6 +17,7 @@ from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext, 
 from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.runs.records import Phase
+from imgnet_mini.training.batch_counts import BatchCounts
 from imgnet_mini.training.ema import ModelEma, load_ema
 from imgnet_mini.training.evaluation import Metrics, Validation, evaluate
 from imgnet_mini.training.optim import (
@@ -26,7 +27,7 @@ from imgnet_mini.training.optim import (
     load_optimizer,
     state_tensors,
 )
-from imgnet_mini.training.precision import FiniteBuffers, Precision
+from imgnet_mini.training.precision import MIN_SCALE, FiniteBuffers, Precision
 from imgnet_mini.training.step_undo import StepUndo, take_steps
 from imgnet_mini.training.train_state import (
     StepBuffer,
@@ -40,8 +41,6 @@ from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 _BUFFERED_STEPS: Final = 64
-_MIN_SCALE: Final = 1.0
-"""The gradient scale starts at 65536 and each overflow halves it; below 1, training has failed."""
 
 
 class Trainer:
@@ -74,6 +73,7 @@ class Trainer:
         self.model = model
         self._ema = ModelEma(model, ema_decay) if ema_decay else None
         self._networks = {"model": model} | ({"ema": self._ema.model} if self._ema else {})
+        self._batch_counts = BatchCounts(model)
         self._ddp_model = distributed.wrap_ddp(model)
         if compiled:
             self._ddp_model.compile()
@@ -102,7 +102,7 @@ class Trainer:
         for number, (images, targets) in enumerate(islice(batches, self._grad_accum_steps), 1):
             is_last = number == self._grad_accum_steps
             with nullcontext() if is_last else no_sync(self._ddp_model):
-                with self._precision.autocast():
+                with self._precision.autocast(), self._batch_counts:
                     logits = self._ddp_model(images)
                     loss = self._criterion(logits, targets) / self._grad_accum_steps
                 self._scaler.scale(loss).backward()
@@ -281,7 +281,7 @@ class Trainer:
                     f"the loss became {loss} in epoch {self.state.epoch}, batch {batch} (step "
                     f"{first_step + offset}) at a learning rate of {lr:.3g}: {self._hint}"
                 )
-        if self._scaler.is_enabled() and self._scaler.get_scale() < _MIN_SCALE:
+        if self._scaler.is_enabled() and self._scaler.get_scale() < MIN_SCALE:
             raise DivergedError(
                 "activations or gradients overflow fp16 step after step, up to step "
                 f"{self.state.step}: {self._hint}, --precision bf16 or --no-amp"
