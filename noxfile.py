@@ -126,6 +126,6 @@ def engines(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """Needs a CUDA GPU."""
     install_group(session, "tests")
+    session.install("timm")
     session.run("pytest", "-m", "gpu", *session.posargs)
-    session.run("python", "benchmarks/step.py", "--img-size", "224", "--batch-size", "64")
-    session.run("python", "benchmarks/pack_training.py")
+    session.run("python", "benchmarks/gpu.py")
