@@ -1,21 +1,31 @@
+import copy
 import json
 import shlex
 import signal
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.nn.functional import cross_entropy
 
+from imgnet_mini.commands import find_lr
 from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.training_settings import ResolvedFinder
+from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.lr_finder.suggestions import METHOD_NAMES
 from imgnet_mini.lr_finder.trials import search_peak_lr
 from imgnet_mini.training import peak_lr
 from imgnet_mini.training.optim import OPTIMIZERS
+from imgnet_mini.training.setup import build_setup
 from imgnet_mini.training.trainer import Trainer
+from imgnet_mini.training.trial_limits import Limits
+from imgnet_mini.utils.signals import StopRequest
 
 SMALL = (
     *("--data-root", "data", "--arch", "shufflenet_v2_x0_5", "--img-size", 32),
@@ -251,3 +261,27 @@ def test_the_test_is_made_with_the_optimizer_of_training_and_its_line_keeps_all_
     line = next(line for line in cli.out.splitlines() if "imgnet-mini train --max-lr" in line)
     for option in ("--no-norm-decay", "--clip-grad 1000.0", "--ema-decay 0.9"):
         assert option in line
+
+
+def test_the_range_test_has_the_label_smoothing_of_training(data):
+    options = {
+        "run": {"data_root": data},
+        "data": {"img_size": 32, "batch_size": 12, "workers": 0, "loader": "folder"},
+        "model": {"arch": "shufflenet_v2_x0_5"},
+        "optimizer": {"label_smoothing": 0.4},
+        "runtime": {"device": "cpu", "amp": False},
+    }
+    config = RunConfig().override(options)
+    finder = ResolvedFinder(start_lr=1e-4, end_lr=1e-3, num_iter=2)
+    setup = build_setup(config, growing=False)
+    with torch.no_grad():  # a fresh network gives every class nearly the same probability
+        setup.model.fc.weight.mul_(300)
+    with closing(setup.train_loader), StopRequest() as stop:
+        images, targets = next(iter(setup.train_loader.epoch(0)))
+        model = copy.deepcopy(setup.model).train()
+        logits = model(images)
+        limits = Limits(stop, SINGLE_PROCESS, minutes=None)
+        curve = find_lr._test_range(config, setup, finder, limits)
+    smoothed = cross_entropy(logits, targets, label_smoothing=0.4).item()
+    assert curve.losses[0] == pytest.approx(smoothed, rel=1e-4)
+    assert curve.losses[0] != pytest.approx(cross_entropy(logits, targets).item(), rel=1e-2)
