@@ -52,6 +52,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def oldest_typer(session: nox.Session) -> None:
+    """Test the options with the oldest typer that is supported; its click was another package."""
+    install_group(session, "tests")
+    session.install("typer==0.20.0", "click==8.3.0")
+    session.run("pytest", "-q", "tests/test_options.py")
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run all tests and list the lines that none reaches; slower than `tests`."""
     install_group(session, "tests")

@@ -233,10 +233,10 @@ def test_help_says_the_bounds(cli, monkeypatch):
         flag: next(line for line in cli.out.splitlines() if f"--{flag} " in line)
         for flag in ("random-erasing", "mixup", "cutmix", "eval-size")
     }
-    assert "0<=x<=1" in lines["random-erasing"]
-    assert "x>=0" in lines["mixup"]
-    assert "x>=0" in lines["cutmix"]
-    assert "x>=32" in lines["eval-size"]
+    assert "at least 0 and at most 1" in lines["random-erasing"]
+    assert "at least 0" in lines["mixup"]
+    assert "at least 0" in lines["cutmix"]
+    assert "at least 32" in lines["eval-size"]
 
 
 def test_what_only_training_draws_is_no_option_of_what_only_evaluates(cli):

@@ -73,9 +73,9 @@ def test_no_line_of_help_is_wider_than_the_terminal(cli, command):
     [
         (
             "train",
-            ["[default: 20]", "[default: 64]", "[x>=1]", "(above 0 and below 1)", "--no-amp"],
+            ["[default: 20]", "[default: 64]", "(at least 1)", "(above 0 and below 1)", "--no-amp"],
         ),
-        ("find-lr", ["--num-iter", "[default: 100]", "[x>=2]", "(above 0)"]),
+        ("find-lr", ["--num-iter", "[default: 100]", "(at least 2)", "(above 0)"]),
         ("evaluate", ["best|last|PATH", "--no-tta", "--ten-crop", "[default: best]"]),
         ("readme", ["results|experiment|FILE", "--check", "r50_onecycle_amp"]),
         ("demo", ["--dir", "imgnet-mini-demo", "auto|cuda|mps|cpu"]),

@@ -1,17 +1,16 @@
 """Command-line options made from the sections of the run configuration, and shared options."""
 
 import inspect
-import types
 from collections.abc import Callable, Collection
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from imgnet_mini.config.fields import TrainingOnly
+from imgnet_mini.cli.values import choices_of, metavar_of, parse_setting
+from imgnet_mini.config.fields import TrainingOnly, describe_bounds
 from imgnet_mini.config.recipes import recipe_names
 from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_names
 
@@ -97,10 +96,13 @@ def config_options(
             **values: Any,
         ) -> None:
             changes: Tables = {}
-            for name, (section, _) in (fields | former).items():
+            for name, (section, field) in (fields | former).items():
                 value = values.pop(name)
-                if _was_typed(ctx, name):
-                    changes.setdefault(section, {})[name] = value
+                if not _was_typed(ctx, name):
+                    continue
+                if field.annotation is not bool:
+                    value = parse_setting(f"--{name.replace('_', '-')}", value, field)
+                changes.setdefault(section, {})[name] = value
             base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
             if config_file:
                 base = base.override_from(config_file)
@@ -141,48 +143,40 @@ def _was_typed(ctx: typer.Context, name: str) -> bool:
 def _parameter(name: str, field: FieldInfo, *, panel: str, show_default: bool) -> inspect.Parameter:
     """Return the parameter that Typer turns into the option of a field."""
     depends = field.default_factory_takes_validated_data  # the default is another setting's value
-    bounds = {type(bound): bound for bound in field.metadata}
-    annotation, metavar = _command_line_type(field.annotation)
+    bounds = describe_bounds(field.metadata)
     option = typer.Option(
-        help=f"{field.description}{_open_bounds(bounds)}",
-        min=bounds[Ge].ge if Ge in bounds else None,
-        max=bounds[Le].le if Le in bounds else None,
-        metavar=metavar,
+        help=f"{field.description}{bounds and f' ({bounds})'}",
         show_default=show_default and (not depends or "that of --img-size"),
         rich_help_panel=panel,
+        **_text_options(field),
     )
-    return _keyword(name, Annotated[annotation, option], _default(field))
+    return _keyword(name, Annotated[_option_type(field), option], _default(field))
+
+
+def _option_type(field: FieldInfo) -> Any:
+    """Return the type that Typer parses: a switch, or text that `parse_setting` reads."""
+    return bool if field.annotation is bool else str | None
+
+
+def _text_options(field: FieldInfo) -> dict[str, Any]:
+    """Return the name of the type for help, and the choices for completion."""
+    if field.annotation is bool:
+        return {}
+    choices = choices_of(field.annotation)
+    completion = {"autocompletion": lambda: [*choices]} if choices else {}
+    return {"metavar": metavar_of(field.annotation), **completion}
 
 
 def _default(field: FieldInfo) -> Any:
-    """Return the default, or None if it is another setting's value."""
+    """Return the default, as text but for a switch; None if it is another setting's value."""
     if field.default_factory_takes_validated_data:
         return None
-    return field.get_default(call_default_factory=True)
+    value = field.get_default(call_default_factory=True)
+    return value if value is None or isinstance(value, bool) else str(value)
 
 
 def _hidden_alias(name: str, field: FieldInfo) -> inspect.Parameter:
     """Return the parameter of the earlier spelling of an option, which help does not show."""
-    annotation, _ = _command_line_type(field.annotation)
-    return _keyword(name, Annotated[annotation, typer.Option(hidden=True)], _default(field))
-
-
-def _open_bounds(bounds: dict[type, Any]) -> str:
-    """Return open bounds as help text: the configuration checks them, since Typer has none."""
-    words = [f"above {bounds[Gt].gt}"] if Gt in bounds else []
-    words += [f"below {bounds[Lt].lt}"] if Lt in bounds else []
-    return f" ({' and '.join(words)})" if words else ""
-
-
-def _command_line_type(annotation: Any) -> tuple[Any, str | None]:
-    """Return the type that Typer parses, and its metavar; unions are left to the configuration."""
-    if get_origin(annotation) not in (Union, types.UnionType):
-        return annotation, None
-    members = [member for member in get_args(annotation) if member is not types.NoneType]
-    if len(members) == 1:
-        return annotation, None
-    names = [
-        "|".join(get_args(member)) if get_origin(member) is Literal else member.__name__.upper()
-        for member in members
-    ]
-    return str | None, "|".join(names)
+    return _keyword(
+        name, Annotated[_option_type(field), typer.Option(hidden=True)], _default(field)
+    )

@@ -7,6 +7,7 @@ import typer
 
 from imgnet_mini.cli.entry import app
 from imgnet_mini.cli.options import IMAGES, TRAINING_ONLY, Checkpoint, config_options
+from imgnet_mini.cli.values import parse_integer, parse_number
 from imgnet_mini.config.run_config import RunConfig
 
 
@@ -140,8 +141,12 @@ def predict(
     *,
     checkpoint: Checkpoint = "best",
     top_k: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of classes to print per image.", show_default="5, or all"),
+        str | None,
+        typer.Option(
+            metavar="INTEGER",
+            help="Number of classes to print per image (at least 1).",
+            show_default="5, or all",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -159,7 +164,7 @@ def predict(
         config,
         places,
         checkpoint=checkpoint,
-        top_k=top_k,
+        top_k=None if top_k is None else parse_integer("--top-k", top_k, at_least=1),
         form="json" if as_json else "csv" if as_csv else "text",
     )
 
@@ -209,13 +214,13 @@ def export(
 def bench(
     *,
     seconds: Annotated[
-        float,
+        str,
         typer.Option(
-            min=1,
-            help="Approximate duration of the measurement in seconds.",
+            metavar="FLOAT",
+            help="Approximate duration of the measurement in seconds (at least 1).",
             rich_help_panel="Bench",
         ),
-    ] = 60,
+    ] = "60",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON.", rich_help_panel="Bench")
     ] = False,
@@ -224,7 +229,8 @@ def bench(
     """Find the bottleneck of training on this machine, and try settings that remove it."""
     from imgnet_mini.commands import bench
 
-    bench.run(config, seconds=seconds, as_json=as_json)
+    duration = parse_number("--seconds", seconds, at_least=1)
+    bench.run(config, seconds=duration, as_json=as_json)
 
 
 @app.command(rich_help_panel="Try it")

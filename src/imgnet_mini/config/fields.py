@@ -2,11 +2,12 @@
 
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BeforeValidator
 
 from imgnet_mini.utils.torchrun_env import local_world_size_from_env
@@ -104,3 +105,13 @@ def default_workers() -> int:
 def default_eval_size(validated: dict[str, Any]) -> int:
     """The value of img_size."""
     return int(validated.get("img_size", 0))  # missing where it is invalid itself
+
+
+def describe_bounds(metadata: Iterable[Any]) -> str:
+    """Return the bounds among the metadata of a setting, such as `above 0 and at most 1`."""
+    words = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
+    return " and ".join(
+        f"{words[type(bound)]} {getattr(bound, type(bound).__name__.lower())}"
+        for bound in metadata
+        if type(bound) in words
+    )

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from imgnet_mini.config.fields import Formerly
+from imgnet_mini.config.fields import Formerly, describe_bounds
 from imgnet_mini.config.run_config import RunConfig, fields_of
 
 COMMAND: Final = "python -m imgnet_mini.config.reference > docs/settings.md"
@@ -80,7 +79,7 @@ def _value(field: FieldInfo) -> list[str]:
     """The type and the bounds; nothing for a switch, whose flags say it."""
     if field.annotation is bool:
         return []
-    bounds = " and ".join(text for entry in field.metadata for text in _bounds(entry))
+    bounds = describe_bounds(field.metadata)
     names = " or ".join(_type_names(field.annotation))
     return [f"{names}, {bounds}" if bounds else names]
 
@@ -93,17 +92,6 @@ def _type_names(annotation: Any) -> Iterator[str]:
         yield from (f"`{choice}`" for choice in get_args(annotation))
     elif annotation is not types.NoneType:
         yield _TYPE_NAMES[annotation]
-
-
-def _bounds(entry: Any) -> Iterator[str]:
-    if isinstance(entry, Ge):
-        yield f"at least {entry.ge}"
-    if isinstance(entry, Gt):
-        yield f"above {entry.gt}"
-    if isinstance(entry, Le):
-        yield f"at most {entry.le}"
-    if isinstance(entry, Lt):
-        yield f"below {entry.lt}"
 
 
 def _default(name: str, field: FieldInfo) -> str:
