@@ -5,14 +5,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from helpers.finished_runs import log_run
+from helpers.finished_runs import evaluation_result, log_run
 from helpers.pages import WebPage
 from imgnet_mini.reporting.comparison import compare_runs
 from imgnet_mini.reporting.format import UNKNOWN
 from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.predictions import Predictions
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +166,57 @@ def test_a_diverged_run_is_compared_too(cli):
     assert cli("compare", "a", "b") == 0, cli.err
     assert lines(cli.out)["Best top-1"] == ["40.00 %", f"{UNKNOWN} %"]
     assert ">nan" not in Path("reports/a+b/index.html").read_text("utf-8").lower()
+
+
+def evaluate_run(name, *, right=0.5, seed=0, **changes):
+    """Write the evaluation of a run on 400 images, of which a share is right."""
+    generator = np.random.default_rng(seed)
+    classes = ("a", "b")
+    targets = np.repeat([0, 1], 200)
+    top = np.where(generator.random(400) < right, targets, 1 - targets)[:, None]
+    images = [f"{classes[target]}/{number}.png" for number, target in enumerate(targets)]
+    predictions = Predictions(images, classes, targets, top, np.ones(top.shape))
+    paths = RunPaths(Path(), name)
+    predictions.save(paths.predictions)
+    result = evaluation_result(predictions).model_copy(update=changes)
+    result.write(paths.metrics)
+    return result.top1
+
+
+def test_evaluated_runs_are_compared_image_by_image(cli):
+    log_run(Path(), "c")
+    top1 = {
+        name: evaluate_run(name, right=right, seed=seed)
+        for seed, (name, right) in enumerate([("a", 0.5), ("b", 0.8), ("c", 0.51)])
+    }
+    assert cli("compare", "a", "b", "c") == 0, cli.err
+    assert "Top-1 on the same 400 images" in cli.out
+    table = lines(cli.out.split("Top-1 on the same")[1])
+    assert table["a"] == [f"{top1['a']:.2f} %", "", "", ""]
+    for name, verdict in (("b", "more than noise"), ("c", "may be noise")):
+        shown, difference, interval, said = table[name]
+        assert shown == f"{top1[name]:.2f} %"
+        assert difference == f"{top1[name] - top1['a']:+.2f} points"
+        low, high = map(float, interval.split(" to "))
+        assert low < top1[name] - top1["a"] < high
+        assert said == verdict
+    page = Path("reports/a+b+c/index.html").read_text("utf-8")
+    assert f'<td class="n">{table["b"][1]}</td><td class="n">{table["b"][2]}</td>' in page
+    assert WebPage(Path("reports/a+b+c/index.html")).open == []
+
+
+def test_runs_that_are_not_evaluated_alike_are_named_with_the_cure(cli):
+    evaluate_run("a")
+    assert cli("compare", "a", "b") == 0, cli.err
+    said = " ".join(cli.out.split())
+    assert "b has no evaluation of its present weights; run imgnet-mini evaluate --name b" in said
+    assert "on the same" not in said
+    evaluate_run("b", views="ten-crop")
+    assert cli("compare", "a", "b") == 0, cli.err
+    said = " ".join(cli.out.split())
+    assert "a was evaluated with center crop, and b with ten crops; evaluate both alike" in said
+    evaluate_run("b")
+    Path("checkpoints/b").mkdir(parents=True)
+    Path("checkpoints/b/best.pth").write_bytes(b"trained on since")
+    assert cli("compare", "a", "b") == 0, cli.err
+    assert "b has no evaluation of its present weights" in " ".join(cli.out.split())

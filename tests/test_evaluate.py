@@ -100,6 +100,29 @@ def test_tta_of_a_run_trained_without_flips_is_noted(trained, run_small, cli):
         assert ("trained without them (--no-flip)" in cli.out) == noted
 
 
+@pytest.mark.parametrize(("flag", "title"), [("--ten-crop", "ten crops"), ("--tta", "the flip")])
+def test_the_gain_over_the_center_crop_is_shown_separately(trained, cli, flag, title):
+    assert cli("evaluate", "--name", "a") == 0, cli.err
+    assert "Gain" not in cli.out
+    plain = metrics()
+    assert plain["center"] is None
+    assert cli("evaluate", "--name", "a", flag) == 0, cli.err
+    found = metrics()
+    center = found["center"]
+    assert {name: center[name] for name in ("loss", "top1", "top5")} == pytest.approx(
+        {name: plain[name] for name in ("loss", "top1", "top5")}
+    )
+    assert center["gain"] == pytest.approx(found["top1"] - plain["top1"])
+    assert center["gain_low"] < center["gain"] < center["gain_high"]
+    assert f"Gain in top-1: {center['gain']:+.2f} points, 95 % interval" in cli.out
+    assert cli("report", "--name", "a") == 0, cli.err
+    page = Path("reports/a/index.html").read_text("utf-8")
+    assert f"Gain of {title}" in page
+    assert f"{center['gain']:+.2f}" in page
+    assert cli("readme", "--name", "a") == 0, cli.err
+    assert f"(center crop {center['top1']:.2f} %)" in Path("README.md").read_text("utf-8")
+
+
 def test_ten_crops_are_cut_out_of_the_files_and_recorded(trained, cli):
     assert cli("evaluate", "--name", "a", "--ten-crop", "--tta") == 0, cli.err
     found = metrics()

@@ -9,6 +9,7 @@ from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.reporting.comparison import Comparison, compare_runs
 from imgnet_mini.reporting.curves import draw_comparison
 from imgnet_mini.reporting.page.pages import GENERATOR, build_comparison_page
+from imgnet_mini.reporting.paired import PairedTest, compare_with_first
 from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.runs.paths import ComparisonPaths, RunPaths, check_inside
 from imgnet_mini.runs.records import read_csv
@@ -21,6 +22,8 @@ _RUNS_PER_TABLE = 4
 
 def run(config: RunConfig, names: Sequence[str]) -> None:
     """Print settings that differ and results, and write them as a page and as curves.
+
+    Where runs are evaluated, the difference of their top-1 is tested image by image.
 
     names: two or more runs in the output folder; duplicates count once.
 
@@ -40,10 +43,12 @@ def run(config: RunConfig, names: Sequence[str]) -> None:
     _check_folder(paths)
     runs = [read_run(RunPaths(output_dir, name), paths.folder) for name in checked]
     comparison = compare_runs(runs)
+    test = compare_with_first([RunPaths(output_dir, name) for name in checked])
     _show(comparison)
+    _show_test(test)
     reported = {run.name for run in runs if RunPaths(output_dir, run.name).page.is_file()}
     # The page first: it identifies the folder as a comparison, should the rest fail.
-    write_text(paths.page, build_comparison_page(runs, comparison, reported))
+    write_text(paths.page, build_comparison_page(runs, comparison, test, reported))
     draw_comparison(runs, paths.folder)
     print_lines(f"Wrote {paths.folder}; everything on one page: {paths.page}")
 
@@ -102,3 +107,14 @@ def _show(comparison: Comparison) -> None:
             ["", *comparison.names[shown]],
             [[column.title, *column.cells[shown]] for column in columns],
         )
+
+
+def _show_test(test: PairedTest) -> None:
+    if test.rows:
+        show_table(
+            f"Top-1 on the same {test.images} images",
+            ["", "top-1", f"minus {test.rows[0].name}", "95 % interval", ""],
+            [[row.name, row.top1, row.difference, row.interval, row.verdict] for row in test.rows],
+        )
+        print_lines("The interval is that of the images; another seed changes top-1 too.")
+    print_lines(*test.notes)

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,9 +19,10 @@ from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.inference.model import checkpoint_path, load_network, wrong_arch_error
 from imgnet_mini.inference.settings import check_saved_by, checkpoint_settings
+from imgnet_mini.reporting.paired import VIEW_NAMES, compare_predictions
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
-from imgnet_mini.runs.results import EvaluationResult
+from imgnet_mini.runs.results import CenterCrop, EvaluationResult
 from imgnet_mini.training.device import choose_device, describe_device, translate_torch_errors
 from imgnet_mini.training.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.training.precision import Precision
@@ -42,7 +44,7 @@ def run(
     Returns the paths of the run that the checkpoint belongs to, where both files are.
 
     checkpoint: `best`, `last`, or the path of a checkpoint or of a plain torchvision state dict.
-    views: test-time augmentation.
+    views: test-time augmentation; the center crop alone is measured too, to show the gain.
 
     Raises:
         ConfigError: ten crops are requested from a pack.
@@ -63,9 +65,11 @@ def run(
         )
     with translate_torch_errors(config.data.batch_size):
         model = _load_network(config, weights, path, images.train, device)
-    metrics, predictions = _measure(
-        config, model, images, device, views=views, distributed=distributed
-    )
+    measure = partial(_measure, config, model, images, device, distributed=distributed)
+    metrics, predictions = measure(views=views)
+    center = None
+    if views is not TestTimeAugmentation.CENTER_CROP:
+        center = _compare_with_center(predictions, *measure(views=TestTimeAugmentation.CENTER_CROP))
     if not distributed.is_main_process:
         return paths
     predictions.save(paths.predictions)
@@ -79,6 +83,7 @@ def run(
             "img_size": config.data.eval_size,
             "resize": views.resize_size(config.data.eval_size),
             "views": views.value,
+            "center": center,
             "precision": "fp32",
             "device": describe_device(device),
             "torch": str(torch.__version__),
@@ -86,7 +91,7 @@ def run(
         }
     )
     result.write(paths.metrics)
-    _show(path, result.epoch, metrics)
+    _show(path, result)
     print_lines(f"Wrote {paths.metrics} and {paths.predictions}")
     return paths
 
@@ -152,16 +157,40 @@ def _measure(
     return metrics, to_predictions(predictions, images.val)
 
 
-def _show(path: Path, epoch: int | None, metrics: Metrics) -> None:
-    values = {
-        "images": f"{metrics.images}",
-        "loss": f"{metrics.loss:.4f}",
-        "top-1 %": f"{metrics.top1:.2f}",
-        "top-5 %": f"{metrics.top5:.2f}",
-        "images/s": f"{metrics.imgs_per_sec:.0f}",
-    }
-    title = str(path) if epoch is None else f"{path.name} of epoch {epoch:03d}"
-    show_table(title, [*values], [[*values.values()]])
+def _compare_with_center(
+    predictions: Predictions, center: Metrics, center_predictions: Predictions
+) -> CenterCrop:
+    """Return the results of the center crop, and the gain of `predictions` over it."""
+    gain = compare_predictions(center_predictions, predictions)
+    if gain is None:
+        raise ValueError("two evaluations of the same images have other images")
+    low, high = gain.interval
+    return CenterCrop(
+        loss=center.loss,
+        top1=center.top1,
+        top5=center.top5,
+        gain=gain.points,
+        gain_low=low,
+        gain_high=high,
+    )
+
+
+def _show(path: Path, result: EvaluationResult) -> None:
+    title = str(path) if result.epoch is None else f"{path.name} of epoch {result.epoch:03d}"
+    header = ["", "images", "loss", "top-1 %", "top-5 %", "images/s"]
+    whole = (VIEW_NAMES[result.views], result, f"{result.imgs_per_sec:.0f}")
+    rows = [
+        [name, f"{result.images}", f"{one.loss:.4f}", f"{one.top1:.2f}", f"{one.top5:.2f}", rate]
+        for name, one, rate in (("center crop", result.center, ""), whole)
+        if one is not None
+    ]
+    show_table(title, header, rows)
+    if result.center is not None:
+        low, high = result.center.gain_low, result.center.gain_high
+        print_lines(
+            f"Gain in top-1: {result.center.gain:+.2f} points, 95 % interval {low:+.2f} to "
+            f"{high:+.2f}{' (may be noise)' if low <= 0 <= high else ''}"
+        )
 
 
 def _load_network(

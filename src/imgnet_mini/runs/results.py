@@ -50,6 +50,21 @@ class RunEnvironment(JsonModel):
     recipe: Text | None = None
 
 
+class CenterCrop(JsonModel):
+    """Results of the center crop alone, beside those of several views of each image.
+
+    gain: top-1 of the views minus that of the center crop, in percentage points; gain_low,
+    gain_high: its 95 % interval, from the images that only one of them has right.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    gain: float
+    gain_low: float
+    gain_high: float
+
+
 class EvaluationResult(JsonModel):
     """`metrics.json` of `evaluate`: loss and accuracies of one checkpoint, in percent.
 
@@ -57,6 +72,7 @@ class EvaluationResult(JsonModel):
     checkpoint: file name; epoch: of its weights, None for a plain state dict.
     img_size: side of the crops, in pixels; resize: short side of the image they are cut from.
     classes: folder names, in the order of the network's outputs.
+    center: None if the views are the center crop alone.
     """
 
     cure: ClassVar[str] = "remove it, and `imgnet-mini evaluate` writes it again"
@@ -73,6 +89,7 @@ class EvaluationResult(JsonModel):
     img_size: Count
     resize: Count
     views: Annotated[Views, BeforeValidator(_current_name)] = "center"
+    center: CenterCrop | None = None
     precision: Text
     device: Text
     torch: Text

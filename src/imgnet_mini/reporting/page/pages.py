@@ -34,6 +34,7 @@ from imgnet_mini.reporting.page.run_charts import (
     epoch_points,
     finder_chart,
 )
+from imgnet_mini.reporting.paired import PairedTest
 from imgnet_mini.reporting.run_view import RunView, format_settings
 from imgnet_mini.reporting.style import SERIES
 from imgnet_mini.runs.predictions import Predictions
@@ -126,7 +127,7 @@ def build_report_page(
 
 
 def build_comparison_page(
-    runs: Sequence[RunView], comparison: Comparison, reported: Collection[str]
+    runs: Sequence[RunView], comparison: Comparison, test: PairedTest, reported: Collection[str]
 ) -> str:
     """Return the HTML; its legends initially show the epoch at which the shortest run ends.
 
@@ -135,6 +136,7 @@ def build_comparison_page(
     return render_page(
         "compare.html.j2",
         comparison=comparison,
+        test=test,
         reported=reported,
         charts=[
             _comparison_chart("Validation top-1, %", runs, "val", "top1"),
