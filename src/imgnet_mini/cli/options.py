@@ -96,13 +96,10 @@ def config_options(
             **values: Any,
         ) -> None:
             changes: Tables = {}
-            for name, (section, field) in (fields | former).items():
+            for name, (section, _) in (fields | former).items():
                 value = values.pop(name)
-                if not _was_typed(ctx, name):
-                    continue
-                if field.annotation is not bool:
-                    value = parse_setting(f"--{name.replace('_', '-')}", value, field)
-                changes.setdefault(section, {})[name] = value
+                if _was_typed(ctx, name):
+                    changes.setdefault(section, {})[name] = value
             base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
             if config_file:
                 base = base.override_from(config_file)
@@ -148,7 +145,7 @@ def _parameter(name: str, field: FieldInfo, *, panel: str, show_default: bool) -
         help=f"{field.description}{bounds and f' ({bounds})'}",
         show_default=show_default and (not depends or "that of --img-size"),
         rich_help_panel=panel,
-        **_text_options(field),
+        **_text_options(name, field),
     )
     return _keyword(name, Annotated[_option_type(field), option], _default(field))
 
@@ -158,13 +155,19 @@ def _option_type(field: FieldInfo) -> Any:
     return bool if field.annotation is bool else str | None
 
 
-def _text_options(field: FieldInfo) -> dict[str, Any]:
-    """Return the name of the type for help, and the choices for completion."""
+def _text_options(name: str, field: FieldInfo) -> dict[str, Any]:
+    """Return how Typer reads the text, the name of its type for help, and choices to complete."""
     if field.annotation is bool:
         return {}
+
+    def read(ctx: typer.Context, value: str | None) -> Any:
+        if value is None or not _was_typed(ctx, name):
+            return value  # the default
+        return parse_setting(f"--{name.replace('_', '-')}", value, field)
+
     choices = choices_of(field.annotation)
     completion = {"autocompletion": lambda: [*choices]} if choices else {}
-    return {"metavar": metavar_of(field.annotation), **completion}
+    return {"callback": read, "metavar": metavar_of(field.annotation), **completion}
 
 
 def _default(field: FieldInfo) -> Any:
@@ -177,6 +180,5 @@ def _default(field: FieldInfo) -> Any:
 
 def _hidden_alias(name: str, field: FieldInfo) -> inspect.Parameter:
     """Return the parameter of the earlier spelling of an option, which help does not show."""
-    return _keyword(
-        name, Annotated[_option_type(field), typer.Option(hidden=True)], _default(field)
-    )
+    option = typer.Option(hidden=True, **_text_options(name, field))
+    return _keyword(name, Annotated[_option_type(field), option], _default(field))
