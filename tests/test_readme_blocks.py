@@ -75,6 +75,31 @@ def test_markers_that_make_no_block_are_refused_with_their_line(lines, line):
         replace_block(b"\n".join(lines), TEXT, PATH)
 
 
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([b"```md", START, END, b"```"], "line 2: .* starts in line 1"),
+        ([b"x", b"~~~~", b"~~~", END], "line 4: .* starts in line 2"),
+        ([b"```", b"```", b" ```python", START, b"old", END], "line 4: .* starts in line 3"),
+        ([b"x", b"```", b"``` not its end"], "line 2: .* has no end"),
+    ],
+)
+def test_a_block_inside_a_code_block_is_refused_with_the_lines_of_both(lines, line):
+    with pytest.raises(DataError, match=rf"README\.md, {line}"):
+        replace_block(b"\n".join(lines), TEXT, PATH)
+
+
+def test_markers_shown_in_a_code_block_are_no_markers_beside_the_block():
+    shown = b"```md\n" + START + b"\n" + END + b"\n```\n"
+    block = START + b"\n\n```\nold\n````\n\n" + END + b"\n"
+    new = replace_block(shown + block + shown, TEXT, PATH)
+    assert new.startswith(shown + START)
+    assert new.endswith(END + b"\n" + shown)
+    assert b"old" not in new
+    inline = b"`a` ```b``` c\n"
+    assert replace_block(inline + block, TEXT, PATH).startswith(inline + START)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_a_utf_16_file_is_refused(encoding):
     with pytest.raises(DataError, match="UTF-8"):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from imgnet_mini.reporting.fonts import to_drawable
 from imgnet_mini.utils.atomic_file import atomic_write
 from imgnet_mini.utils.console import escape_line
 
@@ -109,7 +110,7 @@ def fit_text(text: str, width: float, size: float) -> str:
 
     width, size: in points.
     """
-    text = escape_line(text)
+    text = to_drawable(escape_line(text))
     if len(text) <= _MAX_CHARACTERS and text_width(text, size) <= width:
         return text
     text = text[:_MAX_CHARACTERS]

@@ -1,5 +1,6 @@
 """Generated text written into a README whose other bytes stay unchanged."""
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,8 @@ EXPERIMENT: Final = "<!-- imgnet-mini experiment -->"
 """The first line of a README that is generated as a whole."""
 
 _BOM: Final = b"\xef\xbb\xbf"
+_FENCE: Final = re.compile(rb"(`{3,}(?!.*`)|~{3,})")
+"""The start of a line that opens a code block."""
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -35,6 +38,11 @@ def replace_block(content: bytes, text: str, path: Path, *, block: str = RESULTS
     lines = _split_lines(content, path)
     place = _find_block(lines, block, path)
     if place is None:
+        if (unfinished := _find_fences(lines, block)[-1]) is not None:
+            raise DataError(
+                f"{path}, line {unfinished + 1}: this code block has no end, and the results would "
+                "become a part of it; add its end"
+            )
         end = _line_end(lines)
         markers = [start_marker(block), "", text, "", end_marker(block)]
         before = b""
@@ -73,12 +81,22 @@ def replace_experiment(content: bytes | None, text: str, path: Path) -> bytes:
 
 def _find_block(lines: list[bytes], block: str, path: Path) -> tuple[int, int] | None:
     """Return the indices of the lines of the two markers; None without markers."""
-    places = {
+    fences = _find_fences(lines, block)
+    marked = {
         marker: [index for index, line in enumerate(lines) if _strip(line) == marker.encode()]
         for marker in (start_marker(block), end_marker(block))
     }
+    places = {
+        marker: [index for index in found if fences[index] is None]
+        for marker, found in marked.items()
+    }
     starts, ends = places.values()
     if not starts and not ends:
+        for marker, (first, *_) in filter(lambda item: item[1], marked.items()):
+            raise DataError(
+                f"{path}, line {first + 1}: `{marker}` is inside the code block that starts in "
+                f"line {(fences[first] or 0) + 1}; end that block before it, or remove the marker"
+            )
         return None
     for marker, found in places.items():
         if len(found) > 1:
@@ -97,6 +115,27 @@ def _find_block(lines: list[bytes], block: str, path: Path) -> tuple[int, int] |
             f"{path}, line {ends[0] + 1}: the block ends before it starts; swap the markers"
         )
     return starts[0], ends[0]
+
+
+def _find_fences(lines: list[bytes], block: str) -> list[int | None]:
+    """Return, for each line and for the end, the index of the line that opens a code block there.
+
+    What is between two markers is generated, and opens none.
+    """
+    markers = {start_marker(block).encode(), end_marker(block).encode()}
+    fences: list[int | None] = []
+    opened, closing = None, b""
+    is_generated = False
+    for index, line in enumerate(lines):
+        text = _strip(line)
+        if opened is None and text in markers:
+            is_generated = text == start_marker(block).encode()
+        fences.append(opened)
+        if opened is not None and text.startswith(closing) and not text.strip(closing[:1]):
+            opened = None
+        elif opened is None and not is_generated and (match := _FENCE.match(text)):
+            opened, closing = index, match[1]
+    return [*fences, opened]
 
 
 def _split_lines(content: bytes, path: Path) -> list[bytes]:
