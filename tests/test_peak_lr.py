@@ -1,4 +1,6 @@
 import json
+import shlex
+import shutil
 
 import pytest
 
@@ -57,6 +59,42 @@ def test_settings_saved_under_their_earlier_names_are_compared(resolve, capsys):
     assert resolve({"clip_norm": 1.5, "zero_init": True}) == 0.05
     printed = " ".join(capsys.readouterr().out.split())
     assert "clip_grad 1.5 instead of None; zero_init_residual True instead of False" in printed
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("data", "crop_scale_min", 0.3),
+        ("data", "flip", False),
+        ("data", "grad_accum_steps", 2),
+        ("data", "progressive", "0.5:1"),
+        ("schedule", "pct_start", 0.1),
+        ("schedule", "div_factor", 10.0),
+    ],
+)
+def test_a_difference_that_the_range_test_would_see_is_said(resolve, capsys, section, name, value):
+    change = {section: {name: value}}
+    if section == "schedule":
+        change[section]["max_lr"] = "auto"
+    assert resolve({}, **change) == 0.05
+    default = getattr(getattr(RunConfig(), section), name)
+    assert f"{name} {default} instead of {value}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_other_images_are_said(run_small, cli, data):
+    short = ["--trials", 0, "--num-iter", 30, "--end-lr", 10]
+    assert run_small("find-lr", "--name", "a", *short) == 0, cli.err
+    shutil.rmtree(data / "train" / "class_02")
+    shutil.rmtree(data / "val" / "class_02")
+    assert run_small("train", "--name", "a", "--max-lr", "auto", "--epochs", 3) == 0, cli.err
+    assert "classes 3 instead of 2; train_images 24 instead of 16" in " ".join(cli.out.split())
+
+
+def test_the_command_that_makes_a_suggestion_works_when_pasted(run_small, cli):
+    assert run_small("train", "--name", "a", "--max-lr", "auto") == 2
+    command = shlex.split(cli.err.splitlines()[-1])
+    assert command[:2] == ["imgnet-mini", "find-lr"]
+    assert cli(*command[1:], "--trials", 0, "--num-iter", 30, "--end-lr", 10) == 0, cli.err
 
 
 def test_other_differences_are_said(resolve, capsys):

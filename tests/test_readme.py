@@ -221,11 +221,11 @@ def test_several_runs_are_compared_by_the_settings_that_differ(tmp_path):
 def test_the_experiment_says_what_the_run_was_and_what_is_next(tmp_path):
     paths = make_run(tmp_path)
     bare = write(tmp_path, template="experiment")
-    assert "imgnet-mini find-lr --name a" in bare
+    assert "imgnet-mini find-lr --config out/a/config.toml" in bare
     assert "imgnet-mini report --name a" in bare
     complete(paths)
     text = write(tmp_path, template="experiment")
-    assert "find-lr --name" not in text
+    assert "find-lr --config" not in text
     assert "imgnet-mini report" not in text
     assert "--max-lr 0.0046" in text
     assert "imgnet-mini train --data-root imagenet-mini" in text

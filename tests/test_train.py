@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -230,7 +231,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     assert cli.says("--max-lr")
     assert cli.says("epoch 0, batch")
     assert cli.says("Safe: step 0 (epoch 0), in checkpoints/a/checkpoint.pth")
-    assert cli.says("imgnet-mini resume --name a --max-lr LOWER --replan")
+    assert pasted(cli) == ["imgnet-mini", "resume", "--name", "a", "--max-lr", "5e+29", "--replan"]
     content = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)
     assert content["state"]["step"] == 0
     assert cli("resume", "--name", "a", "--max-lr", 0.01, "--replan") == 0, cli.err
@@ -248,7 +249,55 @@ def test_out_of_memory_names_the_batch_size_to_try(run_small, cli, monkeypatch):
 
     monkeypatch.setattr(trainer_module.Trainer, "train_step", no_memory)
     assert run_small("train", "--name", "a") == 2
-    assert cli.says("--batch-size 3")
+    assert cli.says(
+        "out of memory at --batch-size 6: try --batch-size 3, or --grad-accum-steps 2, which"
+    )
+    assert cli.says("Nothing is lost: correct the command, and run train again")
+    assert not pasted(cli)
+
+
+def test_out_of_memory_in_a_later_epoch_names_a_command_that_continues(run_small, cli, monkeypatch):
+    step = trainer_module.Trainer.train_step
+
+    def without_memory(self, batches):
+        if self.state.step == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "train_step", without_memory)
+        assert run_small("train", "--name", "a", "--output-dir", "my results") == 2
+    assert cli.says("out of memory at --batch-size 6 Safe: step 4")
+    command = pasted(cli)
+    assert command[-3:] == ["--grad-accum-steps", "2", "--allow-world-size-change"]
+    assert cli(*command[1:]) == 0, cli.err
+
+
+def pasted(cli):
+    """The words of the last command below a message, as a shell splits them."""
+    commands = [line for line in cli.err.splitlines() if line.startswith("  imgnet-mini ")]
+    return shlex.split(commands[-1]) if commands else []
+
+
+@pytest.mark.parametrize("options", [["--batch-size", 6, "--grad-accum-steps", 6], ["--compile"]])
+def test_what_fails_before_the_first_step_does_not_block_the_corrected_command(
+    run_small, cli, monkeypatch, options
+):
+    if options == ["--compile"]:
+        from torch._inductor.exc import InvalidCxxCompiler  # noqa: PLC0415 - slow
+
+        def no_compiler(*_):
+            raise InvalidCxxCompiler
+
+        monkeypatch.setattr(trainer_module.Trainer, "train_step", no_compiler)
+    assert run_small("train", "--name", "a", *options) == 2
+    assert cli.says("--no-compile" if options == ["--compile"] else "fewer --grad-accum-steps")
+    assert cli.says("Nothing is lost: correct the command, and run train again")
+    monkeypatch.undo()
+    assert run_small("train", "--name", "a", "--resume", "--epochs", 1) == 0, cli.err
+    assert run_small("train", "--name", "a", "--epochs", 1) == 2
+    assert run_small("train", "--name", "a", "--resume", "--epochs", 1) == 0, cli.err
+    assert "a is finished" in cli.out
 
 
 @pytest.mark.parametrize("command", ["train", "find-lr", "evaluate"])
@@ -264,7 +313,7 @@ def test_out_of_memory_while_the_network_is_built_names_it_too(
     monkeypatch.setattr(torch.nn.Module, "to", no_memory)
     small = SMALL[:-2] if command == "find-lr" else SMALL if command == "train" else ()
     assert cli(command, *small, "--name", "a") == 2
-    assert cli.says("out of memory at --batch-size 6: try --batch-size 3")
+    assert cli.says("out of memory at --batch-size 6: ")
 
 
 @pytest.mark.parametrize(("spare", "code"), [([True], 0), ([False], 2)], ids=["some", "none"])

@@ -13,6 +13,10 @@ class ConfigError(ImgnetMiniError):
     exit_code = 2
 
 
+class MemoryLimitError(ConfigError):
+    """The settings need more memory than the device has."""
+
+
 class InUseError(ImgnetMiniError):
     """Another process is writing the same run."""
 
@@ -29,6 +33,10 @@ class WriteError(ImgnetMiniError):
     """A file or folder of the run cannot be written."""
 
     exit_code = 5
+
+
+class LostWorkerError(WriteError):
+    """A worker process that loads images was killed."""
 
 
 class CheckpointError(ImgnetMiniError):

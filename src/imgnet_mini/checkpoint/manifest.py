@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imgnet_mini.errors import CheckpointError
+from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.utils.atomic_file import write_text
 
 Kind = Literal["run", "best"]
@@ -68,3 +69,14 @@ class Manifest(BaseModel):
 
 
 EMPTY = Manifest(format=1, saved=())
+
+
+def has_steps(paths: RunPaths) -> bool:
+    """Return whether a run may have saved more than its state before the first training step."""
+    if not paths.has_checkpoint():
+        return False
+    try:
+        manifest = Manifest.read(paths.manifest)
+    except CheckpointError:
+        return True
+    return manifest is None or any(entry.step > 0 for entry in manifest.saved)

@@ -83,6 +83,7 @@ def train(
     config: RunConfig,
 ) -> None:
     """Train a network from scratch."""
+    from imgnet_mini.checkpoint.manifest import has_steps
     from imgnet_mini.commands import resume as resume_command
     from imgnet_mini.commands import train
     from imgnet_mini.distributed.process_group import init_distributed
@@ -90,7 +91,7 @@ def train(
     if resume and overwrite:
         raise typer.BadParameter("choose one of --resume and --overwrite")
     with ignore_closed_stdout(), init_distributed(config.runtime) as distributed:
-        if resume and distributed.broadcast_from_rank0(config.run.paths().has_checkpoint):
+        if resume and distributed.broadcast_from_rank0(lambda: has_steps(config.run.paths())):
             resume_command.run(
                 config, allow_world_size_change=allow_world_size_change, distributed=distributed
             )

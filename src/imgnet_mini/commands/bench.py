@@ -21,7 +21,7 @@ from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.device import translate_torch_errors
+from imgnet_mini.training.device import less_memory, translate_torch_errors
 from imgnet_mini.training.setup import Setup, build_setup, describe_environment
 from imgnet_mini.training.throughput import TrainingBenchmark
 from imgnet_mini.training.train_state import StepLogger
@@ -89,7 +89,9 @@ def run(config: RunConfig, *, seconds: float, as_json: bool) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(RunLogger(RunPaths(Path(folder), "bench"), [], step=0)) as logger,
-        translate_torch_errors(config.data.batch_size),
+        translate_torch_errors(
+            config.data.batch_size, less_memory=lambda: less_memory(config.data)
+        ),
         StopRequest(lambda name: f"bench stopped by {name}") as stop,
     ):
         bench = _Bench(config, setup, logger, stop, seconds / _MEASUREMENTS)

@@ -11,7 +11,7 @@ from imgnet_mini.reporting.curves import draw_comparison
 from imgnet_mini.reporting.page.pages import GENERATOR, build_comparison_page
 from imgnet_mini.reporting.paired import PairedTest, compare_with_first
 from imgnet_mini.reporting.run_view import read_run
-from imgnet_mini.runs.paths import ComparisonPaths, RunPaths, check_inside
+from imgnet_mini.runs.paths import ComparisonPaths, RunPaths, check_inside, describe_runs
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import join_names, print_lines, show_table
@@ -58,20 +58,17 @@ def _check_runs(output_dir: Path, names: Sequence[str]) -> None:
     paths = [RunPaths(output_dir, name) for name in names]
     missing = [p.name for p in paths if not (p.train_log.exists() or p.config.exists())]
     if missing:
-        existing = sorted(path.parent.name for path in (output_dir / "out").glob("*/train_log.csv"))
         raise ConfigError(
-            f"no run {join_names(missing)} in {output_dir.absolute()}; existing runs: "
-            f"{join_names(existing) or 'none'}. Give other names, or another folder with "
-            "--output-dir"
+            f"there is no run {join_names(missing)}. {describe_runs(output_dir)}. Give other "
+            "names, or another folder with --output-dir"
         )
     unfinished = [p.name for p in paths if not _is_validated(p)]
     if unfinished:
         folder = "" if output_dir == Path() else f" --output-dir {shlex.quote(str(output_dir))}"
+        commands = (f"  imgnet-mini resume --name {name}{folder}" for name in unfinished)
         raise CheckpointError(
             "\n".join(
-                f"{name} has no validated epoch yet; continue with "
-                f"`imgnet-mini resume --name {name}{folder}`"
-                for name in unfinished
+                [f"no validated epoch yet: {join_names(unfinished)}; continue with", *commands]
             )
         )
 

@@ -16,12 +16,14 @@ from imgnet_mini.lr_finder.suggestions import METHOD_NAMES, Suggestions, suggest
 from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.reporting.format import format_duration
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.device import describe_device, translate_torch_errors
+from imgnet_mini.training.device import describe_device, less_memory, translate_torch_errors
 from imgnet_mini.training.optim import OPTIMIZERS, build_optimizer
 from imgnet_mini.training.peak_lr import (
+    FINDER_SECTIONS,
     check_trial_steps,
     default_lr,
     estimate_step_seconds,
+    facts_of,
     has_fixed_lr,
     run_lr_trials,
     settings_of,
@@ -32,8 +34,6 @@ from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
 from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest
-
-TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "runtime")
 
 _CLEARLY_HIGHER = 3.0
 """A peak this many times the recommended one is not merely the same within the error."""
@@ -100,7 +100,10 @@ def _search(config: RunConfig, setup: Setup) -> Search:
             lambda name: f"find-lr stopped by {name}; nothing was written",
             distributed=distributed.world_size > 1,
         ) as stop,
-        translate_torch_errors(config.data.batch_size),
+        translate_torch_errors(
+            config.data.batch_size,
+            less_memory=lambda: less_memory(config.data, distributed.world_size),
+        ),
         closing(setup.train_loader),
     ):
         limits = Limits(stop, distributed, minutes=config.finder.max_minutes)
@@ -148,11 +151,8 @@ def _describe_shortage(config: RunConfig, plan: Plan) -> str:
 
 
 def _save(config: RunConfig, setup: Setup, search: Search, suggestions: Suggestions) -> SavedResult:
-    facts = {  # recorded, but not compared by train
-        "precision": setup.precision.name,
+    others = {  # recorded, but not compared by train
         "seed": config.runtime.seed,
-        "classes": len(setup.images.train.classes),
-        "train_images": len(setup.images.train),
         "steps_per_epoch": len(setup.train_loader),
     }
     return save_result(
@@ -163,9 +163,9 @@ def _save(config: RunConfig, setup: Setup, search: Search, suggestions: Suggesti
         curve=search.curve,
         suggestions=suggestions,
         trials=search.trials,
-        settings=settings_of(config) | facts,
+        settings=settings_of(config) | facts_of(setup) | others,
         command=("imgnet-mini", *sys.argv[1:]),
-        options=config_flags(config, *TRAINING_SECTIONS, leave_out=("max_lr",)),
+        options=config_flags(config, *FINDER_SECTIONS, leave_out=("max_lr",)),
     )
 
 

@@ -34,7 +34,7 @@ from imgnet_mini.reporting.page.pages import build_report_page
 from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.reporting.style import save_png
 from imgnet_mini.reporting.summary import summarize_model
-from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths, describe_runs
 from imgnet_mini.runs.predictions import Predictions, load_predictions
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.runs.results import EvaluationResult, RunEnvironment
@@ -56,9 +56,15 @@ def run(overrides: RunConfig) -> None:
     paths = config.run.paths()
     records = read_csv(paths.train_log) if paths.train_log.exists() else []
     if not records:
+        if paths.has_checkpoint():
+            raise DataError(
+                f"{paths.train_log} holds no finished epoch; continue with\n"
+                f"  imgnet-mini resume{run_flags(config.run)}"
+            )
         raise DataError(
-            f"{paths.train_log} holds no finished epoch; train first, with\n"
-            f"  imgnet-mini train{run_flags(config.run)}"
+            f"there is no run {paths.name}: {paths.train_log} does not exist. "
+            f"{describe_runs(paths.output_dir)}. Give another --name or --output-dir, or train it "
+            "first"
         )
     paths.clean_reports()
     result = _read_current_result(paths)

@@ -5,12 +5,12 @@ from pathlib import Path
 from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from imgnet_mini.commands.train import train, writing
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, config_flags, run_flags
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, DataError
 from imgnet_mini.runs.logger import RunLogger, write_logs
-from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths, describe_runs
 from imgnet_mini.runs.records import EpochRecord
 from imgnet_mini.training.resume_policy import (
     check_world_size,
@@ -21,6 +21,8 @@ from imgnet_mini.training.resume_policy import (
 from imgnet_mini.training.run import TrainingRun
 from imgnet_mini.training.setup import Setup, build_setup, build_trainer, describe_environment
 from imgnet_mini.utils.console import print_lines
+
+TRAINING_SECTIONS = ("run", "data", "model", "optimizer", "schedule", "checkpoint", "runtime")
 
 
 def run(
@@ -46,9 +48,11 @@ def run(
     paths = overrides.run.paths()
     if distributed.is_main_process and not paths.has_checkpoint():
         restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
+        flags = config_flags(overrides, *TRAINING_SECTIONS)
         raise CheckpointError(
-            f"there is nothing to resume: {paths.checkpoint} does not exist. Start the run with\n"
-            f"  imgnet-mini train{run_flags(overrides.run)}{restart}"
+            f"there is nothing to resume: {paths.checkpoint} does not exist. "
+            f"{describe_runs(paths.output_dir)}. Give another --name or --output-dir, or start the "
+            f"run with\n  imgnet-mini train{flags}{restart}"
         )
     with writing(paths, distributed):
         store = CheckpointStore(paths, keep=overrides.checkpoint.keep)

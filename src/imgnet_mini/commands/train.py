@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 
+from imgnet_mini.checkpoint.manifest import has_steps
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
 from imgnet_mini.data.loaders import Loader, build_eval_loader
@@ -19,7 +20,7 @@ from imgnet_mini.training.device import translate_torch_errors
 from imgnet_mini.training.evaluation import Validation
 from imgnet_mini.training.full_size import check_full_size
 from imgnet_mini.training.model import weights_sha256
-from imgnet_mini.training.peak_lr import resolve_max_lr
+from imgnet_mini.training.peak_lr import note_other_images, resolve_max_lr
 from imgnet_mini.training.run import TrainingRun
 from imgnet_mini.training.setup import Setup, build_setup, build_trainer, describe_environment
 from imgnet_mini.utils.atomic_file import translate_write_errors
@@ -46,6 +47,8 @@ def run(
     resolved = distributed.broadcast_from_rank0(plan)
     setup = build_setup(resolved, distributed=distributed)
     resolved = resolved.override({"data": {"loader": setup.images.loader}})
+    if distributed.is_main_process:
+        note_other_images(config, setup, paths)
     check_full_size(resolved, setup)
     trainer = build_trainer(resolved, setup)
     if (
@@ -75,7 +78,7 @@ def writing(paths: RunPaths, distributed: DistributedContext) -> AbstractContext
 def _check_no_run(config: RunConfig, paths: RunPaths, *, overwrite: bool) -> None:
     states = [paths.checkpoint, paths.best, *paths.earlier_checkpoints(), paths.train_log]
     existing = [path for path in states if path.exists()]
-    if not existing or overwrite:
+    if not existing or overwrite or (paths.has_checkpoint() and not has_steps(paths)):
         return
     if not paths.has_checkpoint():
         raise ConfigError(
@@ -83,10 +86,9 @@ def _check_no_run(config: RunConfig, paths: RunPaths, *, overwrite: bool) -> Non
             "from: replace what is left with train --overwrite, or choose another --name"
         )
     raise ConfigError(
-        f"a run named {config.run.name} exists ({existing[0]}). Continue it with\n"
-        f"  imgnet-mini resume{run_flags(config.run)}\n"
-        "or with train --resume, start another one under a new --name, or replace it with "
-        "train --overwrite"
+        f"a run named {config.run.name} exists ({existing[0]}). Start another one under a new "
+        "--name, replace it with train --overwrite, or continue it with\n"
+        f"  imgnet-mini resume{run_flags(config.run)}"
     )
 
 
@@ -108,7 +110,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
             distributed=distributed.world_size > 1
         ) as stop,  # outermost: workers end under it too
         run.add_resume_hint(),
-        translate_torch_errors(data.batch_size),
+        translate_torch_errors(data.batch_size, less_memory=run.less_memory),
         closing(run.setup.train_loader) as train_loader,
         closing(val_images) as val_loader,
         closing(run),
@@ -133,7 +135,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
             raise StoppedError(
                 f"stopped by {error} and saved: step {state.step} (epoch {state.epoch}, batch "
                 f"{state.batch} of {len(train_loader)}). Continue with\n"
-                f"  imgnet-mini resume{run_flags(run.config.run)}",
+                f"  {run.resume_command}",
                 error.signal_number,
             ) from error
     averaged = " of the averaged weights" if run.config.optimizer.ema_decay else ""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
+from pydantic import field_validator
 
 from imgnet_mini.config.fields import RunName
 from imgnet_mini.config.section import Section
@@ -24,6 +25,16 @@ class RunSection(Section):
 
     output_dir: Path = Path()
     """Parent folder of checkpoints/, out/, runs/ and reports/."""
+
+    @field_validator("data_root", "pack_dir", "output_dir")
+    @classmethod
+    def _check_text(cls, folder: Path | None) -> Path | None:
+        """Refuse a name that neither a TOML file nor a TensorBoard log can hold."""
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("its name is not valid UTF-8: rename or link the folder") from error
+        return folder
 
     def paths(self) -> RunPaths:
         """Return the paths of the files of this run.

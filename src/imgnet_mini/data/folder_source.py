@@ -20,7 +20,7 @@ from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
 from imgnet_mini.data.transforms import CROP_NUMBERS
-from imgnet_mini.errors import DataError, ImgnetMiniError, WriteError
+from imgnet_mini.errors import DataError, ImgnetMiniError, LostWorkerError, WriteError
 from imgnet_mini.utils.console import format_bytes
 from imgnet_mini.utils.early_exit import SIGNALS
 
@@ -159,16 +159,15 @@ def shared_memory_error(workers: int, batch_bytes: int, local_world_size: int = 
     choice = f"--workers {fewer} or 0" if fewer > 0 else "--workers 0"
     return WriteError(
         f"{_SHARED_MEMORY} has {format_bytes(free)} free, and {workers} worker(s) need "
-        f"{format_bytes(_needed_bytes(workers, batch_bytes))}: use {choice}, a smaller "
-        "--batch-size, or docker run --shm-size=1g"
+        f"{format_bytes(_needed_bytes(workers, batch_bytes))}: use {choice}, or "
+        "docker run --shm-size=1g"
     )
 
 
-def lost_worker_error() -> WriteError:
+def lost_worker_error() -> LostWorkerError:
     """Return the error for a worker process that was killed."""
-    return WriteError(
-        "a worker process was killed, possibly because memory ran out: use fewer --workers, or a "
-        "smaller --batch-size"
+    return LostWorkerError(
+        "a worker process was killed, possibly because memory ran out: use fewer --workers"
     )
 
 

@@ -148,6 +148,16 @@ class DistributedContext:
         """Wait for all ranks."""
         self.all_reduce_sum([0.0])
 
+    def command_line(self, command: str) -> str:
+        """Return the line that runs a command of this package with as many processes."""
+        if self.world_size == 1:
+            return f"imgnet-mini {command}"
+        where = "--standalone"
+        if self.nodes > 1:
+            where = f"--nnodes {self.nodes} --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
+        processes = f"--nproc-per-node {self.local_world_size}"
+        return f"torchrun {where} {processes} -m imgnet_mini {command}"
+
     def claim_error_report(self) -> bool:
         """Return whether this rank reports an error: the first rank to ask does."""
         if self._store is None:

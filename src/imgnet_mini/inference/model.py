@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.schema import Weights
 from imgnet_mini.config.data_settings import Decoding, with_saved_decoding
-from imgnet_mini.config.run_config import RunConfig, Tables, run_flags
+from imgnet_mini.config.run_config import RunConfig, Tables
 from imgnet_mini.data.classes import human_names, imagenet_classes
 from imgnet_mini.data.pixels import to_pixels
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError
+from imgnet_mini.runs.paths import describe_runs
 from imgnet_mini.training.device import exact_float32, translate_torch_errors
 from imgnet_mini.training.evaluation import topk_classes
 from imgnet_mini.training.model import build_with_weights, check_img_size
@@ -200,8 +201,8 @@ def checkpoint_path(checkpoint: str, config: RunConfig) -> Path:
     path = {"best": paths.best, "last": paths.checkpoint}.get(checkpoint, Path(checkpoint))
     if not path.is_file():
         raise CheckpointError(
-            f"there is no checkpoint {path}; train one with imgnet-mini train"
-            f"{run_flags(config.run)}, or name one with --checkpoint best|last|PATH"
+            f"there is no checkpoint {path}. {describe_runs(paths.output_dir)}. Give another "
+            "--name or --output-dir, or a file with --checkpoint PATH, or train the run first"
         )
     return path
 

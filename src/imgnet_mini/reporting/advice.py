@@ -1,8 +1,11 @@
 """Remarks on the results of a run, and commands to run next."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Final
 
+from imgnet_mini.config.run_config import run_flags
+from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.reporting.format import format_fixed, format_lr
 from imgnet_mini.reporting.run_view import PICTURES, RunView
 
@@ -52,13 +55,13 @@ def remarks(run: RunView) -> list[str]:
 def next_steps(run: RunView) -> list[Step]:
     """Return commands that add what the run lacks, or try what its results suggest."""
     steps = []
+    settings = f"--config {shlex.quote((run.folder / 'out' / run.name / 'config.toml').as_posix())}"
     if run.finder is None:
-        steps.append(Step("Find a learning rate", f"imgnet-mini find-lr --name {run.name}"))
+        steps.append(Step("Find a learning rate", f"imgnet-mini find-lr {settings}"))
     if not run.evaluation.report or len(run.pictures) < len(PICTURES):
-        steps.append(
-            Step("Draw the plots and evaluate each class", f"imgnet-mini report --name {run.name}")
-        )
-    again = f"imgnet-mini train --config out/{run.name}/config.toml --name {run.name[:56]}"
+        flags = run_flags(RunSection(name=run.name, output_dir=run.folder))
+        steps.append(Step("Draw the plots and evaluate each class", f"imgnet-mini report{flags}"))
+    again = f"imgnet-mini train {settings} --name {run.name[:56]}"
     if run.finder and run.peak_lr and not 0.5 < run.peak_lr / run.finder.lr < 2:
         suggested = format_lr(run.finder.lr)
         steps.append(Step("Try the suggested peak", f"{again}-lr --max-lr {suggested}"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.class_report import ClassReport, ClassScore, ConfusedPair, OverallRow
@@ -18,7 +18,7 @@ from imgnet_mini.reporting.finder_view import (
 )
 from imgnet_mini.reporting.format import relative_url
 from imgnet_mini.reporting.redact import join_command, last_component, redact_command
-from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.paths import RunPaths, describe_runs
 from imgnet_mini.runs.records import (
     EpochRecord,
     best_record,
@@ -67,6 +67,7 @@ class Evaluation:
 class RunView:
     """One run. Texts are not escaped; paths are cut to their last part; addresses are encoded.
 
+    folder: output folder, for commands; the current one if it is not below that.
     data_name: folder of the images.
     settings: `section.name` to value, of everything that defines the run.
     records: of all epochs, in order; epochs: number of validated ones.
@@ -82,6 +83,7 @@ class RunView:
     """
 
     name: str
+    folder: Path
     config: RunConfig
     data_name: str
     settings: dict[str, str]
@@ -123,14 +125,15 @@ def read_run(paths: RunPaths, page_dir: Path) -> RunView:
     best = best_record(val)
     if best is None:
         raise DataError(
-            f"{paths.train_log} holds no validated epoch yet; "
-            f"continue with `imgnet-mini resume --name {paths.name}`"
+            f"{paths.train_log} holds no validated epoch yet; continue with\n"
+            f"  imgnet-mini resume{_run_flags(paths)}"
         )
     config = _redact_config(RunConfig.read_saved(paths.config))
     finder = read_finder(paths.finder_dir, paths.name, page_dir)
     environment = _read_environment(paths.environment)
     return RunView(
         name=paths.name,
+        folder=_relative_folder(paths.output_dir),
         config=config,
         data_name=str(config.run.data_root),
         settings=format_settings(config),
@@ -180,10 +183,21 @@ def _format_setting(value: Any) -> str:
 def _read_log(paths: RunPaths) -> list[EpochRecord]:
     if not paths.train_log.exists():
         raise DataError(
-            f"there is no run {paths.name!r}: {paths.train_log} does not exist; "
-            f"train it with `imgnet-mini train --name {paths.name}`, or give another --name"
+            f"there is no run {paths.name}: {paths.train_log} does not exist. "
+            f"{describe_runs(paths.output_dir)}. Give another --name or --output-dir, or train it "
+            "first"
         )
     return read_csv(paths.train_log)
+
+
+def _relative_folder(output_dir: Path) -> Path:
+    """Return the output folder for commands; the current one instead of a place on this machine."""
+    is_inside = not output_dir.is_absolute() and ".." not in output_dir.parts
+    return output_dir if is_inside else Path()
+
+
+def _run_flags(paths: RunPaths) -> str:
+    return run_flags(RunSection(name=paths.name, output_dir=paths.output_dir))
 
 
 def _redact_config(config: RunConfig) -> RunConfig:

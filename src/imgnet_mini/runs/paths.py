@@ -7,6 +7,7 @@ from typing import Final
 
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.utils.atomic_file import remove_temporary_files
+from imgnet_mini.utils.console import join_names
 
 _MAX_NAME_LENGTH: Final = 200
 """Maximum length of a folder name in characters; file systems allow 255 bytes."""
@@ -115,6 +116,12 @@ class ComparisonPaths:
             name = "+".join([*names[:kept], f"{len(names) - kept}-more-{digest}"])
         self.folder = output_dir / "reports" / name
         self.page = self.folder / "index.html"
+
+
+def describe_runs(output_dir: Path) -> str:
+    """Return a sentence without its end on the runs in an output folder."""
+    names = sorted(path.parent.name for path in (output_dir / "out").glob("*/train_log.csv"))
+    return f"Runs in {output_dir.absolute()}: {join_names(names) or 'none'}"
 
 
 def check_inside(folder: Path) -> None:

@@ -3,15 +3,16 @@
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.data.folder_source import lost_worker_error
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
-from imgnet_mini.errors import ConfigError
+from imgnet_mini.errors import ConfigError, MemoryLimitError
 
 
 def choose_device(
@@ -88,38 +89,68 @@ def describe_device(device: torch.device) -> str:
 
 
 @contextmanager
-def translate_torch_errors(batch_size: int) -> Iterator[None]:
-    """Translate torch errors about memory, missing kernels and lost workers into advice.
+def translate_torch_errors(
+    batch_size: int, *, less_memory: Callable[[], str] | None = None
+) -> Iterator[None]:
+    """Translate torch errors about memory, kernels, compilers and lost workers into advice.
+
+    less_memory: makes the advice on memory; default: a smaller batch.
 
     Raises:
-        ConfigError: out of memory, or a kernel has no deterministic version on the device.
-        WriteError: a worker process was killed.
+        MemoryLimitError: out of memory.
+        ConfigError: batch norm has one value per channel, a kernel has no deterministic version on
+            the device, or compiling failed.
+        LostWorkerError: a worker process was killed.
     """
-    advice = (
-        f"out of memory at --batch-size {batch_size}: try --batch-size {max(1, batch_size // 2)}; "
-        "or a larger --grad-accum-steps, such as 2, which splits the batch into micro-batches; "
-        "or a smaller --img-size or --arch"
-    )
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(advice) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):
-            raise ConfigError(advice) from error
-        if re.search("DataLoader worker .*(killed|exited)", str(error)):
+    except (RuntimeError, ValueError) as error:
+        text, kind = str(error), type(error).__module__
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+            smaller = f": try --batch-size {batch_size // 2}" if batch_size > 1 else ""
+            advice = smaller if less_memory is None else less_memory()
+            raise MemoryLimitError(f"out of memory at --batch-size {batch_size}{advice}") from error
+        if re.search("DataLoader worker .*(killed|exited)", text):
             raise lost_worker_error() from error
-        if "deterministic implementation" in str(error):
-            kernel = str(error).split()[0]
+        if "deterministic implementation" in text:
             raise ConfigError(
-                f"--deterministic: {kernel} has no deterministic kernel on this device; leave "
-                "the flag out, or choose another --arch"
+                f"--deterministic: {_first_word(text)} has no deterministic kernel on this device; "
+                "use --no-deterministic, or choose another --arch"
+            ) from error
+        if "more than 1 value per channel" in text:
+            raise ConfigError(
+                "batch norm needs more than one value per channel, and gets one small image at a "
+                "time: use fewer --grad-accum-steps, a larger --batch-size or a larger --img-size"
+            ) from error
+        if kind.startswith(("torch._dynamo", "torch._inductor")):
+            raise ConfigError(
+                f"--compile: torch.compile failed ({_first_line(error)}). It requires a C++ "
+                "compiler, and Triton on a GPU: install them, or use --no-compile"
             ) from error
         raise
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise ConfigError(
-            f"--batch-size {batch_size} is too small for this model at this --img-size: batch "
-            "norm needs more than one value per channel; use 2 or more"
-        ) from error
+
+
+def _first_word(text: str) -> str:
+    return text.split(maxsplit=1)[0]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def micro_batches(data: DataConfig, world_size: int = 1) -> int | None:
+    """Return the next larger number of micro-batches with at least two images; None without one."""
+    images = data.batch_size // world_size
+    larger = range(data.grad_accum_steps + 1, images // 2 + 1)
+    return next((number for number in larger if images % number == 0), None)
+
+
+def less_memory(data: DataConfig, world_size: int = 1) -> str:
+    """Return the options of a training that needs less memory, to end a message with."""
+    divisor = world_size * data.grad_accum_steps
+    smaller = data.batch_size // 2 // divisor * divisor
+    number = micro_batches(data, world_size)
+    choices = [f"--batch-size {smaller}"] if smaller >= 2 * divisor else []
+    if number is not None:
+        choices += [f"--grad-accum-steps {number}, which splits the batch into micro-batches"]
+    return f": try {', or '.join([*choices, 'a smaller --img-size or --arch'])}"

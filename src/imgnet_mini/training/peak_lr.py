@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, config_flags
 from imgnet_mini.data.augment.registry import enabled_augmentations
 from imgnet_mini.data.loaders import BatchLoader, Loader
 from imgnet_mini.data.rng import hash_seed
@@ -25,8 +25,14 @@ from imgnet_mini.training.setup import Setup, build_trainer
 from imgnet_mini.training.trial_limits import Limits
 from imgnet_mini.utils.console import print_lines
 
+FINDER_SECTIONS: Final = ("run", "data", "model", "optimizer", "schedule", "runtime")
+"""Sections of the settings that both find-lr and train take."""
+
 _DECISIVE: Final = ("arch", "batch_size", "img_size", "optimizer")
 """Settings whose change makes a suggested learning rate invalid."""
+
+
+_OTHER_DATA_SETTINGS: Final = ("crop_scale_min", "flip", "grad_accum_steps", "progressive")
 
 
 def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:
@@ -42,7 +48,8 @@ def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:
     if found is None:
         raise ConfigError(
             f"--max-lr auto: find-lr has saved no suggestion for {paths.name} in "
-            f"{paths.finder_dir}; run first\n  imgnet-mini find-lr{run_flags(config.run)}"
+            f"{paths.finder_dir}; run first\n"
+            f"  imgnet-mini find-lr{config_flags(config, *FINDER_SECTIONS, leave_out=('max_lr',))}"
         )
     _compare_settings(found, config)
     return config.resolve(found.lr)
@@ -73,22 +80,53 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "augmentation": ", ".join(flag.removeprefix("--") for flag in flags) or "standard",
         **{name: value for name, value in optimizer.items() if name != "ema_decay"},
         "zero_init_residual": config.model.zero_init_residual,
-        "epochs": config.schedule.epochs,
+        **{name: getattr(data, name) for name in _OTHER_DATA_SETTINGS},
+        **{name: getattr(config.schedule, name) for name in ("epochs", "pct_start", "div_factor")},
         "data_root": config.run.data_root.as_posix(),
     }
 
 
-def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
-    """Refuse a suggestion for another network or batch; note other differences.
+def facts_of(setup: Setup) -> dict[str, Any]:
+    """Return what else a suggested learning rate depends on, as JSON values."""
+    images = setup.images.train
+    return {
+        "classes": len(images.classes),
+        "train_images": len(images),
+        "precision": setup.precision.name,
+        "world_size": setup.distributed.world_size,
+    }
 
-    Settings that the file does not name are not compared.
-    """
-    saved = {"optimizer": "sgd"} | found.settings  # the only one of earlier versions
-    differences = {
+
+def note_other_images(config: RunConfig, setup: Setup, paths: RunPaths) -> None:
+    """Print a note if the suggestion for `--max-lr auto` is for other images or processes."""
+    if config.schedule.max_lr != "auto":
+        return
+    found = latest_suggestion(paths.finder_dir, paths.name)
+    differences = [] if found is None else list(_compare(found.settings, facts_of(setup)).values())
+    if found is not None and differences:
+        _note_differences(found, differences)
+
+
+def _compare(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """Return a text on each difference; what the file does not name is not compared."""
+    return {
         name: f"{name} {saved[name]} instead of {value}"
-        for name, value in settings_of(config).items()
+        for name, value in now.items()
         if name in saved and saved[name] != value
     }
+
+
+def _note_differences(found: SavedSuggestion, differences: Sequence[str]) -> None:
+    print_lines(
+        f"Note: --max-lr auto takes {found.lr:.3g} from {found.path}, which was made with "
+        f"{'; '.join(differences)}. Unless only a path changed, run find-lr again"
+    )
+
+
+def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
+    """Refuse a suggestion for another network or batch; note other differences."""
+    saved = {"optimizer": "sgd"} | found.settings  # the only one of earlier versions
+    differences = _compare(saved, settings_of(config))
     decisive = [text for name, text in differences.items() if name in _DECISIVE]
     if decisive:
         raise ConfigError(
@@ -96,10 +134,7 @@ def _compare_settings(found: SavedSuggestion, config: RunConfig) -> None:
             "the settings of this run first, or set --max-lr to a number"
         )
     if differences:
-        print_lines(
-            f"Note: --max-lr auto takes {found.lr:.3g} from {found.path}, which was made with "
-            f"{'; '.join(differences.values())}. Unless only a path changed, run find-lr again"
-        )
+        _note_differences(found, list(differences.values()))
 
 
 _RNG: Final = 7

@@ -11,12 +11,21 @@ from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
 from imgnet_mini.data.folder import fingerprint
-from imgnet_mini.errors import DataError, DivergedError, ImgnetMiniError, StoppedError
+from imgnet_mini.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    ImgnetMiniError,
+    LostWorkerError,
+    MemoryLimitError,
+    StoppedError,
+)
 from imgnet_mini.reporting.summary import summarize_model
 from imgnet_mini.runs.logger import NullLogger, RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
 from imgnet_mini.runs.results import RunEnvironment
+from imgnet_mini.training.device import less_memory, micro_batches
 from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
 from imgnet_mini.training.setup import Setup, describe_environment
@@ -132,31 +141,60 @@ class TrainingRun:
         self.saving.start(write)
         print_lines(*(record.to_line() for record in records))
 
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run, with as many processes."""
+        return self.setup.distributed.command_line(f"resume{run_flags(self.config.run)}")
+
+    def less_memory(self) -> str:
+        """Return advice on memory, to end a message with: empty if the run has to be resumed."""
+        if self._has_steps:
+            return ""
+        return less_memory(self.config.data, self.setup.distributed.world_size)
+
     @contextmanager
     def add_resume_hint(self) -> Iterator[None]:
-        """Add the command that resumes the run to an error."""
+        """Add what is safe to an error, and the command that continues the run."""
         try:
             yield
         except StoppedError:  # has it already
             raise
         except ImgnetMiniError as error:
             newest = self.store.newest
-            if newest is not None:
+            if isinstance(error, ConfigError) and not self._has_steps:
+                error.add_note("Nothing is lost: correct the command, and run train again")
+            elif newest is not None:
                 error.add_note(
                     f"Safe: step {newest.step} (epoch {newest.epoch}), in {self.paths.checkpoint}. "
                     f"{self._resume_hint(error)}"
                 )
             raise
 
+    @property
+    def _has_steps(self) -> bool:
+        return self.store.newest is not None and self.store.newest.step > 0
+
     def _resume_hint(self, error: ImgnetMiniError) -> str:
-        resume = f"imgnet-mini resume{run_flags(self.config.run)}"
         if isinstance(error, DataError):
             return (
-                f"To go on from there, restore the file as it was, and then:\n  {resume}\n"
+                "To go on from there, restore the file as it was, and then:\n"
+                f"  {self.resume_command}\n"
                 "Without it, this is another run: choose another --name for it, or --overwrite"
             )
-        plan = " --max-lr LOWER --replan" if isinstance(error, DivergedError) else ""
-        return f"To go on from there:\n  {resume}{plan}"
+        return f"To go on from there:\n  {self.resume_command}{self._changes_against(error)}"
+
+    def _changes_against(self, error: ImgnetMiniError) -> str:
+        """Return options of `resume` that may avoid the error, with a leading space."""
+        data = self.config.data
+        if isinstance(error, DivergedError):
+            return f" --max-lr {self.config.schedule.max_lr / 2:.2g} --replan"
+        if isinstance(error, LostWorkerError):
+            return f" --workers {data.workers // 2}"
+        if isinstance(error, MemoryLimitError):
+            number = micro_batches(data, self.setup.distributed.world_size)
+            if number is not None:
+                return f" --grad-accum-steps {number} --allow-world-size-change"
+        return ""
 
     def _log_images(
         self, logger: RunLogger, predictions: TopKPredictions, *, best_top1: float

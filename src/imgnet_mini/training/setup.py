@@ -72,7 +72,7 @@ def build_setup(
         epochs=config.schedule.epochs if growing else None,
         distributed=distributed,
     )
-    with translate_torch_errors(config.data.batch_size):
+    with translate_torch_errors(config.data.batch_size, less_memory=_less_memory):
         model = build_model(
             config.model,
             classes=len(images.train.classes),
@@ -135,7 +135,7 @@ def build_trainer(
     """
     max_lr = config.schedule.max_lr
     steps = total_steps or config.schedule.epochs * len(setup.train_loader)
-    with translate_torch_errors(config.data.batch_size):
+    with translate_torch_errors(config.data.batch_size, less_memory=_less_memory):
         optimizer = build_optimizer(config.optimizer, setup.model, lr=max_lr)
         scheduler = build_scheduler(config.schedule, optimizer, max_lr=max_lr, total_steps=steps)
         return Trainer(
@@ -152,6 +152,10 @@ def build_trainer(
             distributed=setup.distributed,
             hint=f"try a lower --max-lr, such as {max_lr / 2:.2g}",
         )
+
+
+def _less_memory() -> str:
+    return ": close other programs that use the device, or try a smaller --arch"
 
 
 def describe_environment(setup: Setup) -> dict[str, Any]:

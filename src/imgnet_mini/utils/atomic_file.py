@@ -8,12 +8,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 from imgnet_mini.errors import WriteError
-from imgnet_mini.utils.console import format_bytes
+from imgnet_mini.utils.console import format_bytes, print_warning
 
 TEMPORARY_SUFFIX = ".tmp"
+
+_REFUSALS: Final = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""Errors of network mounts and others, without file modes or the flushing of folders."""
+
+_noted: set[str] = set()
+"""What has been noted about file systems in this process."""
 
 
 @contextmanager
@@ -69,7 +75,8 @@ def open_nofollow(path: str, flags: int) -> int:
 def flush_and_close(file: BinaryIO, temporary: Path) -> None:
     """Flush a temporary file to the disk and close it, ready to be renamed."""
     file.flush()
-    temporary.chmod(0o666 & ~_umask())  # mkstemp has set 0o600
+    with _noting_refusal("takes no file modes: others may be unable to read its files", temporary):
+        temporary.chmod(0o666 & ~_umask())  # mkstemp has set 0o600
     os.fsync(file.fileno())
     file.close()  # Windows cannot rename an open file
 
@@ -175,9 +182,24 @@ def _umask() -> int:
 
 def fsync_folder(folder: Path) -> None:
     """Wait until the entries of a folder are on the disk."""
-    if os.name == "posix":  # Windows cannot open a folder
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    with _noting_refusal("cannot be flushed: a power cut may undo the last save", folder / "*"):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _noting_refusal(lack: str, path: Path) -> Iterator[None]:
+    """Note once what the file system of a file does not offer, instead of failing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        if lack not in _noted:
+            _noted.add(lack)
+            print_warning(f"Note: {path.parent} {lack} ({error.strerror})")

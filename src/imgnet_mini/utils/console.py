@@ -1,6 +1,7 @@
 """Console output: results on standard output, warnings and errors on standard error."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -139,12 +140,20 @@ def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     _print(table)
 
 
+_COMMAND = re.compile(r"^  (?:imgnet-mini|torchrun|pip) .*$", re.MULTILINE)
+"""A line of a message to paste into a shell."""
+
+
 def show_panel(title: str, message: str, *, color: str) -> None:
-    """Print a framed message to standard error."""
-    text = Text(escape_control_chars(message))
-    panel = Panel(text, title=title, title_align="left", border_style=color)
+    """Print a framed message to standard error, and its commands below the frame, to be pasted."""
+    message = escape_control_chars(message)
+    text = re.sub(r"\n+", "\n", _COMMAND.sub("", message)).strip("\n")
+    panel = Panel(Text(text), title=title, title_align="left", border_style=color)
     try:
-        _Console(stderr=True).print(panel)
+        console = _Console(stderr=True, highlight=False)
+        console.print(panel)
+        for command in _COMMAND.findall(message):
+            console.print(Text(command), soft_wrap=True)
     except OSError:  # the exit code remains
         _redirect_to_devnull(sys.stderr)
 
