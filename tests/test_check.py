@@ -19,7 +19,7 @@ def check(cli, data):
 
 def test_a_clean_folder_is_one_line_and_0(check, cli):
     assert check() == 0, cli.err
-    assert cli.out == "Decoded 33 of 33 images in data\n"
+    assert cli.out == "Decoded 33 of 33 images in data: no problems found\n"
     assert cli.err == ""
 
 

@@ -685,7 +685,7 @@ def test_averages_that_are_damaged_or_gone_are_named(run_small, stop_after, cli)
 
 
 @pytest.mark.parametrize(
-    ("flag", "before"), [(("--ema-decay", 0.5), "0.0"), (("--nesterov",), "False")], ids=str
+    ("flag", "before"), [(("--ema-decay", 0.5), "0.0"), (("--nesterov",), "--no-nesterov")], ids=str
 )
 def test_none_of_them_may_be_added_on_the_way(run_small, stop_after, cli, flag, before):
     stop_after(3)

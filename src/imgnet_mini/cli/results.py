@@ -8,7 +8,8 @@ import typer
 from imgnet_mini.cli.entry import app
 from imgnet_mini.cli.options import IMAGES, TRAINING_ONLY, Checkpoint, config_options
 from imgnet_mini.cli.values import parse_integer, parse_number
-from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.config.run_config import RunConfig, run_flags
+from imgnet_mini.utils.console import print_lines
 
 
 @app.command(rich_help_panel="Workflow")
@@ -50,7 +51,9 @@ def evaluate(
     if ten_crop:
         views = TestTimeAugmentation.TEN_CROP
     with init_distributed(config.runtime) as distributed:
-        evaluate.run(config, checkpoint=checkpoint, views=views, distributed=distributed)
+        paths = evaluate.run(config, checkpoint=checkpoint, views=views, distributed=distributed)
+    run = config.run.model_copy(update={"name": paths.name})
+    print_lines(f"Next: imgnet-mini report{run_flags(run)}")
 
 
 @app.command(rich_help_panel="Workflow")

@@ -44,7 +44,8 @@ def run(config: RunConfig) -> None:
         print_lines(f"{turned} image(s) with an EXIF orientation: {use} (--exif-orientation)")
     _print_notes(*splits)
     total = sum(map(len, splits))
-    print_lines(f"Decoded {total - len(broken)} of {total} images in {root}")
+    clean = "" if problems or broken or suspect else ": no problems found"
+    print_lines(f"Decoded {total - len(broken)} of {total} images in {root}{clean}")
     if problems or broken:
         raise DataError(_summarize(len(problems), len(broken)))
 

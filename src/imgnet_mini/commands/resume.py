@@ -130,8 +130,10 @@ def _finish(config: ResolvedConfig, paths: RunPaths, loaded: LoadedCheckpoint) -
     write_logs(paths, records)
     epochs = config.schedule.epochs
     print_lines(
-        f"{paths.name} is finished: all its {epochs} epochs are done. For more of them, on a new "
-        f"plan: imgnet-mini resume{run_flags(config.run)} --epochs {2 * epochs} --replan"
+        f"{paths.name} is finished: all its {epochs} epochs are done. For its results, or for more "
+        "epochs under a new schedule:",
+        f"  imgnet-mini report{run_flags(config.run)}",
+        f"  imgnet-mini resume{run_flags(config.run)} --epochs {2 * epochs} --replan",
     )
 
 

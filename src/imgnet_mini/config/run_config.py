@@ -91,7 +91,7 @@ class RunConfig(Section):
         try:
             return self._override_from_text(_decode(path.read_bytes()), str(path))
         except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
+            raise ConfigError(f"--config {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not a TOML file: {error}") from error
 

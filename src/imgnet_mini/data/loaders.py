@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.data.augment.registry import BatchAugment, enabled_augmentations
 from imgnet_mini.data.batches import Batch, BatchSource, DevicePrefetcher
 from imgnet_mini.data.folder_source import FolderSource
@@ -20,7 +21,7 @@ from imgnet_mini.data.sampler import (
     ResumableBatchSampler,
     build_progressive_resize,
 )
-from imgnet_mini.data.splits import ImageSplits
+from imgnet_mini.data.splits import ImageSplits, prepare_command
 from imgnet_mini.data.transforms import Normalize, TestTimeAugmentation, TrainCrop
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError
@@ -148,9 +149,10 @@ def build_train_loader(
     if images.pack is not None:
         source = PackSource(sampler, images.pack.train, crop, data, device=device)
     elif data.pack_on_device == "on":
+        run = RunSection(data_root=images.train.root.parent)
         raise ConfigError(
-            "--pack-on-device on: the images are read from their files; pack them first with "
-            "imgnet-mini prepare"
+            "--pack-on-device on: the images are read from their files; pack them first with\n"
+            f"  {prepare_command(run, data)}"
         )
     else:
         local = distributed.local_world_size

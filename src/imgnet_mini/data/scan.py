@@ -1,5 +1,6 @@
 """Find image files that cannot be used: by header and end of file, or by decoding each of them."""
 
+import shlex
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -96,6 +97,6 @@ def check_images_decode(*splits: ImageFolder, decoding: Decoding = DEFAULT_DECOD
     if problems:
         raise DataError(
             f"{len(problems)} broken image file(s):\n{list_lines(problems, most=_MAX_LISTED)}\n"
-            "Replace or remove them; imgnet-mini check lists all there are. Or leave them out with "
-            "--skip-bad"
+            "Replace or remove them, or leave them out with --skip-bad. To list all there are:\n"
+            f"  imgnet-mini check --data-root {shlex.quote(str(splits[0].root.parent))}"
         )

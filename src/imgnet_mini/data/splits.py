@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.run_config import RunConfig, config_flags, fields_of
 from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images
 from imgnet_mini.data.images import EXTENSIONS
@@ -14,6 +15,8 @@ from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pa
 from imgnet_mini.data.scan import check_images_decode, find_broken_images
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import join_names
+
+_SETTINGS_OF_PACKS = {"img_size", "eval_size", "skip_bad", "allow_missing_val_classes"}
 
 Skipped = Mapping[str, str]
 """`train/<class>/<image>` and reason of each file that is left out."""
@@ -99,14 +102,27 @@ def _choose_source(
         return files
     try:
         return _open_pack(run, data, files, skipped, checked=checked)
-    except NoPackError as error:
-        if data.loader == "pack":
-            raise
-        return replace(files, notes=(f"Note: {error}",)) if run.pack_dir is not None else files
     except DataError as error:
         if data.loader == "pack":
+            error.add_note(f"  {prepare_command(run, data)}")
             raise
-        return replace(files, notes=(f"Note: {error}. Until then, the files are decoded",))
+        if isinstance(error, NoPackError) and run.pack_dir is None:
+            return files
+        return replace(
+            files,
+            notes=(
+                f"Note: {error}. Until then, the files are decoded. In full:\n"
+                f"  {prepare_command(run, data)}",
+            ),
+        )
+
+
+def prepare_command(run: RunSection, data: DataConfig) -> str:
+    """Return the command that makes the pack for these settings."""
+    others = fields_of("data").keys() - _SETTINGS_OF_PACKS
+    config = RunConfig(run=run, data=data)
+    flags = config_flags(config, "run", "data", leave_out=("name", "output_dir", *others))
+    return f"imgnet-mini prepare{flags}"
 
 
 def _open_pack(
@@ -122,9 +138,13 @@ def _open_pack(
     if data.img_size > pack.manifest.img_size:
         raise DataError(
             f"the pack in {run.pack} is for --img-size {pack.manifest.img_size} or less; make it "
-            f"anew with imgnet-mini prepare --img-size {data.img_size}"
+            f"for {data.img_size} with imgnet-mini prepare"
         )
-    notes = () if pack.has_contents else (f"Note: {_explain_no_contents(run.pack)}",)
+    notes = (
+        ()
+        if pack.has_contents
+        else (f"Note: {_explain_no_contents(run.pack)}\n  {prepare_command(run, data)}",)
+    )
     images = ImageSplits(
         pack.train.images, pack.val.images, pack, notes=notes, skipped=pack.skipped
     )
@@ -144,7 +164,7 @@ def _explain_no_contents(pack_dir: Path) -> str:
     return (
         f"the pack in {pack_dir} was made by version 0.2.0, without hashes of the image files: a "
         "file that was exchanged for one of the same size and time is not noticed. To add them, "
-        "run imgnet-mini prepare"
+        "run"
     )
 
 
@@ -258,5 +278,6 @@ def _explain_missing(data_root: Path, reason: str) -> str:
         f"  {data_root / 'train' / '<class>' / '<image>.JPEG'}\n"
         f"  {data_root / 'val' / '<class>' / '<image>.JPEG'}\n"
         "ImageNet-Mini is the Kaggle dataset ifigotin/imagenetmini-1000: unpack it like this, or\n"
-        "name another folder with --data-root. To try everything without data: imgnet-mini demo"
+        "name another folder with --data-root. To try everything without data:\n"
+        "  imgnet-mini demo"
     )

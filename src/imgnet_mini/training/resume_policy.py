@@ -119,16 +119,29 @@ def check_world_size(
 
 def _refusal(section: str, name: str, before: Any, after: Any, recipe: str | None) -> str:
     flag = f"--{name.replace('_', '-')}"
-    setting = f"{flag} {after}"
+    setting, started = _spell(flag, after), f"with {before}"
+    if before is None:
+        started = "without it"
+    elif isinstance(before, bool):
+        started, flag = f"with {_spell(flag, before)}", setting
     cure = "add --replan to resume with a new schedule, " if section == "schedule" else ""
+    if name in WORLD_SIZE_DEPENDENT.get(section, ()):
+        cure = "add --allow-world-size-change if results need not be bit-identical, "
     if recipe is not None:
         flag, cure = f"--recipe {recipe}", ""  # `resume`, which has --replan, takes no recipe
         setting += f" of {flag}"
     return (
-        f"{setting}: this run was started with {before}, and another value would change its "
+        f"{setting}: this run was started {started}, and another value would change its "
         f"results (schedule, weights or data order). Leave {flag} out to resume, {cure}or start a "
         "new run with another --name"
     )
+
+
+def _spell(flag: str, value: Any) -> str:
+    """Return a setting as it is typed."""
+    if isinstance(value, bool):
+        return flag if value else flag.replace("--", "--no-", 1)
+    return f"{flag} {value}"
 
 
 def describe_new_schedule(

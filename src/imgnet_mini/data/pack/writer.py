@@ -47,7 +47,7 @@ def write_pack(plan: PackPlan, pack_dir: Path, *, skip: bool, on_image: OnImage)
     except OSError as error:
         raise WriteError(
             f"cannot write {error.filename or pack_dir}: {error.strerror or error}. Packed images "
-            "are kept: run imgnet-mini prepare again, or choose another folder with --pack-dir"
+            "are kept: run the same command again, or choose another folder with --pack-dir"
         ) from error
     return manifest
 
