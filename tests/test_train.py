@@ -26,6 +26,7 @@ from imgnet_mini.distributed import rank_sync
 from imgnet_mini.errors import WriteError
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training import trainer as trainer_module
+from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.run import TrainingRun
 
 FILES = {
@@ -235,6 +236,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     content = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)
     assert content["state"]["step"] == 0
     assert cli("resume", "--name", "a", "--max-lr", 0.01, "--replan") == 0, cli.err
+
+
+def test_after_an_overflow_of_fp16_both_commands_work(run_small, cli, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Precision, "name", "fp16")
+        assert run_small("train", "--name", "a", "--max-lr", 1e30, "--output-dir", "my runs") == 7
+    assert "my runs/out/a/config.toml" in pasted(cli)
+    assert cli(*pasted(cli)[1:], "--max-lr", 0.01, "--epochs", 2) == 0, cli.err
+    assert Path("my runs/checkpoints/a-bf16/best.pth").exists()
 
 
 def test_a_schedule_shorter_than_its_rise_is_refused_before_anything_is_written(run_small, cli):

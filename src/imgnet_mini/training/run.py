@@ -1,5 +1,6 @@
 """The parts of a run, and the files it writes."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -171,6 +172,11 @@ class TrainingRun:
             raise
 
     @property
+    def _name(self) -> str:
+        """The name of the run, with room for an ending."""
+        return self.paths.name[:56]
+
+    @property
     def _has_steps(self) -> bool:
         return self.store.newest is not None and self.store.newest.step > 0
 
@@ -181,7 +187,12 @@ class TrainingRun:
                 f"  {self.resume_command}\n"
                 "Without it, this is another run: choose another --name for it, or --overwrite"
             )
-        return f"To go on from there:\n  {self.resume_command}{self._changes_against(error)}"
+        hint = f"To go on from there:\n  {self.resume_command}{self._changes_against(error)}"
+        if isinstance(error, DivergedError) and self.setup.precision.name == "fp16":
+            flags = shlex.join(["--config", str(self.paths.config), "--name", f"{self._name}-bf16"])
+            command = self.setup.distributed.command_line(f"train {flags} --precision bf16")
+            hint += f"\nOr start another run in bf16, which does not overflow:\n  {command}"
+        return hint
 
     def _changes_against(self, error: ImgnetMiniError) -> str:
         """Return options of `resume` that may avoid the error, with a leading space."""

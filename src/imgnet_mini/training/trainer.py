@@ -176,8 +176,7 @@ class Trainer:
         state.seconds = time.perf_counter() - started
         if state.skipped == state.batch:
             raise DivergedError(
-                f"activations overflow fp16 in all steps of epoch {state.epoch}: {self._hint}, "
-                "--precision bf16 or --no-amp"
+                f"activations overflow fp16 in all steps of epoch {state.epoch}: {self._hint}"
             )
         return state.metrics(images_per_step)
 
@@ -284,7 +283,7 @@ class Trainer:
         if self._scaler.is_enabled() and self._scaler.get_scale() < MIN_SCALE:
             raise DivergedError(
                 "activations or gradients overflow fp16 step after step, up to step "
-                f"{self.state.step}: {self._hint}, --precision bf16 or --no-amp"
+                f"{self.state.step}: {self._hint}"
             )
         self.state.top1 += top1
         self.state.top5 += top5
