@@ -177,7 +177,7 @@ def test_where_only_the_best_weights_are_left_each_command_names_the_way_out(run
     for path in Path("checkpoints/a").glob("checkpoint*.pth"):
         path.unlink()
     assert cli("resume", "--name", "a") == 6
-    assert cli.says("imgnet-mini train --name a --overwrite")
+    assert cli.says("imgnet-mini train --config out/a/config.toml --name a --overwrite")
     for more in ([], ["--resume"]):
         assert run_small("train", "--name", "a", *more) == 2
         assert cli.says("a run named a has left checkpoints/a/best.pth, and no checkpoint")

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -204,3 +205,13 @@ def test_files_the_run_went_without_are_in_its_report_and_its_readme(prepare, ru
     block = Path("README.md").read_text("utf-8")
     assert "<summary>1 broken image file skipped</summary>" in block
     assert problem in block
+
+
+def test_the_command_that_makes_a_pack_works_when_pasted(run_small, cli, data):
+    data.rename("my data")
+    asked = ("train", "--name", "a", "--epochs", 1, "--data-root", "my data", "--loader", "pack")
+    assert run_small(*asked) == 4
+    command = shlex.split(cli.err.splitlines()[-1])
+    assert command[:4] == ["imgnet-mini", "prepare", "--data-root", "my data"]
+    assert cli(*command[1:]) == 0, cli.err
+    assert run_small(*asked) == 0, cli.err

@@ -1,5 +1,6 @@
 """resume: continue a run from a checkpoint, with the settings it was started with."""
 
+import shlex
 from pathlib import Path
 
 from imgnet_mini.checkpoint.schema import RunCheckpoint
@@ -49,6 +50,8 @@ def run(
     if distributed.is_main_process and not paths.has_checkpoint():
         restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
         flags = config_flags(overrides, *TRAINING_SECTIONS)
+        if paths.config.exists():
+            flags = f" --config {shlex.quote(str(paths.config))}{flags}"
         raise CheckpointError(
             f"there is nothing to resume: {paths.checkpoint} does not exist. "
             f"{describe_runs(paths.output_dir)}. Give another --name or --output-dir, or start the "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.data_settings import DataConfig, Decoding
 from imgnet_mini.config.run_config import RunConfig, config_flags, fields_of
 from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images
@@ -16,7 +16,10 @@ from imgnet_mini.data.scan import check_images_decode, find_broken_images
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import join_names
 
-_SETTINGS_OF_PACKS = {"img_size", "eval_size", "skip_bad", "allow_missing_val_classes"}
+_SETTINGS_OF_PACKS = {
+    *("img_size", "eval_size", "skip_bad", "allow_missing_val_classes"),
+    *Decoding.model_fields,
+}
 
 Skipped = Mapping[str, str]
 """`train/<class>/<image>` and reason of each file that is left out."""
