@@ -1,6 +1,5 @@
 """The parts of a run, and the files it writes."""
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,15 +9,11 @@ from typing import Any
 from imgnet_mini.checkpoint.host_copy import HostCopy, copy_to_host
 from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.errors import (
     ConfigError,
-    DataError,
-    DivergedError,
     ImgnetMiniError,
-    LostWorkerError,
-    MemoryLimitError,
     StoppedError,
 )
 from imgnet_mini.reporting.summary import summarize_model
@@ -26,9 +21,10 @@ from imgnet_mini.runs.logger import NullLogger, RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, Phase
 from imgnet_mini.runs.results import RunEnvironment
-from imgnet_mini.training.device import less_memory, micro_batches
+from imgnet_mini.training.device import less_memory
 from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
 from imgnet_mini.training.pictures import TrainingPictures, is_shown
+from imgnet_mini.training.resume_hint import resume_command, resume_hint
 from imgnet_mini.training.setup import Setup, describe_environment
 from imgnet_mini.training.train_state import StepLogger, TrainState
 from imgnet_mini.training.trainer import Trainer
@@ -145,7 +141,7 @@ class TrainingRun:
     @property
     def resume_command(self) -> str:
         """The command that continues the run, with as many processes."""
-        return self.setup.distributed.command_line(f"resume{run_flags(self.config.run)}")
+        return resume_command(self.config, self.setup)
 
     def less_memory(self) -> str:
         """Return advice on memory, to end a message with: empty if the run has to be resumed."""
@@ -167,45 +163,13 @@ class TrainingRun:
             elif newest is not None:
                 error.add_note(
                     f"Safe: step {newest.step} (epoch {newest.epoch}), in {self.paths.checkpoint}. "
-                    f"{self._resume_hint(error)}"
+                    f"{resume_hint(error, self.config, self.setup)}"
                 )
             raise
 
     @property
-    def _name(self) -> str:
-        """The name of the run, with room for an ending."""
-        return self.paths.name[:56]
-
-    @property
     def _has_steps(self) -> bool:
         return self.store.newest is not None and self.store.newest.step > 0
-
-    def _resume_hint(self, error: ImgnetMiniError) -> str:
-        if isinstance(error, DataError):
-            return (
-                "To go on from there, restore the file as it was, and then:\n"
-                f"  {self.resume_command}\n"
-                "Without it, this is another run: choose another --name for it, or --overwrite"
-            )
-        hint = f"To go on from there:\n  {self.resume_command}{self._changes_against(error)}"
-        if isinstance(error, DivergedError) and self.setup.precision.name == "fp16":
-            flags = shlex.join(["--config", str(self.paths.config), "--name", f"{self._name}-bf16"])
-            command = self.setup.distributed.command_line(f"train {flags} --precision bf16")
-            hint += f"\nOr start another run in bf16, which does not overflow:\n  {command}"
-        return hint
-
-    def _changes_against(self, error: ImgnetMiniError) -> str:
-        """Return options of `resume` that may avoid the error, with a leading space."""
-        data = self.config.data
-        if isinstance(error, DivergedError):
-            return f" --max-lr {self.config.schedule.max_lr / 2:.2g} --replan"
-        if isinstance(error, LostWorkerError):
-            return f" --workers {data.workers // 2}"
-        if isinstance(error, MemoryLimitError):
-            number = micro_batches(data, self.setup.distributed.world_size)
-            if number is not None:
-                return f" --grad-accum-steps {number} --allow-world-size-change"
-        return ""
 
     def _log_images(
         self, logger: RunLogger, predictions: TopKPredictions, *, best_top1: float
