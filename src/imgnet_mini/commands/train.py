@@ -87,7 +87,7 @@ def _check_no_run(config: RunConfig, paths: RunPaths, *, overwrite: bool) -> Non
         )
     raise ConfigError(
         f"a run named {config.run.name} exists ({existing[0]}). Start another one under a new "
-        "--name, replace it with train --overwrite, or continue it with\n"
+        "--name, replace it with train --overwrite, or continue it with train --resume or\n"
         f"  imgnet-mini resume{run_flags(config.run)}"
     )
 
