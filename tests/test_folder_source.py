@@ -48,13 +48,13 @@ def test_two_batches_for_each_worker_and_one_in_use_must_fit(free):
 
 
 @linux
-def test_the_error_says_what_is_there_what_is_needed_and_three_ways_out(free):
+def test_the_error_says_what_is_there_what_is_needed_and_two_ways_out(free):
     free(8 * MB)
     with pytest.raises(WriteError) as error:
         check_shared_memory(2, BATCH)
     assert str(error.value) == (
-        "/dev/shm has 8.0 MB free, and 2 worker(s) need 48.2 MB: use --workers 0, a smaller "
-        "--batch-size, or docker run --shm-size=1g"
+        "/dev/shm has 8.0 MB free, and 2 worker(s) need 48.2 MB: use --workers 0, or "
+        "docker run --shm-size=1g"
     )
     assert error.value.exit_code == 5
 
