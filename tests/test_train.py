@@ -19,6 +19,7 @@ import torchvision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import SMALL
+from imgnet_mini.checkpoint.host_copy import HostCopy
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import Loader
@@ -413,6 +414,33 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_it_is_that_of_its_st
         )
         for part in ("model", "optimizer", "rng"):
             torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+
+
+def test_a_checkpoint_is_written_once_its_copy_is_complete_and_validation_waits_for_it(
+    run_small, monkeypatch
+):
+    monkeypatch.setattr(rank_sync, "_SYNC_SECONDS", 0.0)
+    save, wait, validate = CheckpointStore.save, HostCopy.wait, trainer_module.Trainer.validate
+    events = []
+
+    def noted_wait(self):
+        wait(self)
+        events.append("copied")
+
+    def noted_save(self, checkpoint):
+        time.sleep(0.1)
+        save(self, checkpoint)
+        events.append("saved")
+
+    def noted_validate(*args):
+        events.append("validation")
+        return validate(*args)
+
+    monkeypatch.setattr(HostCopy, "wait", noted_wait)
+    monkeypatch.setattr(CheckpointStore, "save", noted_save)
+    monkeypatch.setattr(trainer_module.Trainer, "validate", noted_validate)
+    assert run_small("train", "--name", "a", "--epochs", 1, "--save-minutes", 1e-9) == 0
+    assert events == ["copied", "saved"] * 5 + ["validation", "copied", "saved"]
 
 
 def test_a_save_that_fails_while_training_goes_on_ends_it_soon(run_small, cli, monkeypatch):
