@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -48,6 +49,8 @@ def choose_device(
         # Without AMP, TF32 is for speed; with it, only parts that need float32 are in float32.
         torch.backends.cudnn.allow_tf32 = not runtime.amp
         torch.set_float32_matmul_precision("highest" if runtime.amp else "high")
+        # Older versions of torch.compile recommend TF32.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         if distributed.world_size > 1:
             return _local_gpu(distributed)
     return torch.device(kind)
