@@ -1,5 +1,6 @@
 """What only a CUDA GPU can show; run by `nox -s gpu`."""
 
+import copy
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from helpers.packs import DATA, build, opened
+from imgnet_mini.checkpoint.host_copy import copy_to_host
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
@@ -294,7 +296,27 @@ def test_the_workflow_runs_and_resumes_on_the_gpu(data, cli):
     assert choose_precision(RuntimeConfig(), CUDA).name in cli.out
     assert cli("resume") == 0
     assert cli("evaluate") == 0, cli.err
+    best = torch.load("checkpoints/r50_onecycle_amp/best.pth", weights_only=True)
+    assert all(tensor.is_cpu for tensor in best["model"].values())
     assert len(read_csv(Path("out/r50_onecycle_amp/train_log.csv"))) == 4
+
+
+def test_the_copy_of_a_state_for_a_checkpoint_never_waits_and_is_that_of_its_moment():
+    trainer = build_trainer("bf16", optimizer=ALL)
+    trainer.model.train()
+    trainer.train_step([batch()])
+    state = trainer.state_dict()
+    expected = copy.deepcopy(state)
+    again = batch()
+    copy_to_host(state)  # allocates pinned memory
+    with never_waiting():
+        copied = copy_to_host(state)
+        trainer.train_step([again])
+    copied.wait()
+    for part in ("model", "ema"):
+        for name, tensor in copied.state[part].items():
+            assert tensor.is_cpu
+            assert torch.equal(tensor, expected[part][name].cpu())
 
 
 def test_deterministic_gives_the_same_bits_again(data):
