@@ -132,5 +132,5 @@ loader.close()
 def test_c10_memory_that_is_filled_later_is_an_error_and_not_a_wait_for_ever(data):
     done = in_little_memory("-c", FILLED_UP)
     assert done.returncode == 0, done.stderr
-    assert "2 worker(s) need 47.2 MB: use --workers 0, a smaller --batch-size" in done.stdout
+    assert "2 worker(s) need 47.2 MB: use --workers 0, or docker run" in done.stdout
     assert "Traceback" not in done.stderr
