@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from conftest import write_folder
 from helpers.outcomes import differences, outcome
 from helpers.rank_runs import RankProcesses, kill_ranks_until_done, run_ranks
 from helpers.real_runs import run
+from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv
 
@@ -329,3 +331,19 @@ def test_commands_for_one_process_refuse_several(tmp_path, command):
     text = ranks.log.read_text("utf-8")
     assert text.count("╭─ Error") == 1
     assert f"{command} runs in one process" in text
+
+
+@pytest.mark.parametrize(
+    ("nodes", "line"),
+    [
+        (1, "torchrun --standalone --nproc-per-node 2 -m imgnet_mini resume --name a"),
+        (
+            2,
+            "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT --nproc-per-node 2 "
+            "-m imgnet_mini resume --name a",
+        ),
+    ],
+)
+def test_a_command_to_paste_starts_as_many_processes(nodes, line):
+    ranks = SimpleNamespace(world_size=2 * nodes, nodes=nodes, local_world_size=2)
+    assert DistributedContext.command_line(ranks, "resume --name a") == line

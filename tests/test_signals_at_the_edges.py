@@ -118,7 +118,7 @@ def test_signals_after_the_last_message_are_ignored(data):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     panel = iter(process.stderr.readline, "")
-    while not next(panel).startswith("╰"):
+    while not next(panel).startswith("  imgnet-mini resume"):
         pass
     sent = 0
     while process.poll() is None:
