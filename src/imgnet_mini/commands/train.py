@@ -16,6 +16,7 @@ from imgnet_mini.errors import ConfigError, StoppedError
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.compilation import report_compilation
 from imgnet_mini.training.device import translate_torch_errors
 from imgnet_mini.training.evaluation import Validation
 from imgnet_mini.training.full_size import check_full_size
@@ -110,6 +111,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
             distributed=distributed.world_size > 1
         ) as stop,  # outermost: workers end under it too
         run.add_resume_hint(),
+        report_compilation() if run.config.runtime.compile else nullcontext(),
         translate_torch_errors(data.batch_size, less_memory=run.less_memory),
         closing(run.setup.train_loader) as train_loader,
         closing(val_images) as val_loader,

@@ -76,7 +76,7 @@ class RuntimeConfig(Section):
     other CUDA GPUs, else none."""
 
     compile: bool = False
-    """Compile the model with torch.compile."""
+    """Compile the model with torch.compile, once for each image size."""
 
     sync_bn: bool = False
     """Use SyncBatchNorm across GPUs."""

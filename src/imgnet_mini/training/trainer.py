@@ -18,6 +18,7 @@ from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.runs.records import Phase
 from imgnet_mini.training.batch_counts import BatchCounts
+from imgnet_mini.training.compilation import compile_per_size
 from imgnet_mini.training.ema import ModelEma, load_ema
 from imgnet_mini.training.evaluation import Metrics, Validation, evaluate
 from imgnet_mini.training.optim import (
@@ -76,7 +77,7 @@ class Trainer:
         self._batch_counts = BatchCounts(model)
         self._ddp_model = distributed.wrap_ddp(model)
         if compiled:
-            self._ddp_model.compile()
+            compile_per_size(self._ddp_model)
         self._criterion = criterion
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -85,8 +86,7 @@ class Trainer:
         self._statistics = FiniteBuffers(model) if self._scaler.is_enabled() else None
         self._last_step = math.inf if total_steps is None else total_steps - 1
         self._grad_accum_steps = grad_accum_steps
-        self._distributed = distributed
-        self._hint = hint
+        self._distributed, self._hint = distributed, hint
         self._buffer = StepBuffer(_BUFFERED_STEPS, next(model.parameters()).device)
         self._undo = StepUndo(model, self._buffer, optimizer, distributed)
         self.state = TrainState()

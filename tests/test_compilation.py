@@ -1,0 +1,84 @@
+"""torch.compile: one static graph for each image size."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from imgnet_mini.config.training_settings import OptimizerConfig, ScheduleConfig
+from imgnet_mini.training import compilation
+from imgnet_mini.training.compilation import report_compilation
+from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
+from imgnet_mini.training.precision import Precision
+from imgnet_mini.training.trainer import Trainer
+
+SIZES = range(16, 60, 4)
+
+
+@pytest.fixture
+def counter():
+    """A backend that compiles nothing and counts graphs."""
+    torch._dynamo.reset()
+    limit = torch._dynamo.config.recompile_limit
+    yield CompileCounterWithBackend("eager")
+    torch._dynamo.config.recompile_limit = limit
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def network():
+    body = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(4, 3))
+
+
+def compiled_trainer(model, counter):
+    model.compile = partial(nn.Module.compile, model, backend=counter)
+    settings = OptimizerConfig()
+    optimizer = build_optimizer(settings, model, lr=0.01)
+    schedule = build_scheduler(ScheduleConfig(epochs=1), optimizer, max_lr=0.01, total_steps=99)
+    parts = (model, build_loss(settings), optimizer, schedule, Precision("cpu", None))
+    return Trainer(*parts, compiled=True)
+
+
+def train(trainer, *sizes):
+    trainer.model.train()
+    for size in sizes:
+        batch = torch.randn(4, 3, size, size), torch.tensor([0, 1, 2, 0])
+        for _ in range(2):
+            trainer.train_step([batch])
+
+
+def test_each_image_size_has_a_static_graph_however_many_there_are(network, counter):
+    trainer = compiled_trainer(network, counter)
+    train(trainer, *SIZES)
+    assert counter.frame_count == len(SIZES) > 8
+    for graph in counter.graphs:
+        inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        assert not any(isinstance(node.meta["example_value"], torch.SymInt) for node in inputs)
+    train(trainer, *SIZES)  # no graph is made again
+    assert counter.frame_count == len(SIZES)
+
+
+def test_copies_and_later_evaluations_reuse_the_graphs(network, counter):
+    fresh = copy.deepcopy(network)
+    train(compiled_trainer(network, counter), 32)
+    train(compiled_trainer(fresh, counter), 32)
+    assert counter.frame_count == 1
+    fresh.eval()
+    with torch.no_grad():
+        for _ in range(3):
+            fresh(torch.randn(4, 3, 32, 32))
+    assert counter.frame_count == 2
+
+
+def test_the_seconds_of_a_compilation_are_printed(network, counter, capsys, monkeypatch):
+    monkeypatch.setattr(compilation, "_WORTH_A_NOTE", 0.0)
+    trainer = compiled_trainer(network, counter)
+    with report_compilation():
+        train(trainer, 32, 36)
+    assert capsys.readouterr().err.count("compiled in 0 s, once for each image size") == 2
+    train(trainer, 40)
+    assert capsys.readouterr().err == ""
