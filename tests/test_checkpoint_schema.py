@@ -78,7 +78,7 @@ def test_what_a_run_saves_is_right(tmp_path):
         content = checkpoint_at(step).to_dict()
         assert RunCheckpoint.read(content, tmp_path).to_dict() == content
     assert check_weights(best_at(10).to_dict(), tmp_path)
-    assert check_weights({"weight": torch.ones(2)}, tmp_path)
+    assert check_weights({"model": {"weight": torch.ones(2)}}, tmp_path)
 
 
 @pytest.mark.parametrize(("place", "value"), WRONG, ids=lambda value: str(value)[:40])

@@ -163,7 +163,10 @@ def test_ten_crops_are_cut_out_of_the_files_and_recorded(trained, cli):
         (["--data-root", "other"], "trained on 3 classes"),
         (["--checkpoint", "notes.txt"], "notes.txt is not a checkpoint"),
         (["--checkpoint", "other.pth"], "does not fit a shufflenet_v2_x0_5 of 3 classes"),
-        (["--checkpoint", "empty.pth"], "model: Input should be a valid dictionary"),
+        (
+            ["--checkpoint", "empty.pth"],
+            "empty.pth holds no state dict, but model: save the weights",
+        ),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused_with_the_reason(

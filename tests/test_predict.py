@@ -218,7 +218,7 @@ def test_what_a_checkpoint_says_of_itself_is_checked(predict, cli):
     assert cli.says("floating point")
     torch.save({}, "odd.pth")
     assert predict(IMAGE, "--checkpoint", "odd.pth", "--arch", "resnet18") == 6
-    assert cli.says("does not end with a classification layer")
+    assert cli.says("odd.pth holds no state dict: save the weights of the network alone")
     torch.save({**content, "classes": ["a", "b"]}, "odd.pth")
     assert predict(IMAGE, "--checkpoint", "odd.pth") == 6
     assert cli.says("does not fit a shufflenet_v2_x0_5 of 2 classes")

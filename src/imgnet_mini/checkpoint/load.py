@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imgnet_mini.checkpoint.foreign import find_weights, is_safetensors, load_safetensors
 from imgnet_mini.checkpoint.manifest import Manifest
 from imgnet_mini.checkpoint.reader import Content, load_opened, load_tensors, opened, sha256_of
 from imgnet_mini.checkpoint.schema import FORMAT, RunCheckpoint, Weights, check_weights
@@ -31,7 +32,7 @@ def read_run(path: Path) -> RunCheckpoint:
 
 
 def read_weights(path: Path) -> LoadedWeights:
-    """Read a checkpoint or a plain state dict; a file of a run must be listed in its manifest.
+    """Read a checkpoint, of this or another program; one of a run must be in its manifest.
 
     A run may be saving meanwhile. It lists a file before the file takes its name, so the manifest
     is read after the file.
@@ -47,7 +48,9 @@ def read_weights(path: Path) -> LoadedWeights:
                 manifest = Manifest.read(path.with_name("manifest.json"))
             if manifest is not None and manifest.find(sha256) is None:
                 raise damaged(path)
-        return LoadedWeights(check_weights(load_opened(file, path), path), sha256)
+        load = load_safetensors if is_safetensors(file) else load_opened
+        content = find_weights(load(file, path), path)
+        return LoadedWeights(check_weights(content, path), sha256)
 
 
 def damaged(path: Path) -> CheckpointError:

@@ -1,10 +1,12 @@
 """Safe reading of files written by torch.save: nothing in them is executed."""
 
+import argparse
 import hashlib
 import os
 import pickle
+import shlex
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -29,6 +31,18 @@ _ENTRIES: Final = {
     *(".format_version", ".storage_alignment", ".data/serialization_id"),
 }
 """Entries of torch.save besides data/<number>; a TorchScript archive has others, such as code."""
+
+
+_OLD_START: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The pickled magic number of torch before 1.6."""
+
+
+class _ConvertibleError(CheckpointError):
+    """A file that its own program can convert; `load` is Python that reads it from `path`."""
+
+    def __init__(self, reason: str, load: str) -> None:
+        super().__init__(reason)
+        self.load = load
 
 
 @contextmanager
@@ -68,7 +82,13 @@ def load_opened(file: BinaryIO, path: Path) -> Content:
     try:
         _inspect(file)
         file.seek(0)
-        content: Content = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content: Content = torch.load(file, map_location="cpu", weights_only=True)
+    except _ConvertibleError as error:
+        raise CheckpointError(
+            f"{path} {error}. If you trust it, save its weights alone, where it was made:\n"
+            f"{_conversion(path, error.load)}"
+        ) from error
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
     except OSError:
@@ -78,6 +98,16 @@ def load_opened(file: BinaryIO, path: Path) -> Content:
         why = "" if "weights_only" in str(error) else f" ({error})"
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged{why}") from error
     return content
+
+
+def _conversion(path: Path, load: str) -> str:
+    """Return the command that saves the weights of a file alone; `load` reads it from `path`."""
+    code = (
+        f"import torch; path = {str(path)!r}; c = {load}; "
+        "c = c.get('state_dict') or c.get('model') or c if isinstance(c, dict) else c; "
+        "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, 'weights.pth')"
+    )
+    return f"  python -c {shlex.quote(code)}"
 
 
 def file_sha256(path: Path) -> str:
@@ -105,10 +135,20 @@ def _inspect(file: BinaryIO) -> None:
     size = os.fstat(file.fileno()).st_size
     if size > MAX_BYTES:
         raise CheckpointError(f"takes {size / 2**30:.0f} GB; no checkpoint takes more than 8")
+    file.seek(0)
+    if file.read(len(_OLD_START)) == _OLD_START:
+        raise _ConvertibleError(
+            "is in the format of torch before version 1.6",
+            "torch.load(path, map_location='cpu', weights_only=True)",
+        )
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         root = entries[0].filename.partition("/")[0] if entries else ""
         names = [entry.filename.removeprefix(f"{root}/") for entry in entries]
+        if "constants.pkl" in names:
+            raise _ConvertibleError(
+                "is a TorchScript program, which is code", "torch.jit.load(path, 'cpu')"
+            )
         if "data.pkl" not in names or len(set(names)) < len(names):
             raise CheckpointError("is an archive, but not one that torch.save has written")
         unexpected = [
@@ -157,6 +197,13 @@ class _Tensor:
     """Placeholder of a tensor."""
 
 
+class _Namespace:
+    """Placeholder of the options of a program, whose values are checked like all others."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take nothing."""
+
+
 def audit_pickle(file: IO[bytes], sizes: Mapping[str, int]) -> None:
     """Check a pickle without building its objects.
 
@@ -190,13 +237,17 @@ class _AuditUnpickler(pickle._Unpickler):  # the pure Python one
             return name
         known = {
             ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "Counter"): Counter,  # of torch's MultiStepLR
+            ("argparse", "Namespace"): _Namespace,  # of timm and torchvision's scripts
             ("torch._utils", "_rebuild_tensor_v2"): _check_tensor,
             ("torch._utils", "_rebuild_parameter"): _check_parameter,
         }
         if (module, name) not in known:
-            raise CheckpointError(
-                "holds objects other than tensors and plain data; refused, since loading them "
-                "could run code"
+            culprit = ascii(f"{module}.{name}")[:80]
+            raise _ConvertibleError(
+                f"holds objects other than tensors and plain data, such as {culprit}; refused, "
+                "since loading them could run code",
+                "torch.load(path, map_location='cpu', weights_only=False)",
             )
         return known[module, name]
 

@@ -27,7 +27,6 @@ from imgnet_mini.utils.finite import all_finite
 FORMAT: Final = 2
 """Raised with each change that an older version cannot read; `upgrade` reads older formats."""
 
-
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -138,6 +137,13 @@ class Weights(_Checked):
     config: Tables | None = None
     epoch: NonNegativeInt | None = None
     state: _Finished | None = None
+    arch: str | None = None  # in a file of another program
+
+    @property
+    def network(self) -> str | None:
+        """Name of the network, if the file tells it."""
+        name: str | None = (self.config or {}).get("model", {}).get("arch", self.arch)
+        return name
 
     @property
     def finished_epoch(self) -> int | None:
@@ -253,12 +259,12 @@ class RunCheckpoint(_OfRun):
 
 
 def check_weights(content: Content, path: Path) -> Weights:
-    """Check the content of a file of weights: a checkpoint, or a plain state dict.
+    """Check the content of a file of weights, as `find_weights` returns it.
 
     Raises:
         CheckpointError: a field is wrong.
     """
-    weights = _validate(Weights, content if "model" in content else {"model": content}, path)
+    weights = _validate(Weights, content, path)
     _check_finite(weights.model.values(), path, "weights")
     return weights
 

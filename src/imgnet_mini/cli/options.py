@@ -32,7 +32,10 @@ IMAGES = ("data_root", "pack_dir", "workers", "loader", "skip_bad", "allow_missi
 
 Checkpoint = Annotated[
     str,
-    typer.Option(metavar="best|last|PATH", help="Checkpoint to load, or a plain state dict."),
+    typer.Option(
+        metavar="best|last|PATH",
+        help="Checkpoint to load, also of other programs, or a state dict.",
+    ),
 ]
 
 AllowWorldSizeChange = Annotated[

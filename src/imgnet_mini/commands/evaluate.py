@@ -17,8 +17,12 @@ from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError
-from imgnet_mini.inference.model import checkpoint_path, load_network, wrong_arch_error
-from imgnet_mini.inference.settings import check_saved_by, checkpoint_settings
+from imgnet_mini.inference.model import checkpoint_path, load_network
+from imgnet_mini.inference.settings import (
+    check_saved_by,
+    checkpoint_settings,
+    wrong_arch_error,
+)
 from imgnet_mini.reporting.paired import VIEW_NAMES, compare_predictions
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.predictions import Predictions
@@ -103,6 +107,8 @@ def _prepare(
     path = checkpoint_path(checkpoint, overrides)
     loaded = read_weights(path)
     config = checkpoint_settings(overrides, checkpoint, path, loaded.weights.config)
+    if loaded.weights.arch and "arch" not in overrides.explicit().get("model", {}):
+        config = config.override({"model": {"arch": loaded.weights.arch}})
     loader = overrides.explicit().get("data", {}).get("loader")
     if views is TestTimeAugmentation.TEN_CROP:
         if loader == "pack":
@@ -205,7 +211,7 @@ def _load_network(
     Raises:
         CheckpointError: the architecture or the classes differ.
     """
-    arch = (weights.config or {}).get("model", {}).get("arch", config.model.arch)
+    arch = weights.network or config.model.arch
     if arch != config.model.arch:
         raise wrong_arch_error(path, arch, config.model.arch)
     classes = weights.classes

@@ -1,10 +1,11 @@
 """A trained model loaded from its checkpoint file alone, ready to predict."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,23 +14,21 @@ from torch import Tensor, nn
 
 from imgnet_mini.checkpoint.load import read_weights
 from imgnet_mini.checkpoint.schema import Weights
-from imgnet_mini.config.data_settings import Decoding, with_saved_decoding
+from imgnet_mini.config.data_settings import Decoding
 from imgnet_mini.config.run_config import RunConfig, Tables
 from imgnet_mini.data.classes import human_names, imagenet_classes
 from imgnet_mini.data.pixels import to_pixels
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError
+from imgnet_mini.inference.settings import inference_settings
 from imgnet_mini.runs.paths import describe_runs
 from imgnet_mini.training.device import exact_float32, translate_torch_errors
 from imgnet_mini.training.evaluation import topk_classes
-from imgnet_mini.training.model import build_with_weights, check_img_size
+from imgnet_mini.training.model import build_with_weights, check_img_size, last_tensor_name
 
 ImageInput = str | os.PathLike[str] | Image.Image
 
 _TOP_K: Final = 5
-
-_LARGEST_CROP: Final = 2048
-"""Pixels; a file that asks for more could be after the memory."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +167,9 @@ def load_inference_model(
     """
     path = checkpoint_path(checkpoint, overrides)
     weights, sha256 = read_weights(path)
-    config = _inference_settings(weights, overrides, path)
-    classes = tuple(weights.classes or _guess_classes(weights.model, path))
+    config = inference_settings(weights, overrides, path)
     try:
+        classes = tuple(weights.classes or _guess_classes(config, weights.model, path))
         module = load_network(config, weights, path, classes=len(classes), device=device)
     except ConfigError as error:
         if "model" in overrides.explicit():
@@ -224,63 +223,35 @@ def load_network(
     except torch.OutOfMemoryError:  # also a RuntimeError
         raise
     except RuntimeError as error:
-        lines = str(error).splitlines()
-        first = "\n".join(lines[1:4] or lines)
         raise CheckpointError(
-            f"{path} does not fit a {config.model.arch} of {classes} classes:\n{first}"
+            f"{path} does not fit a {config.model.arch} of {classes} classes: "
+            f"{_summarize_mismatch(str(error))}"
         ) from error
     return model.to(device)
 
 
-def wrong_arch_error(path: Path, arch: str, asked: str) -> CheckpointError:
-    """Return the error for a file that holds another network than was asked for."""
-    return CheckpointError(f"{path} holds a {arch}, not a {asked}: use --arch {arch}")
+def _summarize_mismatch(message: str) -> str:
+    """Summarize in one sentence what torch's `load_state_dict` lists, line by line."""
+    found = []
+    for kind, word in (("Missing", "lacks"), ("Unexpected", "has unknown")):
+        for line in re.findall(rf"{kind} key\(s\) in state_dict: (.*)", message):
+            names = line.split('"')[1::2]
+            found.append(f"it {word} {len(names)} tensors, such as {names[0]}")
+    sizes = re.findall(
+        r"size mismatch for (\S+): .*?torch.Size\((.*?)\).*?torch.Size\((.*?)\)", message
+    )
+    if sizes:
+        name, ours, theirs = sizes[0]
+        others = f", and {len(sizes) - 1} others differ too" if len(sizes) > 1 else ""
+        found.append(f"its {name} has the shape {ours}, not {theirs}{others}")
+    return "; ".join(found) or message.splitlines()[-1].strip()
 
 
-def _inference_settings(weights: Weights, overrides: RunConfig, path: Path) -> RunConfig:
-    """Return the network and image size of the file, with explicit settings on top."""
-    saved = weights.config or {}
-    arch, sizes = saved.get("model", {}).get("arch"), saved.get("data", {})
-    explicit = overrides.explicit()
-    explicit_sizes = explicit.get("data", {}).keys() & {"img_size", "eval_size"}
-    asked = explicit.get("model", {}).get("arch")
-    if arch is None and asked is None:
-        raise ConfigError(
-            f"{path} does not name its network: name it with --arch, and its image size with "
-            "--img-size if that is not 224"
-        )
-    if arch is not None and asked is not None and arch != asked:
-        raise wrong_arch_error(path, arch, asked)
-    tables = {"model": {"arch": arch}} if arch is not None else {}
-    data = {name: sizes[name] for name in ("img_size", "eval_size") if name in sizes}
-    tables["data"] = data | saved_decoding(weights)
-    try:
-        config = RunConfig().override(tables)
-        if "img_size" in explicit_sizes:  # also the size of the evaluation
-            config = config.override({"data": {"eval_size": None}})
-    except ConfigError as error:
-        raise CheckpointError(f"{path} cannot be used: {error}") from error
-    side = config.data.eval_size
-    if side > _LARGEST_CROP and not explicit_sizes:
-        raise CheckpointError(
-            f"{path} asks for images of {side} pixels a side; if that is right, use --img-size "
-            f"{side}"
-        )
-    return config.override(explicit)
-
-
-def saved_decoding(weights: Weights) -> dict[str, Any]:
-    """Return the settings of the decoding that the network was trained with.
-
-    Weights without settings are taken for weights trained on torchvision's ImageFolder.
-    """
-    data = with_saved_decoding(weights.config or {})["data"]
-    return {name: data[name] for name in Decoding.model_fields if name in data}
-
-
-def _guess_classes(weights: dict[str, Tensor], path: Path) -> tuple[str, ...]:
+def _guess_classes(config: RunConfig, weights: dict[str, Tensor], path: Path) -> tuple[str, ...]:
     """Return class names for a network whose file has none."""
-    last = next(reversed(weights.values()), torch.tensor(0))
+    # The last tensor of the network need not be that of the file: safetensors sorts by name.
+    name = last_tensor_name(config.model, img_size=config.data.img_size)
+    last = weights[name] if name in weights else [*weights.values()][-1]
     if not last.numel() or not last.ndim:
         raise CheckpointError(f"{path} does not end with a classification layer")
     if len(last) == len(imagenet_classes()):

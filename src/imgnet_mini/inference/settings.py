@@ -2,13 +2,17 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from imgnet_mini.checkpoint.manifest import Manifest
-from imgnet_mini.config.data_settings import EARLIER_DECODING, with_saved_decoding
+from imgnet_mini.checkpoint.schema import Weights
+from imgnet_mini.config.data_settings import EARLIER_DECODING, Decoding, with_saved_decoding
 from imgnet_mini.config.run_config import RunConfig, Tables
 from imgnet_mini.errors import CheckpointError, ConfigError
 from imgnet_mini.runs.paths import RunPaths
+
+_LARGEST_CROP: Final = 2048
+"""Pixels; a file that asks for more could be after the memory."""
 
 _OF_MACHINE: Final = ("batch_size", "workers", "loader", "pack_on_device")
 """Settings of the data section that do not come with a file from another machine."""
@@ -108,3 +112,48 @@ def _find_run(overrides: RunConfig, path: Path, tables: Tables) -> tuple[Path, s
     named = overrides.explicit().get("run", {}).get("name")
     name = named or tables.get("run", {}).get("name", overrides.run.name)
     return given, RunConfig().override({"run": {"name": name}}).run.name
+
+
+def wrong_arch_error(path: Path, arch: str, asked: str) -> CheckpointError:
+    """Return the error for a file that holds another network than was asked for."""
+    return CheckpointError(f"{path} holds a {arch}, not a {asked}: use --arch {arch}")
+
+
+def inference_settings(weights: Weights, overrides: RunConfig, path: Path) -> RunConfig:
+    """Return the network and image size of the file, with explicit settings on top."""
+    arch, sizes = weights.network, (weights.config or {}).get("data", {})
+    explicit = overrides.explicit()
+    explicit_sizes = explicit.get("data", {}).keys() & {"img_size", "eval_size"}
+    asked = explicit.get("model", {}).get("arch")
+    if arch is None and asked is None:
+        raise ConfigError(
+            f"{path} does not name its network: name it with --arch, and its image size with "
+            "--img-size if that is not 224"
+        )
+    if arch is not None and asked is not None and arch != asked:
+        raise wrong_arch_error(path, arch, asked)
+    tables = {"model": {"arch": arch}} if arch is not None else {}
+    data = {name: sizes[name] for name in ("img_size", "eval_size") if name in sizes}
+    tables["data"] = data | saved_decoding(weights)
+    try:
+        config = RunConfig().override(tables)
+        if "img_size" in explicit_sizes:  # also the size of the evaluation
+            config = config.override({"data": {"eval_size": None}})
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    side = config.data.eval_size
+    if side > _LARGEST_CROP and not explicit_sizes:
+        raise CheckpointError(
+            f"{path} asks for images of {side} pixels a side; if that is right, use --img-size "
+            f"{side}"
+        )
+    return config.override(explicit)
+
+
+def saved_decoding(weights: Weights) -> dict[str, Any]:
+    """Return the settings of the decoding that the network was trained with.
+
+    Weights without settings are taken for weights trained on torchvision's ImageFolder.
+    """
+    data = with_saved_decoding(weights.config or {})["data"]
+    return {name: data[name] for name in Decoding.model_fields if name in data}

@@ -46,13 +46,27 @@ def build_with_weights(
         ConfigError: see `build_model`.
         RuntimeError: the weights belong to another network.
     """
-    try:
-        with torch.device("meta"):
-            network = _make(model, classes=classes, img_size=img_size)
-    except NotImplementedError:  # RegNets read tensor values while they are built
-        network = _make(model, classes=classes, img_size=img_size)
+    network = _make_empty(model, classes=classes, img_size=img_size)
     network.load_state_dict(weights, assign=True)
     return network.float().to(memory_format=torch.channels_last).eval()
+
+
+def last_tensor_name(model: ModelConfig, *, img_size: int) -> str:
+    """Return the name of the last tensor of the network, which has a row per class.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    return [*_make_empty(model, classes=2, img_size=img_size).state_dict()][-1]
+
+
+def _make_empty(model: ModelConfig, *, classes: int, img_size: int) -> nn.Module:
+    """Return the network without memory for its weights, if it can be built so."""
+    try:
+        with torch.device("meta"):
+            return _make(model, classes=classes, img_size=img_size)
+    except NotImplementedError:  # RegNets read tensor values while they are built
+        return _make(model, classes=classes, img_size=img_size)
 
 
 def check_img_size(model: ModelConfig, data: DataConfig) -> None:
