@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import os
 import pickle
-import shlex
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,12 +36,9 @@ _OLD_START: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number of torch before 1.6."""
 
 
-class _ConvertibleError(CheckpointError):
-    """A file that its own program can convert; `load` is Python that reads it from `path`."""
-
-    def __init__(self, reason: str, load: str) -> None:
-        super().__init__(reason)
-        self.load = load
+_RESAVE: Final = (
+    "save its weights alone, with torch.save(model.state_dict(), FILE) in the program that made it"
+)
 
 
 @contextmanager
@@ -84,11 +80,6 @@ def load_opened(file: BinaryIO, path: Path) -> Content:
         file.seek(0)
         with torch.serialization.safe_globals([argparse.Namespace]):
             content: Content = torch.load(file, map_location="cpu", weights_only=True)
-    except _ConvertibleError as error:
-        raise CheckpointError(
-            f"{path} {error}. If you trust it, save its weights alone, where it was made:\n"
-            f"{_conversion(path, error.load)}"
-        ) from error
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
     except OSError:
@@ -98,16 +89,6 @@ def load_opened(file: BinaryIO, path: Path) -> Content:
         why = "" if "weights_only" in str(error) else f" ({error})"
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged{why}") from error
     return content
-
-
-def _conversion(path: Path, load: str) -> str:
-    """Return the command that saves the weights of a file alone; `load` reads it from `path`."""
-    code = (
-        f"import torch; path = {str(path)!r}; c = {load}; "
-        "c = c.get('state_dict') or c.get('model') or c if isinstance(c, dict) else c; "
-        "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, 'weights.pth')"
-    )
-    return f"  python -c {shlex.quote(code)}"
 
 
 def file_sha256(path: Path) -> str:
@@ -137,18 +118,16 @@ def _inspect(file: BinaryIO) -> None:
         raise CheckpointError(f"takes {size / 2**30:.0f} GB; no checkpoint takes more than 8")
     file.seek(0)
     if file.read(len(_OLD_START)) == _OLD_START:
-        raise _ConvertibleError(
-            "is in the format of torch before version 1.6",
-            "torch.load(path, map_location='cpu', weights_only=True)",
+        raise CheckpointError(
+            "is in the format of torch before version 1.6: convert it with torch.save(torch.load("
+            "FILE), NEW_FILE), which runs no code of the file"
         )
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         root = entries[0].filename.partition("/")[0] if entries else ""
         names = [entry.filename.removeprefix(f"{root}/") for entry in entries]
         if "constants.pkl" in names:
-            raise _ConvertibleError(
-                "is a TorchScript program, which is code", "torch.jit.load(path, 'cpu')"
-            )
+            raise CheckpointError(f"is a TorchScript program, which is code: {_RESAVE}")
         if "data.pkl" not in names or len(set(names)) < len(names):
             raise CheckpointError("is an archive, but not one that torch.save has written")
         unexpected = [
@@ -244,10 +223,9 @@ class _AuditUnpickler(pickle._Unpickler):  # the pure Python one
         }
         if (module, name) not in known:
             culprit = ascii(f"{module}.{name}")[:80]
-            raise _ConvertibleError(
+            raise CheckpointError(
                 f"holds objects other than tensors and plain data, such as {culprit}; refused, "
-                "since loading them could run code",
-                "torch.load(path, map_location='cpu', weights_only=False)",
+                f"since loading them could run code: {_RESAVE}"
             )
         return known[module, name]
 
