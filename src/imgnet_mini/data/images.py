@@ -38,8 +38,6 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _PIXEL_CHUNKS: Final = (b"tRNS", b"eXIf")
 """Optional chunks of a PNG that change its pixels."""
-_EXIF_START = b"Exif\0\0"
-_XMP_ORIENTATION = b"tiff:Orientation"
 _HEADER_BYTES: Final = 2**16
 """Holds the header of most JPEG files, and costs no more than the disk's read-ahead."""
 
@@ -134,8 +132,19 @@ def _pixel_chunks(png: bytes) -> bytes | None:
     return b"".join(kept)
 
 
+def _has_tags(jpeg: bytes) -> bool:
+    """Return True if an APP1 segment, for EXIF or XMP, stands before the pixels of a JPEG."""
+    place = len(_JPEG_START) - 1
+    while jpeg[place : place + 1] == b"\xff" and jpeg[place : place + 2] != b"\xff\xda":
+        if jpeg[place : place + 2] == b"\xff\xe1":
+            return True
+        is_fill = jpeg[place + 1 : place + 2] == b"\xff"
+        place += 1 if is_fill else 2 + int.from_bytes(jpeg[place + 2 : place + 4])
+    return False
+
+
 def _jpeg_orientation(data: bytes) -> int:
-    if _EXIF_START not in data and _XMP_ORIENTATION not in data:
+    if not _has_tags(data):
         return UPRIGHT
     with suppress(ImageError), _opened(Path(), data) as image:
         return read_orientation(image)
