@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imgnet_mini.checkpoint.host_copy import copy_to_host
+from imgnet_mini.checkpoint.host_copy import HostCopier
 from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
@@ -93,7 +93,8 @@ def _measure(config: ResolvedConfig, rounds: int) -> dict[str, object]:
         trainer.train_epoch(loader, logger, stop)
         state = trainer.state_dict()
         whole = time.perf_counter() - began
-    pauses = [_pause_of_a_save(trainer) for _ in range(rounds + 1)]
+    copier = HostCopier()
+    pauses = [_pause_of_a_save(trainer, copier) for _ in range(rounds + 1)]
     return {
         "arch": config.model.arch,
         "images": len(loader) * config.data.batch_size,
@@ -105,9 +106,9 @@ def _measure(config: ResolvedConfig, rounds: int) -> dict[str, object]:
     }
 
 
-def _pause_of_a_save(trainer: Trainer) -> float:
+def _pause_of_a_save(trainer: Trainer, copier: HostCopier) -> float:
     began = time.perf_counter()
-    copied = copy_to_host(trainer.state_dict())
+    copied = copier.copy(trainer.state_dict())
     seconds = time.perf_counter() - began
     copied.wait()
     return seconds

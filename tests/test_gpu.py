@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from helpers.packs import DATA, build, opened
-from imgnet_mini.checkpoint.host_copy import copy_to_host
+from imgnet_mini.checkpoint.host_copy import HostCopier
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
@@ -308,9 +308,10 @@ def test_the_copy_of_a_state_for_a_checkpoint_never_waits_and_is_that_of_its_mom
     state = trainer.state_dict()
     expected = copy.deepcopy(state)
     again = batch()
-    copy_to_host(state)  # allocates pinned memory
+    copier = HostCopier()
+    copier.copy(state).wait()  # allocates pinned memory
     with never_waiting():
-        copied = copy_to_host(state)
+        copied = copier.copy(state)
         trainer.train_step([again])
     copied.wait()
     for part in ("model", "ema"):

@@ -23,38 +23,46 @@ class HostCopy:
             self._copied.synchronize()
 
 
-def copy_to_host(state: State) -> HostCopy:
-    """Copy all tensors of a state; those of a GPU to pinned memory, without waiting for it.
+class HostCopier:
+    """Copies states into the same memory each time: new memory takes longer than the copy.
 
-    Later work on the GPU's current stream may change the originals: the copies come first.
+    A copy is valid until the next one is made.
     """
-    devices = {tensor.device for tensor in _tensors(state)}
-    copied = _copy(state)
-    gpu = next((device for device in devices if device.type == "cuda"), None)
-    if gpu is None:
-        return HostCopy(copied)
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(gpu))
-    return HostCopy(copied, event)
 
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[Any, ...], Tensor] = {}
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, dict | list):
-        items = value.values() if isinstance(value, dict) else value
-        return [tensor for item in items for tensor in _tensors(item)]
-    return [value] if isinstance(value, Tensor) else []
+    def copy(self, state: State) -> HostCopy:
+        """Copy all tensors of a state; those of a GPU to pinned memory, without waiting for it.
 
+        Later work on the GPU's current stream may change the originals: the copies come first.
+        """
+        gpus: set[torch.device] = set()
+        copied = self._copy(state, (), gpus)
+        if not gpus:
+            return HostCopy(copied)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(gpus.pop()))
+        return HostCopy(copied, event)
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        if value.is_cuda:
-            pinned = torch.empty_like(value, device="cpu", pin_memory=True)
-            return pinned.copy_(value, non_blocking=True)
-        return value.clone() if value.is_cpu else value.cpu()
-    if isinstance(value, dict):
-        copied = copy.copy(value)  # with the version metadata of a module's state
-        copied.update({key: _copy(item) for key, item in value.items()})
-        return copied
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value
+    def _copy(self, value: Any, place: tuple[Any, ...], gpus: set[torch.device]) -> Any:
+        if isinstance(value, Tensor):
+            if value.is_cuda:
+                gpus.add(value.device)
+            return self._memory(value, place).copy_(value, non_blocking=value.is_cuda)
+        if isinstance(value, dict):
+            copied = copy.copy(value)  # with the version metadata of a module's state
+            for key, item in value.items():
+                copied[key] = self._copy(item, (*place, key), gpus)
+            return copied
+        if isinstance(value, list):
+            return [self._copy(item, (*place, n), gpus) for n, item in enumerate(value)]
+        return value
+
+    def _memory(self, tensor: Tensor, place: tuple[Any, ...]) -> Tensor:
+        """Return the memory of the tensor at this place of a state."""
+        memory = self._tensors.get(place)
+        if memory is None or (memory.shape, memory.dtype) != (tensor.shape, tensor.dtype):
+            memory = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._tensors[place] = memory
+        return memory

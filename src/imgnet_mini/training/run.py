@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from imgnet_mini.checkpoint.host_copy import HostCopy, copy_to_host
+from imgnet_mini.checkpoint.host_copy import HostCopier, HostCopy
 from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
@@ -83,7 +83,6 @@ class TrainingRun:
 
     def save(self) -> None:
         """Save a checkpoint; all that it counts as logged is written before."""
-        self.saving.wait()
         if (write := self._checkpoint_writer()) is not None:
             write()
 
@@ -208,10 +207,15 @@ class TrainingRun:
         state = self.trainer.state_dict()
         if self.logger is None:
             return None
-        copied = copy_to_host(state)
+        self.saving.wait()  # else a checkpoint would change while it is written
+        copied = self._host_copier.copy(state)
         records = [asdict(record) for record in self.logger.records]
         content = copied.state | self._origin | {"records": records}
         return copied, RunCheckpoint.model_validate(content)
+
+    @cached_property
+    def _host_copier(self) -> HostCopier:
+        return HostCopier()
 
     def _best_checkpoint(self, checkpoint: RunCheckpoint, metrics: Metrics) -> BestCheckpoint:
         weights = {"model": checkpoint.model}
