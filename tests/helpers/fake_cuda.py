@@ -33,6 +33,7 @@ PRODUCTS = {
     torch.ops.aten.addmm.default,
     torch.ops.aten.baddbmm.default,
     torch.ops.aten.convolution.default,
+    torch.ops.aten.affine_grid_generator.default,
 }
 
 STREAMS = ("compute", "copy")

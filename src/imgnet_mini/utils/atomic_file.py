@@ -19,7 +19,7 @@ _REFUSALS: Final = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno
 """Errors of network mounts and others, without file modes or the flushing of folders."""
 
 _noted: set[str] = set()
-"""What has been noted about file systems in this process."""
+"""Notes on file systems made by this process."""
 
 
 @contextmanager
