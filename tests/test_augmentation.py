@@ -227,7 +227,7 @@ def test_a_probability_has_its_bounds(value):
 
 
 def test_help_says_the_bounds(cli, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     assert cli("train", "--help") == 0
     lines = {
         flag: next(line for line in cli.out.splitlines() if f"--{flag} " in line)

@@ -109,7 +109,8 @@ def test_flag_wins_over_file_over_recipe_over_default(options, file, flag, with_
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_can_be_typed(options, section):
     samples = {"max_lr": 0.5, "arch": "resnet18", "name": "other", "device": "cpu"}
-    samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64}
+    samples |= {"precision": "bf16", "end_lr": 2.0, "pack_size": 64, "bit_depth": 12}
+    samples |= {"max_minutes": 1.5, "start_lr": 1e-4, "trial_steps": 50}
     samples |= {"progressive": "48:224", "eval_size": 256}
     samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
     samples |= {"pack_dir": Path("y"), "output_dir": Path("z"), "clip_grad": 1.5}
@@ -148,7 +149,7 @@ def test_a_setting_of_two_types_takes_either(options, typed, value):
         (["--max-lr", "fast"], "--max-lr fast: should be a number or 'auto'"),
         (["--device", "tpu"], "--device tpu: should be 'auto', 'cuda', 'mps' or 'cpu'"),
         (["--name", "a/b"], "--name a/b: a run name has"),
-        (["--start-lr", 2], "must be above start_lr"),
+        (["--start-lr", 2, "--end-lr", 1], "must be above start_lr"),
         (["--epoch", 2], "No such option"),
         (["--config", "nope.toml"], "nope.toml: No such file"),
         (["stray"], "unexpected extra argument"),

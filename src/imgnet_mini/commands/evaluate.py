@@ -21,6 +21,7 @@ from imgnet_mini.inference.model import checkpoint_path, load_network
 from imgnet_mini.inference.settings import (
     check_saved_by,
     checkpoint_settings,
+    saved_settings,
     wrong_arch_error,
 )
 from imgnet_mini.reporting.paired import VIEW_NAMES, compare_predictions
@@ -104,6 +105,8 @@ def _prepare(
     overrides: RunConfig, checkpoint: str, views: TestTimeAugmentation
 ) -> tuple[RunConfig, Path, LoadedWeights]:
     """Return the settings, and the path and content of the checkpoint."""
+    if checkpoint in ("best", "last"):
+        saved_settings(overrides)  # wrong ones are reported before a missing checkpoint
     path = checkpoint_path(checkpoint, overrides)
     loaded = read_weights(path)
     config = checkpoint_settings(overrides, checkpoint, path, loaded.weights.config)
