@@ -20,6 +20,7 @@ from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
 from imgnet_mini.data.augment.mixing import MixupCutmix
+from imgnet_mini.data.augment.trivial import TrivialAugment
 from imgnet_mini.data.batches import Batch, BatchRandom, DevicePrefetcher
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.pack.source import DeviceRows
@@ -146,6 +147,14 @@ def test_erasing_is_that_of_the_cpu():
     assert torch.equal(ours.cpu(), RandomErasing(0.5, CPU).erase(images, numbers))
 
 
+def test_trivial_augment_is_that_of_the_cpu_within_one_grey_level():
+    images = torch.cat([squares()[0].permute(0, 3, 1, 2)] * 8)
+    random = BatchRandom(CROP_STREAM, 0, BatchKey(0, np.arange(len(images)), 96))
+    targets = torch.zeros(len(images), dtype=torch.int64)
+    ours, _ = TrivialAugment()(images.cuda(), targets.cuda(), random)
+    assert_within_one_grey_level(ours, TrivialAugment()(images, targets, random)[0])
+
+
 @pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 1.0)], ids=["mixup", "cutmix"])
 def test_mixing_is_that_of_the_cpu(alphas):
     images = squares()[0].permute(0, 3, 1, 2).float()
@@ -165,9 +174,8 @@ def test_what_is_done_to_whole_batches_never_waits_for_the_gpu():
     mixings = [MixupCutmix(*alphas, classes=7) for alphas in ((1.0, 0.0), (0.0, 1.0))]
 
     def work():
-        styled = style.transform(
-            crop_batch(images, crops, 32), numbers[:, : RandomAffineErase.NUMBERS]
-        )
+        changed, _ = TrivialAugment()(crop_batch(images, crops, 32), targets, random)
+        styled = style.transform(changed, numbers[:, : RandomAffineErase.NUMBERS])
         found = normalize(erase.erase(styled, numbers))
         for mixing in mixings:
             mixing(found, targets, random)
