@@ -349,3 +349,13 @@ def test_another_last_size_ends_the_command_with_the_cure(data, cli, command):
     options = ("--data-root", "data", "--img-size", 32, "--batch-size", 12, "--workers", 0)
     assert cli(command, *options, "--progressive", "32:48") == 2
     assert cli.says("--progressive 32:48 ends at 48 px, and --img-size is 32: use --img-size 48")
+
+
+def test_images_are_of_full_size_once_no_later_epoch_has_larger_ones():
+    sampler = ResumableBatchSampler(8, 4, seed=0, sizes=ProgressiveResize(32, 64, epochs=8))
+    found = []
+    for epoch in range(8):
+        sampler.epoch = epoch
+        found.append(sampler.is_full_size)
+        assert found[-1] == all(key.size == 64 for key in sampler)
+    assert found == [False] * 6 + [True] * 2
