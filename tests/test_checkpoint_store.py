@@ -102,7 +102,7 @@ def test_a_damaged_file_that_is_asked_for_by_name_is_refused(paths, kind):
 
 
 def test_two_states_that_were_swapped_are_noticed(paths):
-    store_at(paths.output_dir, 10, 20)
+    store_at(paths.output_dir, 10, 11)
     newest, earlier = paths.checkpoint.read_bytes(), paths.checkpoint_at(10).read_bytes()
     paths.checkpoint.unlink()  # they may be links of one file
     paths.checkpoint_at(10).unlink()
@@ -110,8 +110,8 @@ def test_two_states_that_were_swapped_are_noticed(paths):
     paths.checkpoint_at(10).write_bytes(newest)
     taken = reopened(paths).load_latest()
     assert step_of(taken) == 10
-    assert taken.notes == ["the save of step 20 is not in its place; using step 10"]
-    with pytest.raises(CheckpointError, match="holds step 20, and not what its name says"):
+    assert taken.notes == ["the save of step 11 is not in its place; using step 10"]
+    with pytest.raises(CheckpointError, match="holds step 11, and not what its name says"):
         reopened(paths).load_file(paths.checkpoint_at(10))
 
 

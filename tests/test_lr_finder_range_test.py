@@ -154,6 +154,19 @@ def test_one_odd_batch_does_not_end_it(parts):
     assert parts.run(end_lr=1e-3, criterion=OneOutlier()).stopped == "end"
 
 
+def test_a_late_divergence_ends_it_after_a_few_steps(parts):
+    class HighFrom20(nn.Module):
+        calls = 0
+
+        def forward(self, logits, targets):
+            self.calls += 1
+            return parts.criterion(logits, targets) * (8 if self.calls >= 20 else 1)
+
+    curve = parts.run(start_lr=1e-9, end_lr=1e-8, num_iter=40, criterion=HighFrom20())
+    assert curve.stopped == "diverged"
+    assert 20 < curve.lrs.size <= 24
+
+
 def test_each_step_is_reported_with_its_loss(parts):
     seen = []
     curve = parts.run(num_iter=6, on_step=lambda *step: seen.append(step))
