@@ -224,7 +224,7 @@ class FixedBatches(BatchLoader):
     ("overflows", "end"),
     [
         (3, nullcontext()),
-        (17, pytest.raises(DivergedError, match=r"overflow fp16 .* --precision bf16")),
+        (17, pytest.raises(DivergedError, match=r"overflow fp16 .* try a lower learning rate")),
     ],
 )
 def test_gradients_may_overflow_fp16_at_first_but_not_for_ever(model, overflows, end):
@@ -275,7 +275,7 @@ def test_a_step_whose_activations_overflow_fp16_is_skipped_and_the_run_goes_on(m
 @pytest.mark.parametrize(
     ("overflowing", "factor", "dtype", "reason"),
     [
-        (range(STEPS), 1e9, torch.float16, "overflow fp16 in all steps of epoch 0.*--precision bf"),
+        (range(STEPS), 1e9, torch.float16, "overflow fp16 in all steps of epoch 0: try a lower"),
         ({2}, math.inf, torch.bfloat16, "the loss became nan in epoch 0, batch 2"),
     ],
 )
