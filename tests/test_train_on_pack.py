@@ -156,8 +156,15 @@ def test_evaluation_without_the_pack_is_the_same_from_the_files(prepare, cli, st
     assert metrics() == ours
 
 
+def forget_contents():
+    """Make the pack one of version 0.2.0, which has no hashes to compare the files with."""
+    for path in PACK.glob("*_source.npy"):
+        path.unlink()
+
+
 def test_an_evaluation_on_the_pack_does_not_open_the_files(prepare, cli):
     assert prepare() == 0
+    forget_contents()
     assert cli("train", *SHORT, "--name", "a") == 0, cli.err
     assert cli("evaluate", "--name", "a") == 0
     ours = metrics()
@@ -171,6 +178,7 @@ def test_an_evaluation_on_the_pack_does_not_open_the_files(prepare, cli):
 
 def test_the_learning_rate_is_searched_on_the_pack_too(prepare, cli):
     assert prepare() == 0
+    forget_contents()
     for path in DATA.glob("*/*/*"):
         stat = path.stat()
         path.write_bytes(bytes(stat.st_size))
@@ -178,7 +186,7 @@ def test_the_learning_rate_is_searched_on_the_pack_too(prepare, cli):
     options = [*SMALL[: SMALL.index("--epochs")], "--end-lr", 50, "--num-iter", 30]
     options += ["--trials", 2, "--trial-steps", 20]
     assert cli("find-lr", *options) == 0, cli.err
-    assert len(list(Path("lr_finder_plots").glob("*iter30*.png"))) == 1
+    assert len(list(Path("lr_finder_plots").glob("*.png"))) == 1
     shutil.rmtree(PACK)
     assert cli("find-lr", *options, "--loader", "pack") == 4
     assert cli.says("no pack in data/pack")
