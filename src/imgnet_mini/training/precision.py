@@ -84,8 +84,8 @@ def choose_precision(runtime: RuntimeConfig, device: torch.device) -> Precision:
         return Precision(device.type, None)
     if runtime.precision == "fp16" and device.type != "cuda":
         raise ConfigError(
-            f"--precision fp16 needs CUDA, and this run is on {device.type}: use --precision bf16 "
-            "or --no-amp"
+            f"--precision fp16 needs CUDA, and this run is on {device.type}: train with "
+            "--precision bf16 or --no-amp; a run that was started in fp16 resumes with CUDA only"
         )
     if runtime.precision == "bf16":
         return Precision(device.type, torch.bfloat16)
