@@ -24,7 +24,8 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.data.images import MAX_PIXELS, decode, find_problem, read_pixels
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
-from imgnet_mini.data.splits import find_splits, open_splits
+from imgnet_mini.data.splits import open_splits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import DataError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such links and names")

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from imgnet_mini.commands.demo import _write_digits
 from imgnet_mini.data.scan import check_images_decode
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.tree import find_splits
 
 
 def test_every_digit_becomes_one_png_in_one_split(tmp_path):

@@ -11,7 +11,8 @@ from helpers.packs import DATA, build, opened
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.data.pack.source import DeviceRows
-from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.splits import ImageSplits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import ConfigError
 
 CUDA = torch.device("cuda")

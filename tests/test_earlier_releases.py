@@ -9,7 +9,7 @@ import torch
 from helpers.checkpoints import content_at
 from imgnet_mini.checkpoint.load import read_run, read_weights
 from imgnet_mini.data.folder import fingerprint
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import CheckpointError
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError

@@ -14,8 +14,9 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.pack.plan import make_plan
-from imgnet_mini.data.splits import find_splits, open_splits
+from imgnet_mini.data.splits import open_splits
 from imgnet_mini.data.transforms import EvalCrop, Normalize
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training.model import check_img_size

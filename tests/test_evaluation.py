@@ -11,8 +11,9 @@ from torchvision import transforms
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.loaders import build_eval_loader
-from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.transforms import TestTimeAugmentation
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.training.evaluation import evaluate, topk_classes, topk_correct
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.precision import Precision, use_float32_classifier

@@ -15,7 +15,7 @@ from imgnet_mini.data.folder import (
     fingerprint,
 )
 from imgnet_mini.data.scan import check_images_decode
-from imgnet_mini.data.splits import case_collisions, find_splits, find_tree_problems, read_splits
+from imgnet_mini.data.tree import case_collisions, find_splits, find_tree_problems, read_splits
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import MAX_LISTED, escape_line, join_names
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import build_train_loader
-from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.splits import ImageSplits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.full_size import check_full_size

@@ -19,8 +19,9 @@ from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.transforms import CROP_NUMBERS, STD, EvalCrop, Normalize, TrainCrop
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import ConfigError, DataError, WriteError
 from imgnet_mini.utils.early_exit import SIGNALS
 

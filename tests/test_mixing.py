@@ -20,7 +20,8 @@ from imgnet_mini.data.batches import BatchRandom
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.rng import hash_seed, seeded
 from imgnet_mini.data.sampler import BatchKey
-from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.splits import ImageSplits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.model import build_model
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler

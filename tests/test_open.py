@@ -8,7 +8,8 @@ import torch
 from helpers.packs import DATA, PACK, build
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
-from imgnet_mini.data.splits import find_splits, open_splits
+from imgnet_mini.data.splits import open_splits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import DataError
 
 TRAIN = DATA / "train" / "class_01" / "001.png"

@@ -11,7 +11,7 @@ from helpers.packs import DATA, PACK, build, opened, plan_of
 from imgnet_mini.data.folder import find_images
 from imgnet_mini.data.pack.contents import SOURCE_DTYPE, content_digest, find_changed_contents
 from imgnet_mini.data.pack.writer import write_pack
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import DataError
 
 CLASSES = ("black", "gray", "white")

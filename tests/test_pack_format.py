@@ -18,8 +18,8 @@ from imgnet_mini import __version__
 from imgnet_mini.data.images import read_pixels
 from imgnet_mini.data.pack.format import array_files, index_dtype
 from imgnet_mini.data.pack.plan import squash
-from imgnet_mini.data.splits import find_splits
 from imgnet_mini.data.transforms import EvalCrop
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import escape_control_chars
 

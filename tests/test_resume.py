@@ -3,21 +3,26 @@ import json
 import os
 import random
 import re
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 
+from conftest import SMALL
 from helpers.checkpoints import damage
 from helpers.events import read_events
 from helpers.outcomes import differences, outcome
 from helpers.real_runs import FORKED, run
 from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.errors import WriteError
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.records import read_csv
+from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 CHECKS = 18
@@ -526,14 +531,12 @@ def forget_manifest(name):
         path.unlink()
 
 
-@pytest.mark.parametrize("change", ["added", "removed", "class"])
+@pytest.mark.parametrize("change", ["removed", "class"])
 def test_other_images_than_the_run_was_started_on_are_refused(run_small, stop_after, cli, change):
     stop_after(3)
     assert run_small("train") == 130
     image = Path("data/train/class_00/000.JPEG")
-    if change == "added":
-        image.with_name("new.JPEG").write_bytes(image.read_bytes())
-    elif change == "removed":
+    if change == "removed":
         image.unlink()
     else:
         for split in ("train", "val"):
@@ -692,3 +695,148 @@ def test_none_of_them_may_be_added_on_the_way(run_small, stop_after, cli, flag, 
     assert run_small("train", "--name", "a") == 130
     assert cli("resume", "--name", "a", *flag) == 2
     assert cli.says(f"this run was started with {before}")
+
+
+PNG = Path("data/train/class_01/003.png")
+VAL_IMAGE = Path("data/val/class_01/001.png")
+
+
+def hide_damage(path):
+    """Break an image in a way that its header and end do not show."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
+    return whole
+
+
+def test_a_run_goes_on_without_a_validation_image_that_broke(run_small, cli):
+    hide_damage(VAL_IMAGE)
+    assert run_small("train", "--name", "a", "--epochs", 2) == 4
+    assert cli.says(f"cannot decode {VAL_IMAGE}")
+    assert cli.says("imgnet-mini resume --name a --skip-bad")
+    assert cli.says("imgnet-mini resume --name a --allow-image-changes")
+    VAL_IMAGE.unlink()
+    assert cli("resume", "--name", "a") == 4
+    assert cli.says("1 removed: val/class_01/001.png")
+    assert cli.says("--allow-image-changes")
+    assert cli("resume", "--name", "a", "--allow-image-changes") == 0, cli.err
+    assert "1 removed: val/class_01/001.png" in cli.out
+    assert list(content("a")["dropped"]) == ["val/class_01/001.png"]
+    environment = json.loads(Path("out/a/environment.json").read_text())
+    assert environment["skipped"] == ["val/class_01/001.png: removed after the start of the run"]
+    assert cli("evaluate", "--name", "a") == 0
+    assert json.loads(Path("reports/a/metrics.json").read_text())["images"] == 8
+
+
+def test_a_run_goes_on_with_skip_bad_and_keeps_the_order_of_the_others(run_small, cli, monkeypatch):
+    hide_damage(PNG)
+    assert run_small("train", "--name", "a") == 4
+    assert cli("resume", "--name", "a", "--skip-bad") == 0, cli.err
+    assert "1 broken: train/class_01/003.png" in cli.out
+    assert list(content("a")["dropped"]) == ["train/class_01/003.png"]
+    assert content("a")["config"]["data"]["skip_bad"] is True
+    # The same as a run in which the next image has its place.
+    PNG.write_bytes(PNG.with_name("004.JPEG").read_bytes())
+    assert run_small("train", "--name", "b") == 0
+    assert_equal(content("a")["model"], content("b")["model"])
+
+
+def test_a_run_goes_on_with_a_repaired_image_and_remembers_it(run_small, stop_after, cli):
+    whole = hide_damage(PNG)
+    PNG.write_bytes(whole[:1000] + bytes(105) + whole[1100:])
+    assert run_small("train", "--name", "a") == 4
+    PNG.write_bytes(whole)
+    assert cli("resume", "--name", "a") == 4, cli.err
+    assert cli.says(f"1 changed: train/class_01/003.png ({len(whole)} bytes now)")
+    assert cli("resume", "--name", "a", "--skip-bad") == 4
+    stop_after(3)
+    assert cli("resume", "--name", "a", "--allow-image-changes") == 130
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == 0, cli.err
+    assert content("a")["changed"] == {"train/class_01/003.png": len(whole)}
+    assert run_small("train", "--name", "b") == 0
+    assert_equal(content("a")["model"], content("b")["model"])
+
+
+def test_changes_are_saved_before_the_next_step(run_small, stop_after, cli, monkeypatch):
+    stop_after(3)
+    assert run_small("train", "--name", "a") == 130
+    PNG.unlink()
+
+    def fail(*_args, **_options):
+        raise WriteError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", fail)
+        assert cli("resume", "--name", "a", "--skip-bad") == 5
+    assert list(content("a")["dropped"]) == ["train/class_01/003.png"]
+    stop_after(1)
+    assert cli("resume", "--name", "a") == 130, cli.err
+    assert "removed" not in cli.out
+
+
+def test_an_added_image_is_left_out_and_told(run_small, stop_after, cli):
+    assert run_small("train", "--name", "whole") == 0
+    stop_after(3)
+    assert run_small("train", "--name", "a") == 130
+    PNG.with_name("new.png").write_bytes(PNG.read_bytes())
+    for split in ("train", "val"):
+        shutil.copytree(f"data/{split}/class_00", f"data/{split}/class_000")
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == 0, cli.err
+    assert "12 added since the start, left out: train/class_000/000.JPEG" in cli.out
+    assert_equal(content("a")["model"], content("whole")["model"])
+
+
+def test_exchanged_folders_of_equal_names_and_sizes_are_noticed(cli, stop_after):
+    for split in ("train", "val"):
+        for level, name in enumerate(("a", "b")):
+            for number in range(4):
+                path = Path("data", split, name, f"{number}.bmp")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (32, 32), (99 * level, 0, number)).save(path)
+    stop_after(2)
+    assert cli("train", *SMALL, "--batch-size", 2) == 130
+    train = Path("data/train")
+    (train / "a").rename("aside")
+    (train / "b").rename(train / "a")
+    Path("aside").rename(train / "b")
+    assert cli("resume") == 4
+    assert cli.says("2 changed: train/a/0.bmp (3126 bytes now), train/b/0.bmp")
+
+
+def test_a_class_without_images_left_is_refused(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train") == 130
+    for path in Path("data/val/class_01").iterdir():
+        path.write_bytes(b"")
+    assert cli("resume", "--skip-bad") == 4
+    assert cli.says("no image can be decoded in class_01 of data/val")
+
+
+def test_a_run_without_its_list_of_images_is_resumed_if_nothing_changed(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train") == 130
+    images = Path("out/r50_onecycle_amp/images.npy")
+    listed = images.read_bytes()
+    for damaged in (b"", listed[:-5], b"x" * 200):
+        images.write_bytes(damaged)
+        stop_after(1)
+        assert cli("resume") == 130, cli.err
+    images.unlink()
+    stop_after(10**9)
+    PNG.unlink()
+    assert cli("resume") == 4
+    assert cli.says("started on")
+
+
+def test_a_pack_is_used_as_it_is_although_a_file_is_gone(run_small, stop_after, cli):
+    assert cli("prepare", *PREPARED) == 0
+    assert run_small("train", "--name", "whole") == 0
+    stop_after(3)
+    assert run_small("train", "--name", "a") == 130
+    PNG.unlink()
+    assert cli("resume", "--name", "a") == 4
+    assert cli.says("--allow-image-changes")
+    stop_after(10**9)
+    assert cli("resume", "--name", "a", "--allow-image-changes") == 0, cli.err
+    assert_equal(content("a")["model"], content("whole")["model"])

@@ -18,8 +18,9 @@ from imgnet_mini.data.sampler import (
     build_progressive_resize,
     pixel_fraction,
 )
-from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.transforms import CROP_NUMBERS, STD, Normalize, TrainCrop
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import ConfigError
 
 SIZES = ProgressiveResize.constant(32)

@@ -13,7 +13,7 @@ from imgnet_mini.data.scan import (
     find_broken_images,
     scan_images,
 )
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import DataError
 
 

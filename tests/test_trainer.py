@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
 from imgnet_mini.data.loaders import BatchLoader, build_eval_loader, build_train_loader
-from imgnet_mini.data.splits import ImageSplits, find_splits
+from imgnet_mini.data.splits import ImageSplits
+from imgnet_mini.data.tree import find_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.runs.logger import NullLogger

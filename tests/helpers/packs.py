@@ -13,7 +13,7 @@ from imgnet_mini.config.data_settings import DEFAULT_DECODING, Decoding
 from imgnet_mini.data.pack.format import Pack, PackManifest, open_pack
 from imgnet_mini.data.pack.plan import PackPlan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
-from imgnet_mini.data.splits import find_splits
+from imgnet_mini.data.tree import find_splits
 
 DATA = Path("data")
 PACK = Path("data/pack")

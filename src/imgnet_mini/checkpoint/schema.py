@@ -157,7 +157,8 @@ class _OfRun(_Checked):
     """The run that a file belongs to.
 
     images: digest of the image files; pack: of the pack they were read from.
-    skipped: image files that the run goes without, and the reasons.
+    skipped: image files that the run goes without from its start, and the reasons.
+    dropped, changed: see `data.run_images.RunImages`.
     """
 
     format: Literal[2] = 2
@@ -165,6 +166,8 @@ class _OfRun(_Checked):
     classes: ClassNames
     images: Digest
     skipped: dict[Text, Text] = {}
+    dropped: dict[Text, Text] = {}
+    changed: dict[Text, NonNegativeInt] = {}
     pack: Digest | None = None
     environment: Environment
 

@@ -121,6 +121,13 @@ def resume(
         bool, typer.Option("--replan", help="Resume with a new schedule, such as more --epochs.")
     ] = False,
     allow_world_size_change: AllowWorldSizeChange = False,
+    allow_image_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-image-changes",
+            help="Resume although images of the run were removed or changed.",
+        ),
+    ] = False,
     config: RunConfig,
 ) -> None:
     """Resume an interrupted run; results are bit-identical to an uninterrupted run.
@@ -136,6 +143,8 @@ def resume(
             checkpoint=checkpoint,
             replan=replan,
             allow_world_size_change=allow_world_size_change,
+            allow_image_changes=allow_image_changes,
+            skip_bad=bool(config.explicit().get("data", {}).get("skip_bad")),
             distributed=distributed,
         )
 

@@ -6,7 +6,12 @@ from imgnet_mini.config.data_settings import Decoding
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder, describe_ignored
 from imgnet_mini.data.scan import ScanResult, scan_images
-from imgnet_mini.data.splits import case_collisions, find_tree_problems, read_splits
+from imgnet_mini.data.tree import (
+    case_collisions,
+    describe_data_root,
+    find_tree_problems,
+    read_splits,
+)
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import list_lines, print_lines
 from imgnet_mini.utils.progress import progress_bar
@@ -22,6 +27,7 @@ def run(config: RunConfig) -> None:
     """
     root = config.run.data_root
     splits = read_splits(root)
+    print_lines(*describe_data_root(root, splits[0]))
     problems = find_tree_problems(
         *splits, allow_missing_val_classes=config.data.allow_missing_val_classes
     )

@@ -61,7 +61,7 @@ def run(
     )
     paths = config.run.paths()
     device = choose_device(config.runtime, distributed)
-    images = open_splits_once(config, distributed, training=False)
+    images = open_splits_once(config, distributed, training=False, classes=weights.classes)
     print_lines(*images.notes)
     if views is not TestTimeAugmentation.CENTER_CROP and not config.data.flip:
         print_lines(

@@ -15,6 +15,7 @@ from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.batches import load_batches
 from imgnet_mini.data.folder import find_inference_images
 from imgnet_mini.data.transforms import Normalize
+from imgnet_mini.data.tree import val_folder
 from imgnet_mini.errors import ConfigError, DataError, ExportError
 from imgnet_mini.export.formats import FORMATS, Description, ExportFormat, describe, to_json
 from imgnet_mini.export.parity import ParityResult, compare
@@ -63,7 +64,7 @@ def run(
     path = output or config.run.paths().export_dir / f"{model.path.stem}{export_format.suffix}"
     json_path = path.with_name(f"{path.name}.json")
     _check_new([path, json_path], model, overwrite=overwrite)
-    images, source = _load_images(config.run.data_root / "val", model)
+    images, source = _load_images(val_folder(config.run.data_root), model)
     description = describe(model.arch, model.img_size, model.classes, model.decoding) | {
         "checkpoint": model.path.name,
         "checkpoint_sha256": model.sha256,

@@ -11,6 +11,7 @@ from imgnet_mini.commands import evaluate
 from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
+from imgnet_mini.data.tree import val_folder
 from imgnet_mini.errors import DataError
 from imgnet_mini.inference.settings import saved_settings
 from imgnet_mini.reporting.classification import (
@@ -114,7 +115,8 @@ def _write_class_results(
 def _draw_samples(config: RunConfig, paths: RunPaths, predictions: Predictions) -> None:
     indices = choose_mixed(predictions, _SAMPLES)
     files = [predictions.images[index] for index in indices]
-    thumbnails = read_thumbnails(files, config.run.data_root / "val", _reader(config), REPORT.side)
+    val = val_folder(config.run.data_root)
+    thumbnails = read_thumbnails(files, val, _reader(config), REPORT.side)
     names = display_names(predictions.classes)
     examples = [make_example(predictions, index, names, thumbnails) for index in indices]
     save_png(draw_gallery(examples, REPORT), paths.report_dir / "samples.png")
@@ -146,7 +148,7 @@ def _list_skipped_images(paths: RunPaths) -> None:
 def _write_page(
     config: RunConfig, paths: RunPaths, predictions: Predictions, counts: NDArray[np.int64]
 ) -> None:
-    val_dir = config.run.data_root / "val"
+    val_dir = val_folder(config.run.data_root)
     page = build_report_page(
         read_run(paths, paths.report_dir),
         predictions,

@@ -7,7 +7,7 @@ from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from imgnet_mini.commands.train import train, writing
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, config_flags, run_flags
-from imgnet_mini.data.folder import fingerprint
+from imgnet_mini.data.run_images import ListedSplit, RunImages, read_image_list
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, DataError
 from imgnet_mini.runs.logger import RunLogger, write_logs
@@ -32,6 +32,8 @@ def run(
     checkpoint: Path | None = None,
     replan: bool = False,
     allow_world_size_change: bool = False,
+    allow_image_changes: bool = False,
+    skip_bad: bool = False,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> None:
     """Continue a run; `overrides` holds the settings of the command line.
@@ -39,6 +41,8 @@ def run(
     checkpoint: the file to resume from; by default the newest intact one.
     replan: accept a new schedule.
     allow_world_size_change: accept another number of ranks.
+    allow_image_changes: accept that image files were removed or changed.
+    skip_bad: look for broken image files, and leave them out.
 
     Raises:
         CheckpointError: there is no intact checkpoint, or it does not fit.
@@ -59,7 +63,7 @@ def run(
         )
     with writing(paths, distributed):
         store = CheckpointStore(paths, keep=overrides.checkpoint.keep)
-        loaded = distributed.broadcast_from_rank0(lambda: _load(paths, store, checkpoint))
+        loaded, listed = distributed.broadcast_from_rank0(lambda: _load(paths, store, checkpoint))
         print_lines(*(f"Note: {note}" for note in loaded.notes))
         config = merge_resume_config(
             loaded.checkpoint,
@@ -69,15 +73,30 @@ def run(
         )
         check_world_size(loaded.checkpoint, distributed, allowed=allow_world_size_change)
         if loaded.checkpoint.state.epoch < config.schedule.epochs:
-            _continue(config, paths, store, loaded, replan=replan, distributed=distributed)
+            was_skipping = loaded.checkpoint.config["data"].get("skip_bad", False)
+            images = RunImages(
+                digest=loaded.checkpoint.images,
+                skipped=loaded.checkpoint.skipped,
+                dropped=loaded.checkpoint.dropped,
+                changed=loaded.checkpoint.changed,
+                listed=listed,
+                allow_changes=allow_image_changes,
+                skip_bad=skip_bad or (config.data.skip_bad and not was_skipping),
+            )
+            _continue(config, paths, store, loaded, images, replan=replan, distributed=distributed)
         elif distributed.is_main_process:
             _finish(config, paths, loaded)
 
 
-def _load(paths: RunPaths, store: CheckpointStore, checkpoint: Path | None) -> LoadedCheckpoint:
+def _load(
+    paths: RunPaths, store: CheckpointStore, checkpoint: Path | None
+) -> tuple[LoadedCheckpoint, tuple[ListedSplit, ListedSplit] | None]:
+    """Return the checkpoint, and the images at the start of the run, if they are known."""
     if unfinished := paths.clean():
         print_lines(f"Removed {unfinished} unfinished file(s) of a process that was killed")
-    return store.load_latest() if checkpoint is None else store.load_file(checkpoint)
+    loaded = store.load_latest() if checkpoint is None else store.load_file(checkpoint)
+    saved = loaded.checkpoint
+    return loaded, read_image_list(paths.images, saved.classes, saved.images)
 
 
 def _continue(
@@ -85,12 +104,13 @@ def _continue(
     paths: RunPaths,
     store: CheckpointStore,
     loaded: LoadedCheckpoint,
+    images: RunImages,
     *,
     replan: bool,
     distributed: DistributedContext,
 ) -> None:
     saved = loaded.checkpoint
-    setup = build_setup(config, skipped=saved.skipped, distributed=distributed)
+    setup = build_setup(config, resumed=images, distributed=distributed)
     if distributed.is_main_process:
         _check_same_images(saved, setup, config.run.pack)
     saved.check_position(loaded.path, steps=len(setup.train_loader))
@@ -115,7 +135,9 @@ def _continue(
             )
             state.best_top1, state.best_epoch = -1.0, -1
         logger = RunLogger(paths, records, step=state.step)
-    train(TrainingRun(config, paths, setup, trainer, logger, store), new_plan=replan)
+    has_changes = setup.images.resumed is not None and setup.images.resumed.has_new(images)
+    run = TrainingRun(config, paths, setup, trainer, logger, store)
+    train(run, new_plan=replan or has_changes)
 
 
 def _finish(config: ResolvedConfig, paths: RunPaths, loaded: LoadedCheckpoint) -> None:
@@ -152,12 +174,5 @@ def _check_same_images(saved: RunCheckpoint, setup: Setup, pack_dir: Path) -> No
         raise DataError(
             f"the pack in {pack_dir} is not the one the run was started on: prepare it with the "
             "--pack-size, --img-size and --eval-size of that one, or start a new run under another "
-            "--name"
-        )
-    train, val = setup.images.train, setup.images.val
-    if fingerprint(train, val) != saved.images:
-        raise DataError(
-            f"the images in {train.root.parent} are not those the run was started on: some were "
-            "added, removed, renamed or changed. Restore them, or start a new run under another "
             "--name"
         )

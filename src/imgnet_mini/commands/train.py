@@ -96,7 +96,7 @@ def _check_no_run(config: RunConfig, paths: RunPaths, *, overwrite: bool) -> Non
 def train(run: TrainingRun, *, new_plan: bool) -> None:
     """Run the remaining epochs, with a checkpoint after each and within long ones.
 
-    new_plan: whether nothing is saved yet of the schedule.
+    new_plan: whether nothing is saved yet of the schedule, or of accepted changes of the images.
 
     Raises:
         StoppedError: a signal ended the run, or came at its end; its state is saved.
@@ -176,6 +176,7 @@ def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:
 def _remove_run(paths: RunPaths) -> None:
     """Remove the files of the run of this name, if it exists, and no others."""
     written = [*paths.checkpoint_files(), paths.train_log, paths.markdown_log, paths.environment]
+    written += [paths.images]
     written += [*paths.report_files, *paths.event_dir.glob("events.out.tfevents.*")]
     with translate_write_errors(paths.checkpoint_dir):
         for path in written:

@@ -67,16 +67,34 @@ class ImageFolder:
         Raises:
             DataError: a class loses all of its images.
         """
-        prefix = f"{self.root.name}/"
-        inside = [path for path in skipped if path.startswith(prefix)]
-        names = [os.fsencode(path.removeprefix(prefix)) for path in inside]
-        kept = ~np.isin(self.files, np.array(names, bytes))
+        kept = ~self._named(skipped)
         self.check_no_class_lost(self.targets[kept])
         return self.select(kept)
 
     def select(self, kept: NDArray[np.bool_]) -> "ImageFolder":
         """Return the split with some of its images: (N,)."""
         return replace(self, files=self.files[kept], targets=self.targets[kept])
+
+    def with_stand_ins(self, dropped: Collection[str]) -> "ImageFolder":
+        """Return the split with the next image of its class in place of each dropped one.
+
+        Raises:
+            DataError: a class loses all of its images.
+        """
+        gone = self._named(dropped)
+        self.check_no_class_lost(self.targets[~gone])
+        files = self.files.copy()
+        for index in np.flatnonzero(gone):
+            (kept,) = np.nonzero((self.targets == self.targets[index]) & ~gone)
+            files[index] = self.files[kept[np.searchsorted(kept, index) % len(kept)]]
+        return replace(self, files=files)
+
+    def _named(self, paths: Collection[str]) -> NDArray[np.bool_]:
+        """Return which images have these paths, such as `train/<class>/<image>`: (N,)."""
+        prefix = f"{self.root.name}/"
+        inside = [path for path in paths if path.startswith(prefix)]
+        names = [os.fsencode(path.removeprefix(prefix)) for path in inside]
+        return np.isin(self.files, np.array(names, bytes))
 
     def check_no_class_lost(self, kept: NDArray[np.integer]) -> None:
         """Check that the targets of the remaining images hold every class that the split has.
@@ -132,16 +150,32 @@ def fingerprint(*splits: ImageFolder, sizes: bool = True) -> str:
 
     sizes: include the sizes of the files.
     """
+    return fingerprint_with_sizes(
+        *((split, split.stamps[:, 0] if sizes else None) for split in splits)
+    )
+
+
+def fingerprint_with_sizes(*splits: tuple[ImageFolder, NDArray[np.int64] | None]) -> str:
+    """Return the `fingerprint` of splits with known sizes of their files."""
     digest = hashlib.sha256()
-    for split in splits:
+    for split, sizes in splits:
         digest.update(json.dumps([split.classes, len(split)]).encode())
         # A pack stores names in a wider dtype than they need.
         names = split.files.astype(f"S{np.char.str_len(split.files).max(initial=1)}")
         digest.update(names.tobytes())
         digest.update(split.targets.astype("<i8").tobytes())
-        if sizes:
-            digest.update(split.stamps[:, 0].astype("<i8").tobytes())
+        if sizes is not None:
+            digest.update(sizes.astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def find_rows(files: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """Return the index of each wanted name in an array of unique names; -1 if it is not there."""
+    if not len(files):
+        return np.full(len(wanted), -1)
+    order = np.argsort(files, kind="stable")
+    rows = order[np.searchsorted(files, wanted, sorter=order).clip(max=len(files) - 1)]
+    return np.where(files[rows] == wanted, rows, -1)
 
 
 def describe_ignored(*splits: ImageFolder, hidden: bool = True) -> str:

@@ -118,8 +118,8 @@ class _BatchDataset(Dataset[Batch | ImgnetMiniError]):
             ]
         except ImageError as error:
             return DataError(
-                f"{error}. To find all such files, run imgnet-mini check; to leave them out, start "
-                "anew with --skip-bad"
+                f"{error}. To find all such files, run imgnet-mini check; to leave them out, use "
+                "--skip-bad"
             )
         shape = (len(pixels), *pixels[0].shape)
         images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)

@@ -9,12 +9,18 @@ import numpy as np
 from imgnet_mini.config.data_settings import DataConfig, Decoding
 from imgnet_mini.config.run_config import RunConfig, config_flags, fields_of
 from imgnet_mini.config.run_settings import RunSection
-from imgnet_mini.data.folder import ImageFolder, describe_ignored, find_images
-from imgnet_mini.data.images import EXTENSIONS
-from imgnet_mini.data.pack.format import NoPackError, Pack, PackedSplit, open_pack
+from imgnet_mini.data.folder import ImageFolder, describe_ignored
+from imgnet_mini.data.pack.format import (
+    NoPackError,
+    Pack,
+    PackedSplit,
+    StalePackError,
+    open_pack,
+)
+from imgnet_mini.data.run_images import RunImages
 from imgnet_mini.data.scan import check_images_decode, find_broken_images
+from imgnet_mini.data.tree import describe_data_root, find_splits, find_val, has_train
 from imgnet_mini.errors import DataError
-from imgnet_mini.utils.console import join_names
 
 _SETTINGS_OF_PACKS = {
     *("img_size", "eval_size", "skip_bad", "allow_missing_val_classes"),
@@ -30,6 +36,8 @@ class ImageSplits:
     """Both splits, and the pack they are read from, if any.
 
     notes: lines to show to the user.
+    skipped: files that were left out at the start of the run.
+    resumed: description of the images of a resumed run.
     """
 
     train: ImageFolder
@@ -37,6 +45,17 @@ class ImageSplits:
     pack: Pack | None = None
     notes: tuple[str, ...] = ()
     skipped: Skipped = field(default_factory=dict)
+    resumed: RunImages | None = None
+
+    @property
+    def left_out(self) -> Skipped:
+        """All files that the run goes without now."""
+        return {**self.skipped, **(self.resumed.dropped if self.resumed is not None else {})}
+
+    @property
+    def has_changes(self) -> bool:
+        """True if the images differ from those at the start of the run."""
+        return self.resumed is not None and bool(self.resumed.dropped or self.resumed.changed)
 
     @property
     def loader(self) -> str:
@@ -50,31 +69,57 @@ class ImageSplits:
         return self.pack.val
 
 
+def find_images_of_run(
+    run: RunSection,
+    data: DataConfig,
+    *,
+    training: bool = True,
+    classes: Sequence[str] | None = None,
+) -> tuple[ImageFolder, ImageFolder]:
+    """Find the training and validation images; without training, val/ is enough.
+
+    classes: of a network to evaluate, for a data set without train/.
+
+    Raises:
+        DataError: see `find_splits`.
+    """
+    allow_missing = data.allow_missing_val_classes
+    if training or has_train(run.data_root):
+        return find_splits(run.data_root, allow_missing_val_classes=allow_missing)
+    return find_val(run.data_root, classes, allow_missing_val_classes=allow_missing)
+
+
 def open_splits(
     run: RunSection,
     data: DataConfig,
     *,
     training: bool = True,
     skipped: Skipped | None = None,
+    resumed: RunImages | None = None,
     checked: bool = False,
     found: tuple[ImageFolder, ImageFolder] | None = None,
 ) -> ImageSplits:
     """Find the images, open the pack if one is to be used, and check the files that will be read.
 
     training: whether the training images will be read.
-    skipped: leave out exactly these files, as an earlier start of the run did.
+    skipped: leave out exactly these files, as another process does.
+    resumed: the images of a run to resume.
     checked: another process of this machine has just done the checks.
     found: the images of both splits, if they are known from `find_splits`.
 
     Raises:
         DataError: the folders or the requested pack cannot be used, or files are broken.
     """
-    train, val = found or find_splits(
-        run.data_root, allow_missing_val_classes=data.allow_missing_val_classes
+    train, val = found or find_images_of_run(run, data, training=training)
+    if resumed is not None:
+        skipped = resumed.skipped
+    images = _choose_source(
+        run, data, ImageSplits(train, val, resumed=resumed), skipped, checked=checked
     )
-    images = _choose_source(run, data, ImageSplits(train, val), skipped, checked=checked)
     if skipped and images.pack is None:
         images = _leave_out(images, skipped)
+    if resumed is not None and images.pack is None:
+        images = _restore(images, resumed, data.decoding, checked=checked)
     decoded = _decoded_splits(images, data.eval_size, training=training)
     if data.skip_bad and skipped is None:
         images = _leave_out(images, find_broken_images(*decoded, decoding=data.decoding))
@@ -82,11 +127,24 @@ def open_splits(
         check_images_decode(*decoded, decoding=data.decoding)
     ignored = describe_ignored(train, val, hidden=False)
     notes = (
+        *describe_data_root(run.data_root, val),
         *images.notes,
         *([f"Note: ignored files: {ignored}"] if ignored else []),
         *([f"Note: {_describe_skipped(images.skipped)}"] if images.skipped else []),
     )
     return replace(images, notes=notes)
+
+
+def _restore(
+    images: ImageSplits, resumed: RunImages, decoding: Decoding, *, checked: bool
+) -> ImageSplits:
+    """Return the images of a resumed run, without those that are gone or broken."""
+    if not checked:
+        resumed = resumed.restore(images.train, images.val, decoding)
+        if resumed.skip_bad:
+            resumed = resumed.drop(find_broken_images(*resumed.splits(), decoding=decoding))
+    train, val = resumed.splits()
+    return replace(images, train=train, val=val, resumed=resumed, notes=resumed.notes)
 
 
 def _describe_skipped(skipped: Skipped) -> str:
@@ -131,7 +189,15 @@ def prepare_command(run: RunSection, data: DataConfig) -> str:
 def _open_pack(
     run: RunSection, data: DataConfig, files: ImageSplits, skipped: Skipped | None, *, checked: bool
 ) -> ImageSplits:
-    pack = open_pack(run.pack, files.train, files.val, checked=checked)
+    as_it_is = files.resumed is not None and files.resumed.allow_changes
+    try:
+        pack = open_pack(run.pack, files.train, files.val, checked=checked or as_it_is)
+    except StalePackError as error:
+        if files.resumed is None:
+            raise
+        raise DataError(
+            f"{error}, as it was. Or resume with the pack as it is, with --allow-image-changes"
+        ) from error
     if data.decoding != pack.manifest.decoding:
         raise DataError(
             f"the pack in {run.pack} was made with{pack.manifest.decoding.flags}, and the images "
@@ -148,10 +214,15 @@ def _open_pack(
         if pack.has_contents
         else (f"Note: {_explain_no_contents(run.pack)}\n  {prepare_command(run, data)}",)
     )
-    images = ImageSplits(
-        pack.train.images, pack.val.images, pack, notes=notes, skipped=pack.skipped
+    images = replace(
+        files,
+        train=pack.train.images,
+        val=pack.val.images,
+        pack=pack,
+        notes=notes,
+        skipped=pack.skipped,
     )
-    if skipped is None:
+    if skipped is None or as_it_is:
         return images
     kept = _leave_out(files, skipped)
     for packed, split in ((images.train, kept.train), (images.val, kept.val)):
@@ -187,100 +258,3 @@ def _decoded_splits(images: ImageSplits, eval_size: int, *, training: bool) -> l
     if training and images.pack is None:
         return [images.train, images.val]
     return [] if images.packed_val(eval_size) is not None else [images.val]
-
-
-def find_splits(
-    data_root: Path, *, allow_missing_val_classes: bool = False
-) -> tuple[ImageFolder, ImageFolder]:
-    """Find the training and validation images; both get the classes of the training images.
-
-    Raises:
-        DataError: a split is missing or empty, the classes differ, or a class is empty.
-    """
-    train, val = read_splits(data_root)
-    problems = find_tree_problems(train, val, allow_missing_val_classes=allow_missing_val_classes)
-    if problems:
-        raise DataError("\n".join(problems))
-    if val.classes != train.classes:
-        position = {name: target for target, name in enumerate(train.classes)}
-        targets = np.array([position.get(name, -1) for name in val.classes])[val.targets]
-        val = replace(val, classes=train.classes, targets=targets)
-    return train, val
-
-
-def read_splits(data_root: Path) -> tuple[ImageFolder, ImageFolder]:
-    """Find the images of both splits without checking them.
-
-    Raises:
-        DataError: a folder is missing, or cannot be read.
-    """
-    if not data_root.is_dir():
-        raise DataError(_explain_missing(data_root, "there is no such folder"))
-    for split in ("train", "val"):
-        if not (data_root / split).is_dir():
-            raise DataError(_explain_missing(data_root, f"it has no folder {split}/"))
-    return find_images(data_root / "train"), find_images(data_root / "val")
-
-
-def find_tree_problems(
-    train: ImageFolder, val: ImageFolder, *, allow_missing_val_classes: bool
-) -> list[str]:
-    """Describe the problems of the class folders of two splits."""
-    problems = []
-    for split in (train, val):
-        counts = np.bincount(split.targets, minlength=len(split.classes))
-        empty = [split.classes[target] for target in np.flatnonzero(counts == 0)]
-        if not split.classes:
-            expected = split.root / "<class>" / "<image>.JPEG"
-            problems.append(f"{split.root} has no class folders; expected {expected}")
-        elif empty and not (split is val and allow_missing_val_classes and len(val)):
-            problems.append(
-                f"no images in {join_names(empty)} of {split.root}; add images "
-                f"({', '.join(EXTENSIONS)}) or remove these folders from train/ and val/"
-            )
-    if train.classes and val.classes:
-        problems += _explain_different_classes(train, val, allow_missing_val_classes)
-        if len(train.classes) == 1:
-            (only,) = train.classes
-            problems.append(
-                f"{train.root} has one class, {only}: a classifier needs two or more; add another"
-            )
-    return problems
-
-
-def case_collisions(classes: Sequence[str]) -> list[str]:
-    """Return names that differ in case only, such as `Cat and cat`."""
-    groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault(name.casefold(), []).append(name)
-    return [" and ".join(group) for group in groups.values() if len(group) > 1]
-
-
-def _explain_different_classes(
-    train: ImageFolder, val: ImageFolder, allow_missing_val_classes: bool
-) -> list[str]:
-    only_train = sorted(set(train.classes) - set(val.classes))
-    only_val = sorted(set(val.classes) - set(train.classes))
-    if not only_val and (allow_missing_val_classes or not only_train):
-        return []
-    lines = [f"{train.root} and {val.root} do not hold the same classes:"]
-    lines += [f"  only in train/: {join_names(only_train)}"] if only_train else []
-    lines += [f"  only in val/: {join_names(only_val)}"] if only_val else []
-    collisions = case_collisions([*only_train, *only_val])
-    lines += [f"  differing in case only: {join_names(collisions)}"] if collisions else []
-    lines += ["Add the missing folders, or remove the extra ones."]
-    if only_train and not allow_missing_val_classes:
-        lines += ["With --allow-missing-val-classes, val/ may lack classes of train/."]
-    return ["\n".join(lines)]
-
-
-def _explain_missing(data_root: Path, reason: str) -> str:
-    return (
-        f"no images at {data_root.absolute()}: {reason}.\n"
-        "Expected one folder per class, the same in both:\n"
-        f"  {data_root / 'train' / '<class>' / '<image>.JPEG'}\n"
-        f"  {data_root / 'val' / '<class>' / '<image>.JPEG'}\n"
-        "ImageNet-Mini is the Kaggle dataset ifigotin/imagenetmini-1000: unpack it like this, or\n"
-        "name another folder with --data-root. To try everything without data:\n"
-        "  imgnet-mini demo"
-    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from imgnet_mini.config.data_settings import DEFAULT_DECODING, Decoding
-from imgnet_mini.data.folder import ImageFolder
+from imgnet_mini.data.folder import ImageFolder, find_rows
 from imgnet_mini.errors import WriteError
 from imgnet_mini.utils.atomic_file import atomic_write
 
@@ -31,11 +31,8 @@ def unverified_images(
     verified = np.full_like(images.stamps, -1)
     with suppress(OSError, ValueError):
         record = _read(_path(images.root, decoding))
-        order = np.argsort(record["file"], kind="stable")
-        rows = np.searchsorted(record["file"], images.files, sorter=order)
-        rows = order[rows.clip(max=len(record) - 1)]
-        found = record["file"][rows] == images.files
-        verified[found] = record["stamps"][rows[found]]
+        rows = find_rows(record["file"], images.files)
+        verified[rows >= 0] = record["stamps"][rows[rows >= 0]]
     return np.flatnonzero((images.stamps != verified).any(axis=1) | (images.stamps[:, 0] < 0))
 
 

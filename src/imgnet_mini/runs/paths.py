@@ -46,6 +46,7 @@ class RunPaths:
 
         self.config = self.log_dir / "config.toml"  # resolved settings
         self.environment = self.log_dir / "environment.json"  # see `RunEnvironment`
+        self.images = self.log_dir / "images.npy"  # names and sizes at the start of the run
         self.train_log = self.log_dir / "train_log.csv"
         self.markdown_log = self.log_dir / "logs.md"
 

@@ -9,7 +9,7 @@ from imgnet_mini.errors import CheckpointError, ConfigError
 
 MAY_CHANGE = {
     "run": {"data_root", "pack_dir", "name", "output_dir"},
-    "data": {"workers", "pack_on_device"},
+    "data": {"workers", "pack_on_device", "skip_bad"},
     "checkpoint": {"keep", "save_minutes"},
     "runtime": {"device", "compile", "dist_timeout"},
 }

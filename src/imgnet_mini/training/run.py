@@ -11,6 +11,7 @@ from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import fingerprint
+from imgnet_mini.data.run_images import write_image_list
 from imgnet_mini.errors import (
     ConfigError,
     ImgnetMiniError,
@@ -72,14 +73,25 @@ class TrainingRun:
         if self.logger is None:
             return
         write_text(self.paths.config, self.config.to_toml())
-        if not self.paths.environment.exists():
-            environment = describe_environment(self.setup) | {"recipe": self.config.recipe}
-            RunEnvironment.model_validate(environment).write(self.paths.environment)
-            summary = summarize_model(self.setup.model, self.config.data.img_size)
-            write_text(self.paths.model_summary, summary)
+        self._describe_start()
         precision = {"precision": self.setup.precision.name}
         self.logger.log_hparams(_hyper_parameters(self.config) | precision, self.config.to_toml())
         self.logger.write()
+
+    def _describe_start(self) -> None:
+        """Write what the run was started with, or update the files that it goes without."""
+        environment, images = describe_environment(self.setup), self.setup.images
+        if not self.paths.environment.exists():
+            environment |= {"recipe": self.config.recipe}
+            RunEnvironment.model_validate(environment).write(self.paths.environment)
+            summary = summarize_model(self.setup.model, self.config.data.img_size)
+            write_text(self.paths.model_summary, summary)
+        elif images.resumed is not None and images.resumed.dropped:
+            skipped = {"skipped": tuple(environment["skipped"])}
+            started = RunEnvironment.read(self.paths.environment)
+            started.model_copy(update=skipped).write(self.paths.environment)
+        if images.pack is None and not self.paths.images.exists() and not images.has_changes:
+            write_image_list(self.paths.images, images.train, images.val)
 
     def save(self) -> None:
         """Save a checkpoint; all that it counts as logged is written before."""
@@ -228,11 +240,14 @@ class TrainingRun:
     def _origin(self) -> dict[str, Any]:
         """Settings, images and environment of the run, as fields of its checkpoints."""
         images, environment = self.setup.images, describe_environment(self.setup)
+        resumed = images.resumed
         return {
             "config": self.config.model_dump(mode="json"),
             "classes": list(images.train.classes),
-            "images": fingerprint(images.train, images.val),
+            "images": fingerprint(images.train, images.val) if resumed is None else resumed.digest,
             "skipped": dict(images.skipped),
+            "dropped": {} if resumed is None else dict(resumed.dropped),
+            "changed": {} if resumed is None else dict(resumed.changed),
             "pack": images.pack.manifest.id if images.pack is not None else None,
             "environment": {name: environment[name] for name in _RECORDED},
         }

@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,8 @@ from imgnet_mini import __version__
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.folder import ImageFolder, fingerprint
 from imgnet_mini.data.loaders import Loader, build_train_loader
-from imgnet_mini.data.splits import ImageSplits, find_splits, open_splits
+from imgnet_mini.data.run_images import RunImages
+from imgnet_mini.data.splits import ImageSplits, find_images_of_run, open_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.network import count_parameters
@@ -29,6 +30,8 @@ from imgnet_mini.training.precision import (
     use_float32_classifier,
 )
 from imgnet_mini.training.trainer import Trainer
+
+_Found = tuple[ImageFolder, ImageFolder]
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Setup:
 def build_setup(
     config: RunConfig,
     *,
-    skipped: Mapping[str, str] | None = None,
+    resumed: RunImages | None = None,
     growing: bool = True,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Setup:
     """Check settings, device and images, and build the parts of a run.
 
-    skipped: image files to leave out and the reasons, if known from before.
+    resumed: the images of a run to resume.
     growing: apply progressive resizing, as training does.
 
     Raises:
@@ -63,7 +66,7 @@ def build_setup(
     check_img_size(config.model, config.data)
     device = choose_device(config.runtime, distributed)
     precision = choose_precision(config.runtime, device)
-    images = open_splits_once(config, distributed, skipped=skipped)
+    images = open_splits_once(config, distributed, resumed=resumed)
     train_loader = build_train_loader(
         config.data,
         images,
@@ -92,9 +95,12 @@ def open_splits_once(
     distributed: DistributedContext,
     *,
     training: bool = True,
-    skipped: Mapping[str, str] | None = None,
+    resumed: RunImages | None = None,
+    classes: Sequence[str] | None = None,
 ) -> ImageSplits:
     """Find and check the images once per machine; its other ranks map the same listing.
+
+    classes: of a network to evaluate, for a data set without train/.
 
     Raises:
         ConfigError, DataError: see `open_splits`.
@@ -102,19 +108,18 @@ def open_splits_once(
     """
     run, data, opened = config.run, config.data, list[ImageSplits]()
 
-    def find() -> tuple[tuple[ImageFolder, ImageFolder], str, Mapping[str, str], str]:
-        found = find_splits(run.data_root, allow_missing_val_classes=data.allow_missing_val_classes)
-        images = open_splits(run, data, training=training, skipped=skipped, found=found)
+    def find() -> tuple[_Found, str, Mapping[str, str], RunImages | None, str]:
+        found = find_images_of_run(run, data, training=training, classes=classes)
+        images = open_splits(run, data, training=training, resumed=resumed, found=found)
         opened.append(images)
         names = fingerprint(images.train, images.val, sizes=False) if distributed.nodes > 1 else ""
-        return found, images.loader, images.skipped, names
+        return found, images.loader, images.skipped, images.resumed, names
 
-    found, loader, left_out, names = distributed.run_on_local_rank0(find)
+    found, loader, skipped, resumed, names = distributed.run_on_local_rank0(find)
     if not opened:
         data = config.override({"data": {"loader": loader}}).data
-        opened.append(
-            open_splits(run, data, training=training, skipped=left_out, checked=True, found=found)
-        )
+        options: dict[str, Any] = {"training": training, "skipped": skipped, "resumed": resumed}
+        opened.append(open_splits(run, data, checked=True, found=found, **options))
     if distributed.nodes > 1 and len(set(distributed.all_gather(names))) > 1:
         raise DataError(
             f"the images in {run.data_root} differ between machines: copy them again, or pass a "
@@ -178,7 +183,7 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
         "train_images": len(setup.images.train),
         "val_images": len(setup.images.val),
         "loader": "image files" if pack is None else f"pack of {pack.manifest.pack_size} px",
-        "skipped": [f"{place}: {why}" for place, why in setup.images.skipped.items()],
+        "skipped": [f"{place}: {why}" for place, why in setup.images.left_out.items()],
         "parameters": count_parameters(setup.model),
         "command": ["imgnet-mini", *sys.argv[1:]],
     }

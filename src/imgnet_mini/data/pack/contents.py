@@ -42,17 +42,30 @@ def find_changed_contents(images: ImageFolder, packed: NDArray[np.void]) -> list
 
     packed: (N,) of `SOURCE_DTYPE`.
     """
-    _, sample = np.unique(images.targets, return_index=True)
     changed = np.flatnonzero(images.stamps[:, 2] != packed["ctime_ns"])
     step = -(-len(changed) // _MOST_CHANGED) or 1
-    indices = np.union1d(sample, changed[::step]).tolist()
+    sample = np.union1d(one_per_class(images), changed[::step])
+    return differing(images, sample, packed["digest"][sample])
+
+
+def one_per_class(images: ImageFolder) -> NDArray[np.int64]:
+    """Return the index of the first image of each class that has any."""
+    return np.unique(images.targets, return_index=True)[1]
+
+
+def differing(
+    images: ImageFolder, indices: NDArray[np.int64], digests: NDArray[np.uint64]
+) -> list[int]:
+    """Return those of the indices (n,) whose images have other contents than the digests (n,)."""
+    found = content_digests(images, indices)
+    pairs = zip(indices.tolist(), found, digests.tolist(), strict=True)
+    return [index for index, digest, expected in pairs if digest != expected]
+
+
+def content_digests(images: ImageFolder, indices: NDArray[np.int64]) -> list[int | None]:
+    """Return the content hash of each of these images; None if it cannot be read."""
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        digests = pool.map(_digest_or_none, (images.path(index) for index in indices))
-        return [
-            index
-            for index, digest in zip(indices, digests, strict=True)
-            if digest != int(packed["digest"][index])
-        ]
+        return [*pool.map(_digest_or_none, map(images.path, indices.tolist()))]
 
 
 def _digest_or_none(path: Path) -> int | None:

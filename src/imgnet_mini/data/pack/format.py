@@ -62,6 +62,10 @@ class NoPackError(DataError):
     """The folder is not a pack."""
 
 
+class StalePackError(DataError):
+    """The source files of a pack have changed."""
+
+
 class PackManifest(BaseModel):
     """Contents of `manifest.json`."""
 
@@ -141,7 +145,8 @@ def open_pack(
 
     Raises:
         NoPackError: the folder is not a pack.
-        DataError: the pack is damaged, of another format, or its source files have changed.
+        StalePackError: its source files have changed.
+        DataError: the pack is damaged, or of another format.
     """
     if not os.path.isfile(pack_dir / MANIFEST):  # noqa: PTH113 - Path's fails on too long a name
         raise NoPackError(f"there is no pack in {pack_dir}; make one with imgnet-mini prepare")
@@ -155,7 +160,7 @@ def open_pack(
             change = _find_change(np.concatenate([index, skipped]), classes, source)
             change = change or _find_content_change(pack_dir, split, index, source)
             if change:
-                raise DataError(
+                raise StalePackError(
                     f"the pack in {pack_dir} is out of date: {change}; rebuild it with "
                     "imgnet-mini prepare"
                 )
