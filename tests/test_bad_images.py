@@ -174,7 +174,8 @@ def test_e5_files_of_other_extensions_are_counted_wherever_images_are_looked_for
         (BAD.parent / f"{number}.HEIC").write_bytes(b"x")
     assert cli("check", "--data-root", DATA) == 0
     assert "Ignored files: 12 .heic" in cli.out
-    assert choose().notes == ("Note: ignored files: 12 .heic",)
+    first = (BAD.parent / "0.HEIC").relative_to(DATA).as_posix()
+    assert choose().notes == (f"Note: ignored files: 12 .heic ({first})",)
     assert cli("prepare", "--data-root", DATA, "--img-size", 32) == 0
     assert "Ignored files: 12 .heic" in cli.out
 

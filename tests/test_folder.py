@@ -299,11 +299,18 @@ def test_what_is_passed_over_is_counted_by_kind(tree):
     ):
         touch(tree / path)
     train, val = find_splits(tree)
-    counted = "3 .txt, 2 hidden, 1 without an extension, 1 outside the class folders"
-    assert sorted(describe_ignored(train, val).split(", ")) == sorted(counted.split(", "))
-    assert describe_ignored(train, val).startswith("3 .txt, 2 hidden, ")
+    assert describe_ignored(train, val).startswith("3 .txt (train/cat/a.txt), 2 hidden (")
+    assert sorted(describe_ignored(train, val).split(", ")) == [
+        "1 outside the class folders (train/stray.jpg)",
+        "1 without an extension (train/cat/sub/README)",
+        "2 hidden (train/.x)",
+        "3 .txt (train/cat/a.txt)",
+    ]
     assert "hidden" not in describe_ignored(train, val, hidden=False)
-    assert describe_ignored(val) in ("1 .txt, 1 hidden", "1 hidden, 1 .txt")
+    assert sorted(describe_ignored(val).split(", ")) == [
+        "1 .txt (val/dog/c.txt)",
+        "1 hidden (val/cat/._1.jpg)",
+    ]
     assert describe_ignored() == ""
 
 
@@ -390,7 +397,7 @@ def test_what_is_no_image_and_no_folder_is_named(tmp_path, place, words):
         find_inference_images([tmp_path / place])
 
 
-def test_links_to_folders_are_not_followed(tmp_path):
+def test_links_to_folders_around_them_are_not_followed(tmp_path):
     (tmp_path / "1.png").touch()
     (tmp_path / "loop").symlink_to(tmp_path)
     assert find_inference_images([tmp_path]) == [tmp_path / "1.png"]

@@ -11,10 +11,11 @@ from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.batches import load_batches
 from imgnet_mini.data.classes import display_names, imagenet_classes
-from imgnet_mini.data.folder import find_inference_images
+from imgnet_mini.data.folder import describe_left_out, find_inference_images
 from imgnet_mini.data.images import ImageError, file_orientation
 from imgnet_mini.data.pixels import UPRIGHT
 from imgnet_mini.data.transforms import eval_resize
+from imgnet_mini.data.walk import LeftOut
 from imgnet_mini.errors import FailedImagesError
 from imgnet_mini.inference.model import InferenceModel, Prediction, load_inference_model
 from imgnet_mini.training.device import choose_device
@@ -47,7 +48,11 @@ def run(
         ConfigError: see `load_inference_model`, or `top_k` exceeds the number of classes.
         FailedImagesError: some images could not be read; the others are printed.
     """
-    files = find_inference_images(places)
+    left_out = LeftOut()
+    files = find_inference_images(places, left_out)
+    ignored = describe_left_out(left_out, hidden=False)
+    if ignored:
+        print_warning(f"Note: ignored files: {ignored}")
     model = load_inference_model(overrides, checkpoint, choose_device(overrides.runtime))
     count = model.check_top_k(top_k)
     _warn_of_turned(model, files)

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgnet_mini.data.images import EXTENSIONS
+from imgnet_mini.data.walk import HIDDEN, LeftOut, class_names, walk_images
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import join_names
-
-_HIDDEN = "hidden"
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,14 @@ class ImageFolder:
     files: (N,) bytes, paths relative to `root`: a compact array, since a list of a million strings
         would be copied into every worker.
     targets: (N,) int64, positions in `classes`.
-    ignored: number of ignored files by kind, such as `.txt` or `hidden`.
+    ignored: number and first path of the ignored files of a kind, such as `.txt` or `hidden`.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: NDArray[np.bytes_]
     targets: NDArray[np.int64]
-    ignored: Mapping[str, int] = field(default_factory=dict)
+    ignored: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -114,10 +112,10 @@ def find_images(root: Path) -> ImageFolder:
     Raises:
         DataError: a folder cannot be read.
     """
-    ignored: Counter[str] = Counter()
+    left_out = LeftOut()
     try:
-        classes = sorted(_class_names(root, ignored))
-        files = [sorted(_walk_images(root, f"{name}/", ignored)) for name in classes]
+        classes = sorted(class_names(root, left_out))
+        files = [sorted(walk_images(root, f"{name}/", left_out)) for name in classes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
     return ImageFolder(
@@ -125,7 +123,7 @@ def find_images(root: Path) -> ImageFolder:
         tuple(classes),
         np.array([os.fsencode(file) for in_class in files for file in in_class], bytes),
         np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
-        dict(ignored),
+        left_out.kinds,
     )
 
 
@@ -179,65 +177,48 @@ def find_rows(files: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> NDArray[
 
 
 def describe_ignored(*splits: ImageFolder, hidden: bool = True) -> str:
-    """Count the ignored files by kind, such as `12 .txt, 3 hidden`; empty if there are none."""
-    counts = sum((Counter(split.ignored) for split in splits), Counter[str]())
-    kinds = [kind for kind, _ in counts.most_common() if hidden or kind != _HIDDEN]
-    return join_names([f"{counts[kind]} {kind}" for kind in kinds])
+    """Count the ignored files by kind, such as `12 .txt (train/cat/a.txt)`; empty if none."""
+    total = LeftOut()
+    for split in splits:
+        for kind, (count, first) in split.ignored.items():
+            total.add(kind, f"{split.root.name}/{first}", count)
+    return describe_left_out(total, hidden=hidden)
 
 
-def _class_names(root: Path, ignored: Counter[str]) -> Iterator[str]:
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                ignored[_HIDDEN] += 1
-            elif not entry.is_dir():
-                ignored["outside the class folders"] += 1
-            elif entry.is_symlink() and root.resolve().is_relative_to(Path(entry).resolve()):
-                raise DataError(f"{root / entry.name} is a link to a folder that contains it")
-            else:
-                yield entry.name
+def describe_left_out(left_out: LeftOut, *, hidden: bool = True) -> str:
+    """Return the number of entries of each kind, the most first, and one path of each."""
+    kinds = sorted(left_out.kinds.items(), key=lambda item: -item[1][0])
+    return join_names(
+        [f"{count} {kind} ({first})" for kind, (count, first) in kinds if hidden or kind != HIDDEN]
+    )
 
 
-def _walk_images(root: Path, prefix: str, ignored: Counter[str]) -> Iterator[str]:
-    """Yield the image files below `root / prefix`, relative to `root`; skip links to folders.
-
-    ignored: counts ignored files by kind.
-    """
-    with os.scandir(root / prefix) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                ignored[_HIDDEN] += 1
-            elif entry.is_dir(follow_symlinks=False):
-                yield from _walk_images(root, f"{prefix}{entry.name}/", ignored)
-            # Dangling links are reported by a later check; reading a pipe would block.
-            elif entry.name.lower().endswith(EXTENSIONS) and (
-                entry.is_symlink() or entry.is_file()
-            ):
-                yield prefix + entry.name
-            else:
-                ignored[Path(entry.name).suffix.lower() or "without an extension"] += 1
-
-
-def find_inference_images(paths: Sequence[Path]) -> list[Path]:
+def find_inference_images(paths: Sequence[Path], left_out: LeftOut | None = None) -> list[Path]:
     """Return the given files, whatever their suffix, and the images in the given folders.
 
-    In the given order, and by path within a folder; hidden files are ignored.
+    In the given order, and by path within a folder.
+
+    left_out: receives what is ignored in the folders, such as hidden files.
 
     Raises:
         DataError: a path does not exist, or is a folder without images.
     """
-    return [file for path in paths for file in _find_unlabeled(path)]
+    total = LeftOut() if left_out is None else left_out
+    return [file for path in paths for file in _find_unlabeled(path, total)]
 
 
-def _find_unlabeled(path: Path) -> list[Path]:
+def _find_unlabeled(path: Path, total: LeftOut) -> list[Path]:
     try:
         if path.is_file():
             return [path]
         if not path.is_dir():
             raise DataError(f"{path}: no such image or folder")
-        found = sorted(_walk_images(path, "", Counter()))
+        left_out = LeftOut()
+        found = sorted(walk_images(path, "", left_out))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
     if not found:
         raise DataError(f"{path} contains no images ({', '.join(EXTENSIONS)})")
+    for kind, (count, first) in left_out.kinds.items():
+        total.add(kind, str(path / first), count)
     return [path / name for name in found]

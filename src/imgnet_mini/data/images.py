@@ -18,7 +18,10 @@ from imgnet_mini.data.pixels import UPRIGHT, read_orientation, to_pixels, turn_u
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import escape_line
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that Pillow may open; some of its others start external programs, such as EPS."""
 
@@ -178,14 +181,16 @@ def file_orientation(path: Path) -> int:
 
 
 @contextmanager
-def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+def _opened(
+    path: Path, content: bytes | None = None, formats: tuple[str, ...] = FORMATS
+) -> Iterator[Image.Image]:
     """Open an image without decoding it; any exception in the block becomes an ImageError.
 
     content: of the file, if it has been read.
     """
     try:
         file = path if content is None else BytesIO(content)
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=formats) as image:
             yield image
     except UnidentifiedImageError as error:
         raise ImageError(path, "not an image") from error
@@ -195,6 +200,18 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     except Exception as error:  # damaged files make decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(path, reason) from error
+
+
+def is_image(path: Path) -> bool:
+    """Return whether the content of a file of any name begins as an image does.
+
+    TIFF is left out: raw photographs begin so too, and hold a thumbnail.
+    """
+    try:
+        with _opened(path, formats=tuple(name for name in FORMATS if name != "TIFF")):
+            return True
+    except ImageError:
+        return False
 
 
 def find_problem(path: Path, decoding: Decoding = DEFAULT_DECODING) -> str | None:
