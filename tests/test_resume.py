@@ -829,6 +829,16 @@ def test_a_run_without_its_list_of_images_is_resumed_if_nothing_changed(run_smal
     assert cli.says("started on")
 
 
+def test_a_run_of_0_2_0_goes_on_without_the_endings_that_it_ignored(run_small, stop_after, cli):
+    stop_after(3)
+    assert run_small("train", "--name", "a") == 130
+    Path("out/a/images.npy").unlink()
+    shutil.copy(PNG, PNG.with_suffix(".jfif"))
+    stop_after(1)
+    assert cli("resume", "--name", "a") == 130, cli.err
+    assert "1 image(s) with endings that 0.2.0 ignored are left out" in cli.out
+
+
 def test_a_pack_is_used_as_it_is_although_a_file_is_gone(run_small, stop_after, cli):
     assert cli("prepare", *PREPARED) == 0
     assert run_small("train", "--name", "whole") == 0

@@ -4,6 +4,7 @@
 digest in the checkpoint tells whether it is the list of that run.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from imgnet_mini.errors import DataError
 from imgnet_mini.utils.atomic_file import atomic_write
 from imgnet_mini.utils.console import join_names
 
+_ENDINGS_OF_0_2_0: Final = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"),
+)
 _REMOVED: Final = "removed after the start of the run"
 _EFFECT: Final = (
     "In training, the next image of its class takes the place of a missing one, so the order of "
@@ -124,17 +128,19 @@ class RunImages:
         return (self.dropped, self.changed) != (earlier.dropped, earlier.changed)
 
     def _as_they_are(self, train: ImageFolder, val: ImageFolder) -> "RunImages":
-        if fingerprint(train, val) != self.digest:
-            raise DataError(
-                f"the images in {train.root.parent} are not those the run was started on: some "
-                "were added, removed, renamed or changed. Restore them, or start a new run under "
-                "another --name"
-            )
-        listed = [
-            ListedSplit(split, split.stamps[:, 0], np.zeros(len(split), np.uint64))
-            for split in (train, val)
-        ]
-        return replace(self, listed=(listed[0], listed[1]))
+        """Return the images of a run without a list, such as of 0.2.0, if they are unchanged."""
+        for name_endings in ((), _ENDINGS_OF_0_2_0):
+            listed = [_list_split(split, name_endings) for split in (train, val)]
+            splits = [split.images for split in listed]
+            if fingerprint(*splits) == self.digest:
+                more = len(train) + len(val) - sum(map(len, splits))
+                note = f"Note: {more} image(s) with endings that 0.2.0 ignored are left out"
+                return replace(self, listed=(listed[0], listed[1]), notes=(note,) if more else ())
+        raise DataError(
+            f"the images in {train.root.parent} are not those the run was started on: some "
+            "were added, removed, renamed or changed. Restore them, or start a new run under "
+            "another --name"
+        )
 
     def _compare(self, listed: ListedSplit, now: ImageFolder) -> _Difference:
         """Return the differences that are not known yet."""
@@ -156,6 +162,14 @@ class RunImages:
             },
             [now.path_in_root(i) for i in added],
         )
+
+
+def _list_split(images: ImageFolder, endings: tuple[str, ...]) -> ListedSplit:
+    """List the images as they are; endings: of those to list, empty for all."""
+    if endings:
+        names = map(os.fsdecode, images.files.tolist())
+        images = images.select(np.array([name.lower().endswith(endings) for name in names], bool))
+    return ListedSplit(images, images.stamps[:, 0], np.zeros(len(images), np.uint64))
 
 
 def _where(mask: NDArray[np.bool_]) -> list[int]:
