@@ -27,8 +27,9 @@ def resume_hint(error: ImgnetMiniError, config: ResolvedConfig, setup: Setup) ->
     resume = resume_command(config, setup)
     if isinstance(error, DataError):
         return (
-            f"To go on from there without all broken files:\n  {resume} --skip-bad\n"
-            f"Or repair or remove the file, and then:\n  {resume} --allow-image-changes"
+            "To go on from there, leave out all broken files with the first command; or repair "
+            "or remove this one, and then use the second:\n"
+            f"  {resume} --skip-bad\n  {resume} --allow-image-changes"
         )
     hint = f"To go on from there:\n  {resume}{_changes_against(error, config, setup)}"
     if isinstance(error, DivergedError) and setup.precision.name == "fp16":
