@@ -157,8 +157,7 @@ class _OfRun(_Checked):
     """The run that a file belongs to.
 
     images: digest of the image files; pack: of the pack they were read from.
-    skipped: image files that the run goes without from its start, and the reasons.
-    dropped, changed: see `data.run_images.RunImages`.
+    skipped, dropped, changed: see `data.run_images.RunImages`.
     """
 
     format: Literal[2] = 2
@@ -173,8 +172,7 @@ class _OfRun(_Checked):
 
     def to_dict(self) -> Content:
         """Return tensors and plain data, without the fields that are None."""
-        plain = {name: _to_plain(value) for name, value in self}
-        return {name: value for name, value in plain.items() if value is not None}
+        return {name: _to_plain(value) for name, value in self if value is not None}
 
 
 class BestCheckpoint(_OfRun):
@@ -218,12 +216,10 @@ class RunCheckpoint(_OfRun):
         checkpoint = _validate(cls, content, path)
         for contradiction in checkpoint._contradictions():
             raise CheckpointError(f"{path} cannot be used: {contradiction}")
-        states = checkpoint.optimizer.state.values()
         _check_finite(checkpoint.model.values(), path, "weights")
         _check_finite((checkpoint.ema or {}).values(), path, "averaged weights")
-        _check_finite(
-            [tensor for state in states for tensor in state.values()], path, "optimizer tensors"
-        )
+        for state in checkpoint.optimizer.state.values():
+            _check_finite(state.values(), path, "optimizer tensors")
         return checkpoint
 
     def check_position(self, path: Path, *, steps: int) -> None:
