@@ -153,7 +153,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_pixels_that_it_began_with(
     text = config.read_text("utf-8")
     config.write_text(re.sub(r"(?m)^(exif_orientation|background|bit_depth) = .*\n", "", text))
     assert cli("resume", "--name", "old", "--exif-orientation") == 2
-    assert cli.says("this run was started with False")
+    assert cli.says("this run was started with --no-exif-orientation")
     assert cli("resume", "--name", "old") == 0, cli.err
     ours, theirs = (
         torch.load(f"checkpoints/{name}/checkpoint.pth", weights_only=True)["model"]
