@@ -79,6 +79,6 @@ def test_the_seconds_of_a_compilation_are_printed(network, counter, capsys, monk
     trainer = compiled_trainer(network, counter)
     with report_compilation():
         train(trainer, 32, 36)
-    assert capsys.readouterr().err.count("compiled in 0 s, once for each image size") == 2
+    assert capsys.readouterr().err.count(" s, once for each image size") == 2
     train(trainer, 40)
     assert capsys.readouterr().err == ""
