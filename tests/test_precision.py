@@ -12,6 +12,7 @@ from imgnet_mini.training.precision import (
     Precision,
     _InFloat32,
     choose_precision,
+    emulates_bf16,
     use_float32_classifier,
 )
 from imgnet_mini.utils.finite import all_finite
@@ -40,9 +41,49 @@ def test_the_precision_asked_for_or_the_best_of_the_device(precision, device, na
     assert choose_precision(RuntimeConfig(precision=precision), device).name == name
 
 
-def test_a_processor_takes_bf16_only_where_it_has_it():
-    has_it = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    assert choose_precision(RuntimeConfig(), CPU).name == ("bf16" if has_it else "fp32")
+@pytest.fixture
+def processor(monkeypatch):
+    """A processor with these instructions."""
+
+    def has(*, avx512_bf16, amx):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "name", "emulates"),
+    [
+        (True, True, "bf16", False),
+        (False, True, "bf16", False),
+        (True, False, "fp32", False),
+        (False, False, "fp32", True),
+    ],
+)
+def test_a_processor_takes_bf16_only_where_it_is_faster(
+    processor, avx512_bf16, amx, name, emulates
+):
+    processor(avx512_bf16=avx512_bf16, amx=amx)
+    assert choose_precision(RuntimeConfig(), CPU).name == name
+    assert emulates_bf16(CPU) == emulates
+    assert not emulates_bf16(CUDA)
+
+
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "previous", "name"),
+    [
+        (True, False, "bf16", "bf16"),
+        (True, True, "fp32", "fp32"),
+        (False, False, "bf16", "fp32"),
+        (True, True, "fp16", "bf16"),
+    ],
+)
+def test_a_resumed_run_keeps_its_precision_unless_the_processor_would_emulate_it(
+    processor, avx512_bf16, amx, previous, name
+):
+    processor(avx512_bf16=avx512_bf16, amx=amx)
+    assert choose_precision(RuntimeConfig(), CPU, previous=previous).name == name
 
 
 def test_a_gpu_without_bf16_takes_fp16():

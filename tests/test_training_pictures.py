@@ -11,7 +11,8 @@ from PIL import Image
 
 from imgnet_mini.data.folder import find_images
 from imgnet_mini.training.evaluation import TopKPredictions
-from imgnet_mini.training.pictures import TrainingPictures, is_shown
+from imgnet_mini.training.pictures import TrainingPictures
+from imgnet_mini.training.run import _is_shown
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def written(monkeypatch, draw):
     [(1, [0]), (3, [0, 1, 2]), (5, [0, 1, 3, 4]), (8, [0, 1, 3, 7]), (20, [0, 1, 3, 7, 15, 19])],
 )
 def test_pictures_grow_rare_and_come_at_the_end(epochs, shown):
-    assert [epoch for epoch in range(epochs) if is_shown(epoch, epochs)] == shown
+    assert [epoch for epoch in range(epochs) if _is_shown(epoch, epochs)] == shown
 
 
 def test_samples_are_always_the_same_and_say_what_was_answered(val, monkeypatch):

@@ -110,7 +110,12 @@ def _continue(
     distributed: DistributedContext,
 ) -> None:
     saved = loaded.checkpoint
-    setup = build_setup(config, resumed=images, distributed=distributed)
+    setup = build_setup(
+        config,
+        resumed=images,
+        previous_precision=str(saved.environment.__pydantic_extra__.get("precision")),
+        distributed=distributed,
+    )
     if distributed.is_main_process:
         _check_same_images(saved, setup, config.run.pack)
     saved.check_position(loaded.path, steps=len(setup.train_loader))

@@ -72,7 +72,7 @@ class RuntimeConfig(Section):
     """Use automatic mixed precision."""
 
     precision: Literal["auto", "fp16", "bf16"] = "auto"
-    """Dtype of mixed precision; auto: bf16 on GPUs (Ampere or newer) and CPUs that have it, fp16 on
+    """Dtype of mixed precision; auto: bf16 on GPUs (Ampere or newer) and CPUs with AMX, fp16 on
     other CUDA GPUs, else none."""
 
     compile: bool = False

@@ -21,12 +21,6 @@ _MAX_CLASSES: Final = 5000
 """Of a confusion matrix, which takes 200 MB; running out of memory would end the run."""
 
 
-def is_shown(epoch: int, epochs: int) -> bool:
-    """Return True after the 1st, 2nd, 4th, 8th epoch and so on, and after the last."""
-    count = epoch + 1
-    return count == epochs or count & (count - 1) == 0
-
-
 class TrainingPictures:
     """Draws predictions for the validation images; always for the same few."""
 

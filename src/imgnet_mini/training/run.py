@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgnet_mini.checkpoint.host_copy import HostCopier, HostCopy
 from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
@@ -24,7 +24,6 @@ from imgnet_mini.runs.records import EpochRecord, Phase
 from imgnet_mini.runs.results import RunEnvironment
 from imgnet_mini.training.device import less_memory
 from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
-from imgnet_mini.training.pictures import TrainingPictures, is_shown
 from imgnet_mini.training.resume_hint import resume_command, resume_hint
 from imgnet_mini.training.setup import Setup, describe_environment
 from imgnet_mini.training.train_state import StepLogger, TrainState
@@ -32,6 +31,9 @@ from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
 from imgnet_mini.utils.background import BackgroundThread
 from imgnet_mini.utils.console import format_bytes, print_lines
+
+if TYPE_CHECKING:
+    from imgnet_mini.training.pictures import TrainingPictures
 
 _RECORDED = (
     *("imgnet_mini", "torch", "torchvision", "pillow"),
@@ -187,7 +189,7 @@ class TrainingRun:
     ) -> None:
         """Log images and, after the last epoch, the best top-1, before the epoch is saved."""
         epoch, epochs = self.trainer.state.epoch, self.config.schedule.epochs
-        if is_shown(epoch, epochs):
+        if _is_shown(epoch, epochs):
             samples = self._pictures.draw_samples(predictions)
             if samples is not None:
                 logger.log_image("val/samples", samples, epoch)
@@ -208,7 +210,9 @@ class TrainingRun:
             self.logger.close()
 
     @cached_property
-    def _pictures(self) -> TrainingPictures:
+    def _pictures(self) -> "TrainingPictures":
+        from imgnet_mini.training.pictures import TrainingPictures  # noqa: PLC0415 - matplotlib
+
         return TrainingPictures(self.setup.images.val, self.config.data.decoding)
 
     def _checkpoint(self) -> tuple[HostCopy, RunCheckpoint] | None:
@@ -261,6 +265,12 @@ class TrainingRun:
                 f"Note: checkpoints will take up to {format_bytes(needed)}, and "
                 f"{self.paths.checkpoint_dir} has {format_bytes(free)} free"
             )
+
+
+def _is_shown(epoch: int, epochs: int) -> bool:
+    """Return True after the 1st, 2nd, 4th, 8th epoch and so on, and after the last."""
+    count = epoch + 1
+    return count == epochs or count & (count - 1) == 0
 
 
 def _hyper_parameters(config: RunConfig) -> dict[str, float | str]:

@@ -27,9 +27,11 @@ from imgnet_mini.training.optim import build_loss, build_optimizer, build_schedu
 from imgnet_mini.training.precision import (
     Precision,
     choose_precision,
+    emulates_bf16,
     use_float32_classifier,
 )
 from imgnet_mini.training.trainer import Trainer
+from imgnet_mini.utils.console import print_warning
 
 _Found = tuple[ImageFolder, ImageFolder]
 
@@ -52,12 +54,14 @@ def build_setup(
     *,
     resumed: RunImages | None = None,
     growing: bool = True,
+    previous_precision: str | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Setup:
     """Check settings, device and images, and build the parts of a run.
 
     resumed: the images of a run to resume.
     growing: apply progressive resizing, as training does.
+    previous_precision: of a run that is resumed.
 
     Raises:
         ConfigError: a setting does not fit the machine, the network or the images.
@@ -65,7 +69,12 @@ def build_setup(
     """
     check_img_size(config.model, config.data)
     device = choose_device(config.runtime, distributed)
-    precision = choose_precision(config.runtime, device)
+    precision = choose_precision(config.runtime, device, previous=previous_precision)
+    if precision.name == "bf16" and emulates_bf16(device):
+        print_warning(
+            "Warning: --precision bf16: this processor has no bf16 instructions; emulating them "
+            "may take ten times as long as float32. Leave --precision out"
+        )
     images = open_splits_once(config, distributed, resumed=resumed)
     train_loader = build_train_loader(
         config.data,
