@@ -98,7 +98,14 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """`nox -s bench -- --data-root FOLDER` takes your images; without it, some are made."""
+    """`nox -s bench -- --data-root FOLDER` takes your images; without it, some are made.
+
+    `nox -s bench -- --against PATH_OR_VERSION` compares with an older build instead.
+    """
+    if "--against" in session.posargs:
+        session.install(".")
+        session.run("python", "benchmarks/against.py", *session.posargs)
+        return
     session.install(".", *OTHER_LOADERS)
     session.run("python", "benchmarks/step.py")
     session.run("python", "benchmarks/loaders.py", "--seeding", "--markdown", *session.posargs)

@@ -226,6 +226,22 @@ def test_a_loss_that_diverges_early_is_named():
     assert_refused(found, "diverged", f"{LRS[9]:.3g}", "--start-lr")
 
 
+def test_a_network_that_comes_back_to_chance_has_diverged_before():
+    step = np.arange(STEPS)
+    hump = 0.5 * np.exp(-(((step - 80) / 8) ** 2))
+    found = suggest(curve_of(4.6 - 0.1 * np.exp(-(((step - 55) / 8) ** 2)) + hump + noise(2)))
+    assert LRS[60] < found.turn < LRS[80]
+    assert found.ramp == found.turn / 2
+    assert found.regions.diverging == (found.turn, LRS[-1])
+
+
+@pytest.mark.parametrize("steps", [20, 50, 100, 300])
+def test_noise_alone_seldom_looks_like_divergence(steps):
+    lrs = np.geomspace(1e-7, 1, steps)
+    curves = (curve_of(6.9 + noise(seed, steps), lrs=lrs, num_iter=steps) for seed in range(200))
+    assert sum(suggest(curve).turn is not None for curve in curves) <= 0.16 * 200
+
+
 @pytest.mark.parametrize("steps", [20, 50, 100, 300])
 def test_noise_alone_seldom_looks_like_a_fall(steps):
     lrs = np.geomspace(1e-7, 1, steps)

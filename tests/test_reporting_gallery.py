@@ -34,7 +34,7 @@ def test_every_image_is_drawn_below_its_two_lines(images, layout):
     labels = texts(figure)
     assert len(labels) == 2 * images
     assert len({label.get_position() for label in labels}) == 2 * images
-    (picture,) = figure.axes[0].images
+    (picture,) = figure.images
     reds = set(np.asarray(picture.get_array())[..., 0].ravel().tolist())
     assert reds == {255} | {10 * number for number in range(1, images + 1)}
 

@@ -98,7 +98,7 @@ def train(
         else:
             train.run(config, overwrite=overwrite, distributed=distributed)
     if reports and distributed.is_main_process:
-        from imgnet_mini.commands import report  # scikit-learn takes seconds to import
+        from imgnet_mini.commands import report
 
         with ignore_closed_stdout():
             report.run(config)

@@ -119,7 +119,7 @@ def _draw_samples(config: RunConfig, paths: RunPaths, predictions: Predictions) 
     thumbnails = read_thumbnails(files, val, _reader(config), REPORT.side)
     names = display_names(predictions.classes)
     examples = [make_example(predictions, index, names, thumbnails) for index in indices]
-    save_png(draw_gallery(examples, REPORT), paths.report_dir / "samples.png")
+    save_png(draw_gallery(examples, REPORT), paths.report_dir / "samples.png", fast=True)
 
 
 def _reader(config: RunConfig) -> ReadImage:

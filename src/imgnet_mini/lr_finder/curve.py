@@ -14,6 +14,10 @@ StopReason = Literal["end", "diverged", "nan"]
 MIN_STEPS: Final = 20
 """With fewer steps, the noise left after smoothing looks like a valley."""
 
+_CLEAR_HUMP: Final = 6.0
+"""Rise from the lowest to the highest smoothed loss, in standard errors. Of curves of Gaussian
+noise, 9 % (40 steps) and 11 % (100 steps) rise by more."""
+
 _WINDOW: Final = 0.05
 """Standard deviation of the smoothing window, as a share of the planned steps."""
 
@@ -84,6 +88,30 @@ def smooth(losses: FloatArray, *, std: float) -> FloatArray:
     determinant = s0 * s2 - s1**2
     fitted: FloatArray = (s2 * moment(clipped, 0) - s1 * moment(clipped, 1)) / determinant
     return fitted
+
+
+def has_clear_hump(curve: Curve) -> bool:
+    """Return whether the smoothed loss falls to a low and rises to its highest, beyond noise."""
+    if curve.finite_steps < MIN_STEPS:
+        return False
+    losses, smoothed = curve.losses[: curve.finite_steps], curve.smoothed[: curve.finite_steps]
+    top = int(np.argmax(smoothed))
+    error = _noise(losses[: max(top, losses.size // 2)]) / averaged_steps(losses.size) ** 0.5
+    return top > 0 and smoothed[top] - smoothed[:top].min() > _CLEAR_HUMP * error
+
+
+def cut_after_hump(curve: Curve) -> Curve:
+    """Return the curve up to its highest smoothed loss, if that is beyond noise.
+
+    With batch norms, a network whose loss has diverged may come back to chance at even higher
+    learning rates: large weights make its steps small again.
+    """
+    if not has_clear_hump(curve):
+        return curve
+    until = int(np.argmax(curve.smoothed[: curve.finite_steps])) + 1
+    if until == len(curve.lrs):
+        return curve
+    return Curve(curve.lrs[:until], curve.losses[:until], curve.smoothed[:until], "diverged")
 
 
 @dataclass(frozen=True)

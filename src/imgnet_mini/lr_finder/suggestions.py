@@ -11,7 +11,9 @@ from imgnet_mini.lr_finder.curve import (
     Curve,
     CurveFeatures,
     FloatArray,
+    cut_after_hump,
     extract_features,
+    has_clear_hump,
 )
 from imgnet_mini.lr_finder.trials import TrialRuns
 from imgnet_mini.utils.json_file import JsonModel
@@ -41,10 +43,6 @@ were 2.4 to 4.7 standard errors."""
 
 _MIN_DROP: Final = 1e-3
 """A smaller share of the first loss is not a drop either, however quiet the curve."""
-
-
-_CLEAR_RISE: Final = 0.15
-"""A loss this share above the first ones, for good, has diverged, even if it has never fallen."""
 
 
 class Regions(JsonModel):
@@ -134,9 +132,13 @@ def suggest(
             found = replace(found, default=min(default, trials.runs[0].peak_lr / 4))
     if curve.finite_steps < MIN_STEPS:
         return replace(found, problem=_describe_too_short(curve))
+    last_lr = float(curve.lrs[-1])
+    curve = cut_after_hump(curve)
     features = extract_features(curve)
     problem = _find_problem(curve, features)
     regions = _find_rise(curve, features) if problem else _find_regions(curve, features)
+    if regions.diverging:
+        regions = regions.model_copy(update={"diverging": (regions.diverging[0], last_lr)})
     turn = regions.diverging[0] if regions.diverging else None
     found = replace(found, ramp=turn and turn / 2, turn=turn, regions=regions)
     if problem:
@@ -268,13 +270,13 @@ def _find_regions(curve: Curve, features: CurveFeatures) -> Regions:
 
 
 def _find_rise(curve: Curve, features: CurveFeatures) -> Regions:
-    """Find where the loss of a curve that does not fall clearly is too high for good."""
-    low = np.flatnonzero(_medians(curve) < (1 + _CLEAR_RISE) * features.initial_loss)
-    start = int(low[-1]) + 1 if low.size else 0
-    if curve.stopped != "end":
-        start = min(start, curve.lrs.size - 1)
-    if not 0 < start < curve.lrs.size:
+    """Find where the loss of a curve that does not fall clearly rises above the first losses."""
+    smoothed = curve.smoothed[: curve.finite_steps]
+    if not has_clear_hump(curve):
         return Regions()
+    top = int(np.argmax(smoothed))
+    level = min(features.initial_loss, (smoothed[top] + smoothed[:top].min()) / 2)
+    start = int(np.flatnonzero(smoothed[:top] < level)[-1]) + 1
     first, turn, last = (float(curve.lrs[step]) for step in (0, start, -1))
     return Regions(flat=(first, turn), diverging=(turn, last))
 

@@ -79,14 +79,14 @@ def style_axes(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure, cropped or extended to what is drawn.
+def save_png(figure: Figure, path: Path, *, fast: bool = False) -> None:
+    """Write a figure, cropped or extended to what is drawn; or see `to_png_fast`.
 
     Raises:
         WriteError: the file cannot be written.
     """
     with atomic_write(path) as file:
-        file.write(to_png(figure))
+        file.write(to_png_fast(figure) if fast else to_png(figure))
 
 
 def to_png(figure: Figure) -> bytes:
