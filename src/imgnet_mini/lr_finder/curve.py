@@ -14,6 +14,9 @@ StopReason = Literal["end", "diverged", "nan"]
 MIN_STEPS: Final = 20
 """With fewer steps, the noise left after smoothing looks like a valley."""
 
+MIN_DROP: Final = 1e-3
+"""A smaller share of the first loss is no drop or rise, however quiet the curve."""
+
 _CLEAR_HUMP: Final = 6.0
 """Rise from the lowest to the highest smoothed loss, in standard errors. Of curves of Gaussian
 noise, 9 % (40 steps) and 11 % (100 steps) rise by more."""
@@ -97,19 +100,22 @@ def has_clear_hump(curve: Curve) -> bool:
     losses, smoothed = curve.losses[: curve.finite_steps], curve.smoothed[: curve.finite_steps]
     top = int(np.argmax(smoothed))
     error = _noise(losses[: max(top, losses.size // 2)]) / averaged_steps(losses.size) ** 0.5
-    return top > 0 and smoothed[top] - smoothed[:top].min() > _CLEAR_HUMP * error
+    needed = max(_CLEAR_HUMP * error, MIN_DROP * abs(float(losses[0])))
+    return top > 0 and bool(smoothed[top] - smoothed[:top].min() > needed)
 
 
 def cut_after_hump(curve: Curve) -> Curve:
-    """Return the curve up to its highest smoothed loss, if that is beyond noise.
+    """Return the curve up to its highest smoothed loss, if it has come back from there.
 
     With batch norms, a network whose loss has diverged may come back to chance at even higher
     learning rates: large weights make its steps small again.
     """
     if not has_clear_hump(curve):
         return curve
-    until = int(np.argmax(curve.smoothed[: curve.finite_steps])) + 1
-    if until == len(curve.lrs):
+    smoothed = curve.smoothed[: curve.finite_steps]
+    until = int(np.argmax(smoothed)) + 1
+    middle = (smoothed.max() + smoothed[:until].min()) / 2
+    if until < MIN_STEPS or smoothed[-1] > middle:
         return curve
     return Curve(curve.lrs[:until], curve.losses[:until], curve.smoothed[:until], "diverged")
 

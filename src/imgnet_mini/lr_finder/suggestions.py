@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from imgnet_mini.lr_finder.curve import (
+    MIN_DROP,
     MIN_STEPS,
     Curve,
     CurveFeatures,
@@ -41,8 +42,9 @@ more, since the minimum is the lowest of many points (simulated with Gaussian no
 would refuse true drops: seven of ResNet-18 and -50, untrained, at 35 images a class and 100 steps,
 were 2.4 to 4.7 standard errors."""
 
-_MIN_DROP: Final = 1e-3
-"""A smaller share of the first loss is not a drop either, however quiet the curve."""
+
+_CLEARLY_HIGHER: Final = 1.15
+"""A loss this many times the first ones has diverged, even if it has never fallen."""
 
 
 class Regions(JsonModel):
@@ -215,7 +217,7 @@ def _describe_best(trials: TrialRuns) -> str:
 def _find_problem(curve: Curve, features: CurveFeatures) -> str | None:
     """Say why the curve gives no suggestion, and the cure; None if it gives one."""
     initial, drop = features.initial_loss, features.drop
-    needed = max(_STANDARD_ERRORS * features.drop_error, _MIN_DROP * abs(initial))
+    needed = max(_STANDARD_ERRORS * features.drop_error, MIN_DROP * abs(initial))
     if drop <= needed:
         rises = curve.stopped != "end" or curve.smoothed[-1] > initial + needed
         cure = "--num-iter" if rises else "--num-iter or --end-lr"
@@ -270,15 +272,21 @@ def _find_regions(curve: Curve, features: CurveFeatures) -> Regions:
 
 
 def _find_rise(curve: Curve, features: CurveFeatures) -> Regions:
-    """Find where the loss of a curve that does not fall clearly rises above the first losses."""
-    smoothed = curve.smoothed[: curve.finite_steps]
-    if not has_clear_hump(curve):
-        return Regions()
-    top = int(np.argmax(smoothed))
-    level = min(features.initial_loss, (smoothed[top] + smoothed[:top].min()) / 2)
-    start = int(np.flatnonzero(smoothed[:top] < level)[-1]) + 1
+    """Find where a curve that does not fall clearly is clearly too high, or has risen by half."""
+    losses, level = _medians(curve), _CLEARLY_HIGHER * features.initial_loss
+    top = len(losses)
+    if not losses[-1] > level:
+        if not has_clear_hump(curve):
+            return Regions()
+        losses = curve.smoothed[: curve.finite_steps]
+        top = int(np.argmax(losses))
+        level = (losses[top] + losses[:top].min()) / 2
+    low = np.flatnonzero(losses[:top] < level)
+    start = int(low[-1]) + 1 if low.size else 0
+    if curve.stopped != "end":
+        start = min(start, curve.lrs.size - 1)
     first, turn, last = (float(curve.lrs[step]) for step in (0, start, -1))
-    return Regions(flat=(first, turn), diverging=(turn, last))
+    return Regions(flat=(first, turn) if start else None, diverging=(turn, last))
 
 
 def _medians(curve: Curve) -> FloatArray:
