@@ -1,7 +1,9 @@
 """Arrays that one process writes and others map."""
 
+import pickle
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,40 +12,47 @@ import pytest
 from helpers.real_runs import FORKED
 from imgnet_mini.distributed.shared_arrays import share_arrays
 
-NAMES = np.array([b"a/1.jpg", b"b/22.jpg"])
-NUMBERS = np.arange(5)
+
+@dataclass(frozen=True)
+class Listing:
+    text: str
+    names: np.ndarray
+    numbers: np.ndarray
 
 
-def load(shared, results):
-    found = shared.load()
-    names, numbers = found["names"], found["numbers"]
-    is_mapped = (
-        shared.path.name in Path("/proc/self/maps").read_text("utf-8") and not numbers.flags.owndata
-    )
-    results.put(
-        (found["text"], names.tolist(), numbers.tolist(), numbers.flags.writeable, is_mapped)
-    )
+LISTING = Listing("x", np.array([b"a/1.jpg", b"b/22.jpg"]), np.arange(5))
+
+
+def describe(listing, results):
+    maps = Path("/proc/self/maps").read_text("utf-8")
+    names, numbers = listing.names, listing.numbers
+    is_mapped = "imgnet-mini-" in maps and not numbers.flags.owndata
+    results.put((names.tolist(), numbers.tolist(), numbers.flags.writeable, is_mapped))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_another_process_maps_the_arrays_read_only_and_the_file_is_removed():
+def test_another_process_maps_the_arrays_read_only():
     results = FORKED.Queue()
-    with share_arrays({"text": "x", "names": NAMES, "numbers": NUMBERS}) as shared:
-        other = FORKED.Process(target=load, args=(shared, results))
+    with share_arrays((LISTING, 3)) as (listing, number):
+        other = FORKED.Process(target=describe, args=(listing, results))
         other.start()
         found = results.get(timeout=60)
         other.join()
-    assert found == ("x", NAMES.tolist(), NUMBERS.tolist(), False, True)
-    assert not shared.path.parent.exists()
+    assert number == 3
+    assert found == (LISTING.names.tolist(), LISTING.numbers.tolist(), False, True)
 
 
-def test_arrays_stay_readable_after_the_file_is_removed():
-    with share_arrays(NUMBERS) as shared:
-        loaded = shared.load()
-    assert loaded.tolist() == NUMBERS.tolist()
+def test_arrays_stay_readable_after_the_files_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path}")
+    with share_arrays(LISTING) as shared:
+        loaded = pickle.loads(pickle.dumps(shared))
+    assert list(tmp_path.iterdir()) == []
+    assert (loaded.text, loaded.numbers.tolist()) == ("x", LISTING.numbers.tolist())
 
 
 def test_without_a_temporary_folder_the_arrays_are_pickled(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path / 'missing'}")
-    with share_arrays([NUMBERS, NUMBERS[:0]]) as shared:
-        assert [array.tolist() for array in shared.load()] == [NUMBERS.tolist(), []]
+    empty = Listing("", LISTING.names[:0], LISTING.numbers)
+    with share_arrays(empty) as shared:
+        loaded = pickle.loads(pickle.dumps(shared))
+    assert (loaded.names.tolist(), loaded.numbers.tolist()) == ([], LISTING.numbers.tolist())

@@ -102,11 +102,10 @@ class DistributedContext:
             return result
         while not self._store.check([done]):  # Python handles signals between the checks
             time.sleep(_POLL_SECONDS)
-        received: list[Any] = [None]
+        received = [cast(T, None)]
         dist.broadcast_object_list(received, src=first_rank, group=self._node_group)
-        result = received[0].load()
         dist.barrier(self._node_group)
-        return cast(T, result)
+        return received[0]
 
     def all_gather_rows(self, rows: Tensor, positions: NDArray[Any], total: int) -> Tensor:
         """Assemble a table from the rows of all ranks: (n, C) to (total, C) float64.

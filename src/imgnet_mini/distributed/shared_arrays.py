@@ -1,60 +1,60 @@
 """NumPy arrays of one process, memory-mapped by others on the same machine."""
 
-import mmap
-import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, TypeVar
 
-_ALIGNMENT: Final = 64
-"""Bytes; NumPy reads aligned arrays without a copy."""
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class SharedObject:
-    """An object whose arrays lie in a file: its pickle, and offset and size of each array."""
-
-    pickled: bytes
-    path: Path
-    parts: tuple[tuple[int, int], ...]
-
-    def load(self) -> Any:
-        """Rebuild the object with read-only arrays that are mapped from the file."""
-        if not self.parts:
-            return pickle.loads(self.pickled)  # noqa: S301
-        with self.path.open("rb") as file:
-            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        buffers = [content[start : start + size] for start, size in self.parts]
-        return pickle.loads(self.pickled, buffers=buffers)  # noqa: S301
+T = TypeVar("T")
 
 
 @contextmanager
-def share_arrays(value: Any) -> Iterator[SharedObject]:
-    """Write the arrays of an object into a temporary file, which is removed after the block.
+def share_arrays(value: T) -> Iterator[T]:
+    """Yield a copy of a value whose arrays are memory-mapped by the processes that unpickle it.
 
-    Who has mapped the file until then keeps it. Without space for it, the arrays are pickled.
+    Arrays are found in nested tuples and dataclasses, and mapped read-only. They lie in temporary
+    files that are removed after the block: unpickle the copy before. Without space for them, the
+    arrays are pickled.
     """
-    buffers: list[pickle.PickleBuffer] = []
-    pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     with ExitStack() as stack:
         try:
-            path = Path(tempfile.mkdtemp(prefix="imgnet-mini-")) / "arrays"
-            stack.callback(shutil.rmtree, path.parent, ignore_errors=True)  # Windows: if mapped
-            shared = SharedObject(pickled, path, _write(path, buffers))
+            folder = Path(tempfile.mkdtemp(prefix="imgnet-mini-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)  # Windows: if mapped
+            shared = _store_arrays(value, folder)
         except OSError:
-            shared = SharedObject(pickle.dumps(value), Path(), ())
+            shared = value
         yield shared
 
 
-def _write(path: Path, buffers: list[pickle.PickleBuffer]) -> tuple[tuple[int, int], ...]:
-    """Return offset and size of each buffer in the file."""
-    parts = []
-    with path.open("wb") as file:
-        for buffer in buffers:
-            start = file.seek(-(-file.tell() // _ALIGNMENT) * _ALIGNMENT)
-            parts.append((start, file.write(buffer.raw())))
-    return tuple(parts)
+@dataclass(frozen=True)
+class _StoredArray:
+    """An array in a file, which unpickles as the mapped array."""
+
+    path: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _map_array, (self.path,)
+
+
+def _map_array(path: Path) -> NDArray[Any]:
+    return open_memmap(path, mode="r").view(np.ndarray)  # a memmap's methods are slow
+
+
+def _store_arrays(value: Any, folder: Path) -> Any:
+    if isinstance(value, np.ndarray) and value.size:  # an empty file cannot be mapped
+        path = folder / f"{len(list(folder.iterdir()))}.npy"
+        np.save(path, value, allow_pickle=False)
+        return _StoredArray(path)
+    if isinstance(value, tuple):
+        return tuple(_store_arrays(item, folder) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(value, **{name: _store_arrays(part, folder) for name, part in parts.items()})
+    return value
