@@ -500,7 +500,8 @@ def test_e12_too_few_images_or_classes_are_a_clear_error(
 
 def test_e12_one_image_of_each_class_is_enough(cli):
     write_folder(DATA, train=1, val=1, classes=2)
-    assert cli("train", *SHORT, "--batch-size", 2, "--epochs", 4) == 0, cli.err
+    # At 32 px, batch norm would see two values per channel: the loss would depend on rounding.
+    assert cli("train", *SHORT, "--img-size", 64, "--batch-size", 2, "--epochs", 4) == 0, cli.err
 
 
 def test_random_damage_is_decoded_or_refused_and_nothing_else(capfd):
