@@ -300,7 +300,7 @@ def test_a_rank_that_ends_does_not_wait_for_the_others(images, tmp_path, how, co
 
 
 def test_find_lr_on_two_ranks_equals_two_micro_batches_on_one_rank(images, tmp_path):
-    words = (*small(images, "plain"), "--num-iter", 30, "--start-lr", 1e-4)
+    words = (*small(images, "plain"), "--num-iter", 30, "--epochs", 400)
     words += ("--trials", 3, "--trial-steps", 20)
     two, one = tmp_path / "two", tmp_path / "one"
     code, _ = run_ranks(two, 2, "find-lr", *words)

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -48,6 +49,17 @@ def test_arrays_stay_readable_after_the_files_are_removed(tmp_path, monkeypatch)
         loaded = pickle.loads(pickle.dumps(shared))
     assert list(tmp_path.iterdir()) == []
     assert (loaded.text, loaded.numbers.tolist()) == ("x", LISTING.numbers.tolist())
+
+
+class Pair(NamedTuple):
+    first: np.ndarray
+    second: str
+
+
+def test_a_named_tuple_keeps_its_type():
+    with share_arrays((Pair(LISTING.numbers, "x"),)) as shared:
+        (pair,) = pickle.loads(pickle.dumps(shared))
+    assert (type(pair), pair.first.tolist(), pair.second) == (Pair, LISTING.numbers.tolist(), "x")
 
 
 def test_without_a_temporary_folder_the_arrays_are_pickled(tmp_path, monkeypatch):

@@ -19,9 +19,9 @@ T = TypeVar("T")
 def share_arrays(value: T) -> Iterator[T]:
     """Yield a copy of a value whose arrays are memory-mapped by the processes that unpickle it.
 
-    Arrays are found in nested tuples and dataclasses, and mapped read-only. They lie in temporary
-    files that are removed after the block: unpickle the copy before. Without space for them, the
-    arrays are pickled.
+    Arrays are found in nested tuples, named tuples and dataclasses, and mapped read-only. They lie
+    in temporary files that are removed after the block: unpickle the copy before. Without space for
+    them, the arrays are pickled.
     """
     with ExitStack() as stack:
         try:
@@ -53,7 +53,8 @@ def _store_arrays(value: Any, folder: Path) -> Any:
         np.save(path, value, allow_pickle=False)
         return _StoredArray(path)
     if isinstance(value, tuple):
-        return tuple(_store_arrays(item, folder) for item in value)
+        items = [_store_arrays(item, folder) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
         return replace(value, **{name: _store_arrays(part, folder) for name, part in parts.items()})
