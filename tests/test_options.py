@@ -151,7 +151,7 @@ def test_a_setting_of_two_types_takes_either(options, typed, value):
         (["--name", "a/b"], "--name a/b: a run name has"),
         (["--start-lr", 2, "--end-lr", 1], "must be above start_lr"),
         (["--epoch", 2], "No such option"),
-        (["--config", "nope.toml"], "nope.toml: No such file"),
+        (["--config", "nope.toml"], "--config nope.toml: No such file"),
         (["stray"], "unexpected extra argument"),
     ],
 )

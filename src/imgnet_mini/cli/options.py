@@ -105,7 +105,7 @@ def config_options(
                     changes.setdefault(section, {})[name] = value
             base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
             if config_file:
-                base = base.override_from(config_file)
+                base = base.override_from(config_file, flag="--config")
             function(**values, config=base.override(changes))
 
         parameters = inspect.signature(function, eval_str=True).parameters

@@ -81,19 +81,22 @@ class RunConfig(Section):
         config._recipe = name
         return config
 
-    def override_from(self, path: Path) -> Self:
+    def override_from(self, path: Path, *, flag: str = "") -> Self:
         """Return a copy with the values of a TOML file.
+
+        flag: that the path was typed with, for the message on a file that cannot be read.
 
         Raises:
             ConfigError: the file cannot be read, is not TOML, or holds a wrong setting, or one that
                 contradicts another one.
         """
+        typed = f"{flag} {path}".lstrip()
         try:
             return self._override_from_text(_decode(path.read_bytes()), str(path))
         except OSError as error:
-            raise ConfigError(f"--config {path}: {error.strerror}") from error
+            raise ConfigError(f"{typed}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}: not a TOML file: {error}") from error
+            raise ConfigError(f"{typed}: not a TOML file: {error}") from error
 
     def _override_from_text(self, text: str, source: str) -> Self:
         try:
