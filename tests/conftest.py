@@ -45,6 +45,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.fixture
+def default_sighup() -> Generator[None]:
+    """SIGHUP ends a process, also where the tests run under `nohup`; children inherit it."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 class Cli:
     """Runs the command line in this process: `cli("train", "--epochs", 2)` is its exit code."""
 

@@ -317,7 +317,7 @@ def test_no_kind_of_file_is_written_that_is_not_looked_at_here(published):
     }
     assert all(name.startswith("events.out.tfevents.") for name in events)
     kinds = {path.suffix for path in published.files("") if path.name not in events}
-    assert kinds == {".md", ".csv", ".json", ".txt", ".png", ".toml", ".pth", ".html", ""}
+    assert kinds == {".md", ".csv", ".json", ".txt", ".png", ".toml", ".pth", ".html", ".npy", ""}
 
 
 def test_tables_keep_their_columns_and_hold_no_formula(published):
@@ -339,6 +339,16 @@ def test_a_name_comes_back_from_the_tables(published, name):
     assert confusion[0][index + 1] == confusion[index + 1][0] == name
     accuracy = list(read_table(paths.report_dir / "class_accuracy.csv"))
     assert accuracy[index + 1][:3] == [name, name, "1"]
+
+
+def test_the_list_of_images_holds_each_name_as_it_is_and_no_objects(published, name):
+    assert {path.name for path in published.files(".npy")} == {"images.npy"}
+    rows = np.load(published.paths.images, allow_pickle=False)
+    index = published.names.index(name)
+    for split, count in (("train", 2), ("val", 1)):
+        listed = rows[(rows["split"] == split.encode()) & (rows["target"] == index)]
+        files = [file.decode("utf-8", "surrogateescape") for file in listed["file"]]
+        assert files == [f"{name}/{name}{number}.png" for number in range(count)]
 
 
 def test_the_events_hold_nothing_but_what_stands_under_fixed_tags(published):
@@ -366,7 +376,7 @@ def test_a_setting_in_tensorboard_is_no_name_from_a_disk(published):
     hparams = read_events(published.paths.event_dir).hparams
     ((_, start),) = hparams["_hparams_/session_start_info"]
     texts = {value.string_value for value in start.hparams.values()}
-    assert texts <= {"", "shufflenet_v2_x0_5", "sgd", "fp32", "bf16", "true", "false"}
+    assert texts <= {"", "shufflenet_v2_x0_5", "sgd", "fp32", "bf16", "true", "false", "white"}
 
 
 def test_a_picture_shows_a_name_as_text(published, name):

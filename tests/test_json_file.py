@@ -10,7 +10,7 @@ RESULT = {
     "loss": 2.5, "top1": 41.5, "top5": 70, "images": 8, "imgs_per_sec": 300.0,
     "checkpoint": "best.pth", "checkpoint_sha256": "0" * 64, "epoch": None, "arch": "resnet50",
     "img_size": 224, "resize": 256, "views": "center", "precision": "fp32", "device": "CPU",
-    "torch": "2.15.0", "classes": ["a", "caf\udce9"],
+    "torch": "2.15.0", "classes": ["a", "caf\udce9"], "center": None,
 }  # fmt: skip
 
 

@@ -1,11 +1,13 @@
 import re
 
 from imgnet_mini.reporting.page.render import render_page
+from imgnet_mini.reporting.paired import PairedTest
 
 
 def test_the_page_names_its_own_style_and_script_and_allows_nothing_else():
     comparison = {"names": ("a", "b"), "settings": (), "results": ()}
-    html = render_page("compare.html.j2", comparison=comparison, reported=(), charts=[])
+    values = {"comparison": comparison, "test": PairedTest(0, (), ()), "reported": (), "charts": []}
+    html = render_page("compare.html.j2", **values)
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
     directives = dict(part.split(" ", 1) for part in policy.split("; "))
     assert directives.pop("default-src") == "&#39;none&#39;"

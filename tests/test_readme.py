@@ -301,9 +301,12 @@ def test_a_readme_with_one_marker_is_refused_and_left(tmp_path):
     assert (tmp_path / "README.md").read_bytes() == broken
 
 
-def test_a_missing_run_is_named_with_the_path_and_the_command(tmp_path):
-    with pytest.raises(DataError, match=r"train_log\.csv.*imgnet-mini train --name a"):
+def test_a_missing_run_is_named_with_the_path_and_what_to_do(tmp_path):
+    with pytest.raises(DataError) as error:
         write(tmp_path)
+    assert f"no run a: {tmp_path / 'out/a/train_log.csv'} does not exist" in str(error.value)
+    assert f"Runs in {tmp_path}: none. Give another --name or --output-dir" in str(error.value)
+    assert str(error.value).endswith(", or train it first")
 
 
 def test_a_run_without_a_validated_epoch_is_refused(tmp_path):

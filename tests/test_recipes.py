@@ -160,8 +160,8 @@ def test_images_are_prepared_by_the_recipe(write_recipe, data, cli):
 
 
 def test_find_lr_names_the_recipe_in_the_line_to_paste(data, cli, write_recipe):
-    write_recipe("own", "[data]\nflip = false\nmin_crop = 0.25\n[schedule]\nmax_lr = 7.0\n")
-    test = ("--start-lr", 1e-4, "--end-lr", 50, "--num-iter", 60)
+    write_recipe("own", "[data]\nflip = false\nmin_crop = 0.25\n[schedule]\nmax_lr = 0.07\n")
+    test = ("--start-lr", 1e-4, "--end-lr", 0.1, "--num-iter", 60)
     small = ("--data-root", "data", "--arch", "shufflenet_v2_x0_5", "--img-size", 32)
     small += ("--batch-size", 12, "--workers", 0)
     assert cli("find-lr", *small, "--recipe", "own", "--crop-scale-min", 0.5, *test) == 0, cli.err

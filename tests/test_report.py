@@ -57,9 +57,10 @@ def test_new_checkpoints_are_evaluated_again(trained, run_small, cli):
     assert after["checkpoint_sha256"] != before["checkpoint_sha256"]
 
 
-def test_without_a_run_it_names_train(cli):
+def test_without_a_run_it_names_the_file_the_runs_and_what_to_do(cli):
     assert cli("report", "--name", "a") == 4
-    assert cli.says("imgnet-mini train --name a")
+    assert cli.says("there is no run a: out/a/train_log.csv does not exist. Runs in ")
+    assert cli.says(": none. Give another --name or --output-dir, or train it first")
 
 
 def test_a_broken_metrics_file_is_named(trained, cli):

@@ -12,6 +12,8 @@ from imgnet_mini.utils.signals import (
     raise_on_signal,
 )
 
+pytestmark = pytest.mark.usefixtures("default_sighup")
+
 EACH = pytest.mark.parametrize("number", SIGNALS)
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from imgnet_mini.config import fields, settings
+from imgnet_mini.config import fields
+from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
@@ -41,4 +42,4 @@ def test_contradicting_variables_are_refused_with_their_values(wrong):
 def test_default_workers_divide_the_cpus_among_the_ranks_of_a_machine(monkeypatch, ranks, workers):
     monkeypatch.setattr(fields, "available_cpus", lambda: 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
-    assert settings.DataConfig().workers == workers
+    assert DataConfig().workers == workers

@@ -561,6 +561,7 @@ def test_networks_with_ways_of_their_own_are_trained(run_small, cli, arch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+@pytest.mark.usefixtures("default_sighup")
 @pytest.mark.parametrize(
     ("number", "code", "workers"),
     [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2), (signal.SIGTERM, 143, 0), (1, 129, 2)],
@@ -656,8 +657,8 @@ def test_what_is_made_of_the_best_weights_is_made_of_the_averaged_ones(run_small
             ("--zero-init-residual",),
             "--zero-init-residual is for the ResNets of torchvision, and not for shufflenet",
         ),
-        (("--ema-decay", 1), "optimizer.ema_decay: Input should be less than 1"),
-        (("--clip-grad", 0), "optimizer.clip_grad: Input should be greater than 0"),
+        (("--ema-decay", 1), "--ema-decay 1: should be less than 1"),
+        (("--clip-grad", 0), "--clip-grad 0: should be greater than 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_written(
