@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 import torchvision
+from step import MAX_LR, TOTAL_STEPS
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 from torchvision import transforms
-
-MAX_LR = 1e-3  # small: a batch that never changes must not blow up the weights
-TOTAL_STEPS = 1_000_000
 
 Step = Callable[[], None]
 """One training step."""

@@ -173,6 +173,13 @@ def _announce(
     config: RunConfig, setup: Setup, plan: Plan, finder: ResolvedFinder, seconds: float
 ) -> None:
     batch = config.data.batch_size
+    if not plan.total:
+        print_lines(
+            *setup.images.notes,
+            f"find-lr of {config.model.arch}: {100 * config.finder.budget:g} % of the training is "
+            "less than one step (--budget), so nothing is measured",
+        )
+        return
     trials = (
         f", then up to {plan.trials} trial runs of {plan.trial_steps} steps" if plan.trials else ""
     )

@@ -127,8 +127,16 @@ def open_splits_once(
     found, loader, skipped, resumed, names = distributed.run_on_local_rank0(find)
     if not opened:
         data = config.override({"data": {"loader": loader}}).data
-        options: dict[str, Any] = {"training": training, "skipped": skipped, "resumed": resumed}
-        opened.append(open_splits(run, data, checked=True, found=found, **options))
+        images = open_splits(
+            run,
+            data,
+            training=training,
+            skipped=skipped,
+            resumed=resumed,
+            checked=True,
+            found=found,
+        )
+        opened.append(images)
     if distributed.nodes > 1 and len(set(distributed.all_gather(names))) > 1:
         raise DataError(
             f"the images in {run.data_root} differ between machines: copy them again, or pass a "
