@@ -241,11 +241,12 @@ def _find_problem(curve: Curve, features: CurveFeatures) -> str | None:
 def _describe_too_short(curve: Curve) -> str:
     steps = f"{curve.finite_steps} step{'' if curve.finite_steps == 1 else 's'}"
     if curve.stopped == "end":
-        return f"The test had only {steps}, and needs {MIN_STEPS}. Use a higher --num-iter."
+        cure = "Use a higher --budget or --num-iter."
+        return f"The test had only {steps}, and needs {MIN_STEPS}. {cure}"
     event = "diverged" if curve.stopped == "diverged" else f"became {curve.losses[-1]}"
     return (
         f"The loss {event} at learning rate {curve.lrs[-1]:.3g}, after only {steps} of the "
-        f"{MIN_STEPS} needed. Use a lower --start-lr or a higher --num-iter; if that does not "
+        f"{MIN_STEPS} needed. Use a lower --start-lr or a higher --budget; if that does not "
         "help, check the images and labels."
     )
 
