@@ -91,9 +91,7 @@ def test_a_curve_that_tells_nothing_leaves_the_default_with_the_reason(data, cli
     assert f"imgnet-mini train --max-lr {saved['lr']:.3g}" in cli.out
 
 
-@pytest.mark.parametrize(
-    ("epochs", "share", "steps"), [(1, 0.1, 0), (20, 0.1, 2), (20, 1, 38), (60, 0.7, 82)]
-)
+@pytest.mark.parametrize(("epochs", "share", "steps"), [(20, 0.1, 2), (20, 1, 38), (60, 0.7, 82)])
 def test_it_takes_no_more_images_than_it_announces_and_always_answers(
     data, cli, monkeypatch, epochs, share, steps
 ):
@@ -115,6 +113,13 @@ def test_it_takes_no_more_images_than_it_announces_and_always_answers(
     assert "imgnet-mini train --max-lr" in cli.out
 
 
+def test_a_budget_of_less_than_a_step_measures_nothing_and_answers(data, cli):
+    assert cli("find-lr", *SMALL, "--epochs", 1) == 0, cli.err
+    assert "10 % of the 2 steps of the training (--budget) is less than one step" in said(cli)
+    assert "so nothing is measured" in said(cli)
+    assert "train --max-lr 0.00469" in said(cli)
+
+
 def test_a_budget_without_trial_runs_names_one_that_has_them(data, cli):
     assert cli("find-lr", *SMALL) == 0, cli.err
     shortage = "The budget of 2 steps is too small for trial runs, which take 180: --budget 4.5."
@@ -125,7 +130,7 @@ def test_a_budget_without_trial_runs_names_one_that_has_them(data, cli):
 
 def test_the_time_limit_leaves_an_answer(data, cli):
     assert cli("find-lr", *SMALL, *ENOUGH, "--max-minutes", 1e-9) == 0, cli.err
-    assert "at most 0 images" in said(cli)
+    assert "--max-minutes 1e-09 is less than one step takes, so nothing" in said(cli)
     assert "train --max-lr 0.00469" in said(cli)
 
 

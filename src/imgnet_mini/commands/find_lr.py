@@ -176,8 +176,8 @@ def _announce(
     if not plan.total:
         print_lines(
             *setup.images.notes,
-            f"find-lr of {config.model.arch}: {100 * config.finder.budget:g} % of the training is "
-            "less than one step (--budget), so nothing is measured",
+            f"find-lr of {config.model.arch}: {_describe_no_step(config, plan, seconds)}, "
+            "so nothing is measured",
         )
         return
     trials = (
@@ -192,6 +192,15 @@ def _announce(
         f"Range test of {finder.num_iter} steps, batch size {batch}, lr {finder.start_lr:.3g} to "
         f"{finder.end_lr:.3g}{trials}. Ctrl-C ends the search with the best answer so far.",
     )
+
+
+def _describe_no_step(config: RunConfig, plan: Plan, seconds: float) -> str:
+    """Say which limit leaves no step."""
+    finder = config.finder
+    if finder.max_minutes is not None and 60 * finder.max_minutes < seconds:
+        return f"--max-minutes {finder.max_minutes:g} is less than one step takes"
+    training = f"{100 * finder.budget:g} % of the {plan.training_steps} steps of the training"
+    return f"{training} (--budget) is less than one step and the estimate of its time"
 
 
 def _test_range(config: RunConfig, setup: Setup, finder: ResolvedFinder, limits: Limits) -> Curve:
