@@ -1,7 +1,9 @@
 import hashlib
 import json
+import os
 import shutil
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +119,19 @@ def test_an_exported_file_says_of_real_images_what_evaluate_says(export, cli, fo
             assert json.loads(inside[name]) == description[name]
     else:
         assert form == "state-dict"
+
+
+@pytest.mark.parametrize("form", ["pt2", "torchscript", "onnx"])
+def test_an_exported_file_names_no_folder_of_this_machine(export, cli, form):
+    need(form)
+    assert export("--format", form) == 0, cli.err
+    path = Path(f"exports/a/best{SUFFIXES[form]}")
+    contents = [path.read_bytes(), Path(f"{path}.json").read_bytes()]
+    if zipfile.is_zipfile(path):
+        archive = zipfile.ZipFile(path)
+        contents += [archive.read(name) for name in archive.namelist()]
+    for folder in (Path(torch.__file__).parents[1], Path(formats.__file__).parents[2], Path.cwd()):
+        assert not any(os.fsencode(folder) in content for content in contents)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "state-dict"])

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -34,6 +35,9 @@ FormatReader = Callable[[Path, ModelBuilder], ExportedModel]
 
 EXTRA_FILE: Final = "imgnet-mini.json"
 """Name of the description inside the archives of torch, and key of the metadata of safetensors."""
+
+_RECORDS_OF_WRITER: Final = ("version", "byteorder", ".data/serialization_id")
+"""Records that the writer of torch adds to each archive."""
 
 _MAX_ONNX_BYTES: Final = 2**31 - 2**24
 """Limit for the weights: a protobuf message has at most 2 GiB, with the graph."""
@@ -99,6 +103,8 @@ def _write_program(
     model: nn.Module, images: Tensor, description: Description, file: BinaryIO
 ) -> None:
     program = torch.export.export(model, (images,), dynamic_shapes=(_dynamic_batch(),))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
     torch.export.save(program, file, extra_files={EXTRA_FILE: to_json(description)})
 
 
@@ -110,9 +116,23 @@ def _read_program(path: Path, _: ModelBuilder) -> ExportedModel:
 def _write_script(
     model: nn.Module, images: Tensor, description: Description, file: BinaryIO
 ) -> None:
+    content = BytesIO()
     with _quiet():
         traced = jit.trace(model, images)
-        jit.save(traced, file, _extra_files={EXTRA_FILE: to_json(description)})
+        jit.save(traced, content, _extra_files={EXTRA_FILE: to_json(description)})
+    _copy_without_traces(content, file)
+
+
+def _copy_without_traces(script: BytesIO, file: BinaryIO) -> None:
+    """Copy an archive of torch without its stack traces, which hold paths of this machine."""
+    script.seek(0)
+    reader, writer = torch._C.PyTorchFileReader(script), torch._C.PyTorchFileWriter(file)
+    writer.set_min_version(int(reader.get_record("version")))
+    for name in reader.get_all_records():
+        if not name.endswith(".debug_pkl") and name not in _RECORDS_OF_WRITER:
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
 
 
 def _read_script(path: Path, _: ModelBuilder) -> ExportedModel:
@@ -139,6 +159,8 @@ def _write_onnx(model: nn.Module, images: Tensor, description: Description, file
     if program is None:
         raise TypeError("torch.onnx has returned no program")
     proto: Any = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # stack traces, with paths of this machine
     for name, text in to_properties(description).items():
         proto.metadata_props.add(key=name, value=text)
     file.write(proto.SerializeToString())
