@@ -183,6 +183,7 @@ def main() -> None:
         rows: list[Row] = []
         for name in options.only:
             rows += to_rows(name, *measure(name, trees, options.repeats))
+            print(*rows[-2].values(), sep="  ", file=sys.stderr, flush=True)
     note = f"Medians of {options.repeats} interleaved runs, with the lowest and the highest."
     show(options, rows, about=describe_run("torchvision"), note=note)
 

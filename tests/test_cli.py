@@ -48,6 +48,29 @@ def test_help_lists_every_command(cli):
     assert "--version" in cli.out
 
 
+def test_the_overview_is_the_help_of_all_commands(capsys):
+    texts = []
+    for app in (entry.choose_app(["--help"]), entry.load_commands()):
+        with pytest.raises(SystemExit, check=lambda stop: stop.code == 0):
+            app(["--help"], prog_name="imgnet-mini")
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+def test_the_overview_imports_no_settings():
+    code, out, err = run_python("-X", "importtime", "-m", "imgnet_mini", "--help")
+    assert (code, "find-lr" in out) == (0, True)
+    assert "pydantic" not in err
+
+
+def test_the_shell_completes_the_options_of_a_command(monkeypatch):
+    monkeypatch.setenv("_IMGNET_MINI_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "imgnet-mini train --max-l")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    code, out, err = run_python("-m", "imgnet_mini")
+    assert (code, out) == (0, "--max-lr\n"), err
+
+
 def test_no_arguments_show_the_help(cli):
     cli()
     assert "Usage: imgnet-mini" in cli.out + cli.err
@@ -156,7 +179,7 @@ def test_a_file_with_an_unknown_key_is_named_with_the_key(cli, tmp_path):
 def test_each_kind_of_failure_has_its_exit_code_and_no_traceback(
     cli, monkeypatch, error, code, title
 ):
-    monkeypatch.setattr(entry, "app", failing_app(error))
+    monkeypatch.setattr(entry, "choose_app", lambda _: failing_app(error))
     assert cli() == code
     assert f"╭─ {title} ─" in cli.err
     assert cli.says("why")
@@ -165,19 +188,21 @@ def test_each_kind_of_failure_has_its_exit_code_and_no_traceback(
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(entry, "app", failing_app(ZeroDivisionError("bug")))
+    monkeypatch.setattr(entry, "choose_app", lambda _: failing_app(ZeroDivisionError("bug")))
     with pytest.raises(ZeroDivisionError):
         command_line.main([])
 
 
 def test_a_file_that_nobody_has_explained_is_named_without_a_traceback(cli, monkeypatch):
-    monkeypatch.setattr(entry, "app", failing_app(PermissionError(13, "No way", "x/y")))
+    monkeypatch.setattr(
+        entry, "choose_app", lambda _: failing_app(PermissionError(13, "No way", "x/y"))
+    )
     assert cli() == 5
     assert cli.says("cannot use x/y: No way")
 
 
 def test_an_error_of_the_system_without_a_file_is_a_bug(monkeypatch):
-    monkeypatch.setattr(entry, "app", failing_app(OSError(22, "Invalid")))
+    monkeypatch.setattr(entry, "choose_app", lambda _: failing_app(OSError(22, "Invalid")))
     with pytest.raises(OSError, match="Invalid"):
         command_line.main([])
 

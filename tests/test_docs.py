@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from imgnet_mini.cli import app
+from imgnet_mini.cli import load_commands
 from imgnet_mini.config.reference import COMMAND, render_reference
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ COMMAND_LINES = [
 
 def parse(arguments):
     """The context of the command that these arguments call, which is not run."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(load_commands())
     context, rest = None, ["1" if PLACEHOLDER.fullmatch(word) else word for word in arguments]
     while hasattr(command, "resolve_command") and rest:
         context = command.make_context("imgnet-mini", [], parent=context, resilient_parsing=True)
@@ -93,7 +93,7 @@ def options_of(command):
     return flags.union(*map(options_of, getattr(command, "commands", {}).values()))
 
 
-FLAGS = options_of(typer.main.get_command(app)) | {"--help"}
+FLAGS = options_of(typer.main.get_command(load_commands())) | {"--help"}
 
 
 def slugs(path):
@@ -117,7 +117,7 @@ def test_the_readme_names_the_test_command_on_a_line_of_its_own():
 
 def test_the_readme_names_every_command():
     table = README.read_text("utf-8")
-    for command in typer.main.get_command(app).commands:
+    for command in typer.main.get_command(load_commands()).commands:
         assert f"| `imgnet-mini {command}` |" in table
 
 

@@ -3,14 +3,15 @@
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
 from imgnet_mini import __version__
+from imgnet_mini.cli.overview import add_commands
 from imgnet_mini.errors import ConfigError, ImgnetMiniError, RankError, StoppedError, WriteError
 from imgnet_mini.utils.console import print_lines, show_panel
 from imgnet_mini.utils.signals import ImmediateStopError, raise_on_signal
@@ -20,15 +21,13 @@ from imgnet_mini.utils.torchrun_env import (
     is_main_process_from_env,
 )
 
+_PROGRAM: Final = "imgnet-mini"
+
+_COMPLETION_VARIABLE: Final = "_IMGNET_MINI_COMPLETE"
+"""Set by the shell when it asks for completions."""
+
 DISTRIBUTED_COMMANDS = ("find-lr", "train", "resume", "evaluate")
 """Commands that torchrun may start."""
-
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train ResNet-50 from scratch on ImageNet-Mini or any folder of images.",
-)
 
 
 def main(args: list[str] | None = None, *, is_process: bool = False) -> None:
@@ -49,7 +48,7 @@ def _run(args: list[str] | None, is_process: bool) -> None:
             _translate_os_errors(),
             nullcontext() if is_main_process_from_env() else _discard_output(),
         ):
-            app(args, prog_name="imgnet-mini")
+            choose_app(sys.argv[1:] if args is None else args)(args, prog_name=_PROGRAM)
     except ImmediateStopError as error:
         if is_main_process_from_env():
             text = f"stopped immediately by {error}; saved files are intact"
@@ -115,7 +114,6 @@ def _show_version(is_requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _common_options(
     ctx: typer.Context,
     version: Annotated[
@@ -130,3 +128,34 @@ def _common_options(
             f"{ctx.invoked_subcommand} runs in one process, and torchrun has started "
             f"{torchrun.world_size}: run imgnet-mini {ctx.invoked_subcommand} without torchrun"
         )
+
+
+def _new_app() -> typer.Typer:
+    return typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        callback=_common_options,
+        help="Train ResNet-50 from scratch on ImageNet-Mini or any folder of images.",
+    )
+
+
+app = _new_app()
+"""All commands, once `load_commands` has imported them."""
+
+
+def load_commands() -> typer.Typer:
+    """Return the app with all commands and their options."""
+    from imgnet_mini.cli import training, results  # noqa: F401, I001 - the order of --help
+
+    return app
+
+
+def choose_app(args: Sequence[str]) -> typer.Typer:
+    """Return the app with all commands, or where none is named, with their names only."""
+    names_command = bool(args) and not args[0].startswith("-")
+    if names_command or _COMPLETION_VARIABLE in os.environ:
+        return load_commands()
+    overview = _new_app()
+    add_commands(overview)
+    return overview
