@@ -118,11 +118,13 @@ def test_without_batch_norm_two_ranks_train_the_network_of_one_process(images, f
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
 
 
-def test_with_clipping_ema_and_nesterov_two_ranks_train_the_network_of_one_process(
+def test_with_clipping_ema_nesterov_and_class_weights_two_ranks_train_the_network_of_one_process(
     images, tmp_path
 ):
     more = ("--nesterov", "--clip-grad", 0.05, "--no-norm-decay", "--ema-decay", 0.8)
-    command = options(images, *more, arch="plain")
+    file = tmp_path / "weights.csv"
+    file.write_text("class_00,1\nclass_01,5\nclass_02,2\n")
+    command = options(images, *more, "--class-weights", file, arch="plain")
     for size in (1, 2):
         assert set(run_ranks(tmp_path / str(size), size, "train", *command)) == {0}
     for key in ("model", "ema"):

@@ -119,6 +119,7 @@ def test_settings_of_other_optimizers_are_not_among_those_in_use():
         "weight_decay": 1e-4,
         "norm_decay": True,
         "label_smoothing": 0.1,
+        "class_weights": None,
         "clip_grad": None,
         "ema_decay": 0.0,
     }

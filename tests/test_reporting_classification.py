@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import ArrayLike
 from sklearn.metrics import (
     accuracy_score,
+    balanced_accuracy_score,
     classification_report,
     confusion_matrix,
     precision_recall_fscore_support,
@@ -83,7 +84,9 @@ def test_the_text_is_that_of_scikit_learn_where_everything_is_defined() -> None:
     theirs = classification_report(
         given.targets, given.top[:, 0], target_names=names_of(given), digits=4
     )
-    assert text_report(given, names_of(given)) == theirs
+    balanced = 100 * balanced_accuracy_score(given.targets, given.top[:, 0])
+    more = f"\nBalanced top-1, the mean recall: {balanced:.2f} %\n"
+    assert text_report(given, names_of(given)) == theirs + more
 
 
 def test_report_lists_every_class_and_the_accuracy() -> None:

@@ -11,15 +11,24 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
-    InstanceOf,
     NonNegativeInt,
     PositiveInt,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
 from torch import Tensor
 
+from imgnet_mini.checkpoint.field_types import (
+    ClassNames,
+    Digest,
+    NonNegativeFiniteFloat,
+    Percent,
+    PositiveFiniteFloat,
+    RandomState,
+    ScalerState,
+    StateDict,
+    Tables,
+    Text,
+)
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.errors import CheckpointError
 from imgnet_mini.utils.finite import all_finite
@@ -28,27 +37,6 @@ FORMAT: Final = 2
 """Raised with each change that an older version cannot read; `upgrade` reads older formats."""
 
 T = TypeVar("T", bound=BaseModel)
-
-
-def _keep(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    check(value)
-    return value
-
-
-StateDict = Annotated[dict[str, Tensor], WrapValidator(_keep)]
-"""As torch made it, with its version metadata."""
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Text = InstanceOf[str]
-"""Also names whose bytes are not UTF-8, which pydantic's own `str` refuses."""
-ClassNames = Annotated[list[Annotated[Text, Len(1, 255)]], Len(1, 100_000)]
-Tables = dict[str, dict[str, Any]]
-RandomState = dict[Literal["cpu", "cuda"], Tensor]
-NonNegativeFiniteFloat = Annotated[FiniteFloat, Field(ge=0)]
-Percent = Annotated[FiniteFloat, Field(ge=-1, le=100)]
-ScalerState = dict[
-    Literal["scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"],
-    NonNegativeInt | NonNegativeFiniteFloat,
-]
 
 
 class _Checked(BaseModel):
@@ -158,6 +146,7 @@ class _OfRun(_Checked):
 
     images: digest of the image files; pack: of the pack they were read from.
     skipped, dropped, changed: see `data.run_images.RunImages`.
+    class_weights: of the loss, in the order of the classes; None for none.
     """
 
     format: Literal[2] = 2
@@ -168,6 +157,7 @@ class _OfRun(_Checked):
     dropped: dict[Text, Text] = {}
     changed: dict[Text, NonNegativeInt] = {}
     pack: Digest | None = None
+    class_weights: Annotated[list[PositiveFiniteFloat], Len(1)] | None = None
     environment: Environment
 
     def to_dict(self) -> Content:
@@ -251,10 +241,16 @@ class RunCheckpoint(_OfRun):
             yield f"records: they are not those of {state.epoch} epochs"
         if state.best_epoch >= state.epoch or (state.best_epoch < 0) != (state.best_top1 < 0):
             yield f"state.best_epoch: {state.best_epoch}, with {state.epoch} epochs done"
+        if self._lacks_weights():
+            yield f"class_weights: not those of {len(self.classes)} classes, or of its settings"
         if state.skipped > state.batch:
             yield f"state.skipped: {state.skipped}, after {state.batch} steps"
         if schedule.last_epoch != min(state.step, schedule.total_steps - 1):
             yield f"scheduler.last_epoch: {schedule.last_epoch}, after {state.step} steps"
+
+    def _lacks_weights(self) -> bool:
+        is_weighted = self.config.get("optimizer", {}).get("class_weights") is not None
+        return len(self.class_weights or ()) != (len(self.classes) if is_weighted else 0)
 
 
 def check_weights(content: Content, path: Path) -> Weights:

@@ -110,8 +110,11 @@ def _show_test(test: PairedTest) -> None:
     if test.rows:
         show_table(
             f"Top-1 on the same {test.images} images",
-            ["", "top-1", f"minus {test.rows[0].name}", "95 % interval", ""],
-            [[row.name, row.top1, row.difference, row.interval, row.verdict] for row in test.rows],
+            ["", "top-1", "balanced", f"minus {test.rows[0].name}", "95 % interval", ""],
+            [
+                [row.name, row.top1, row.balanced, row.difference, row.interval, row.verdict]
+                for row in test.rows
+            ],
         )
         print_lines("The interval is that of the images; another seed changes top-1 too.")
     print_lines(*test.notes)

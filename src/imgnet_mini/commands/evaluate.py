@@ -177,6 +177,7 @@ def _compare_with_center(
     return CenterCrop(
         loss=center.loss,
         top1=center.top1,
+        balanced_top1=center.balanced_top1,
         top5=center.top5,
         gain=gain.points,
         gain_low=low,
@@ -186,10 +187,13 @@ def _compare_with_center(
 
 def _show(path: Path, result: EvaluationResult) -> None:
     title = str(path) if result.epoch is None else f"{path.name} of epoch {result.epoch:03d}"
-    header = ["", "images", "loss", "top-1 %", "top-5 %", "images/s"]
+    header = ["", "images", "loss", "top-1 %", "balanced top-1 %", "top-5 %", "images/s"]
     whole = (VIEW_NAMES[result.views], result, f"{result.imgs_per_sec:.0f}")
     rows = [
-        [name, f"{result.images}", f"{one.loss:.4f}", f"{one.top1:.2f}", f"{one.top5:.2f}", rate]
+        [
+            *(name, f"{result.images}", f"{one.loss:.4f}"),
+            *(f"{one.top1:.2f}", f"{one.balanced_top1:.2f}", f"{one.top5:.2f}", rate),
+        ]
         for name, one, rate in (("center crop", result.center, ""), whole)
         if one is not None
     ]

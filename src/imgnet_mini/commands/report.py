@@ -14,6 +14,7 @@ from imgnet_mini.data.images import read_image
 from imgnet_mini.data.tree import val_folder
 from imgnet_mini.errors import DataError
 from imgnet_mini.inference.settings import saved_settings
+from imgnet_mini.reporting.class_report import ClassReport
 from imgnet_mini.reporting.classification import (
     format_classification_report,
     score_classes,
@@ -76,14 +77,14 @@ def run(overrides: RunConfig) -> None:
     counts = count_confusions(predictions)
 
     draw_curves(records, paths.report_dir)
-    _write_class_results(paths, predictions, counts)
+    report = _write_class_results(paths, predictions, counts)
     _draw_samples(config, paths, predictions)
     _describe_network(config, paths, classes=len(result.classes))
     _list_skipped_images(paths)
     _write_page(config, paths, predictions, counts)
     print_lines(
-        f"Report on {result.checkpoint}: top-1 {result.top1:.2f}%, "
-        f"top-5 {result.top5:.2f}% of {result.images} images",
+        f"Report on {result.checkpoint}: top-1 {result.top1:.2f}%, balanced top-1 "
+        f"{report.balanced_top1:.2f}%, top-5 {result.top5:.2f}% of {result.images} images",
         f"Wrote {paths.report_dir}; everything on one page: {paths.page}",
         f"Next: imgnet-mini readme{run_flags(config.run)}",
     )
@@ -100,7 +101,7 @@ def _read_current_result(paths: RunPaths) -> EvaluationResult | None:
 
 def _write_class_results(
     paths: RunPaths, predictions: Predictions, counts: NDArray[np.int64]
-) -> None:
+) -> ClassReport:
     folder, names = paths.report_dir, display_names(predictions.classes)
     scores = score_classes(predictions.classes, names, counts)
     report = summarize_classes(predictions, scores, counts)
@@ -110,6 +111,7 @@ def _write_class_results(
     report.write(paths.class_report)
     write_confusion_csv(counts, predictions.classes, folder)
     draw_confusion(counts, names, folder)
+    return report
 
 
 def _draw_samples(config: RunConfig, paths: RunPaths, predictions: Predictions) -> None:

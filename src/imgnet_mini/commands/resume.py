@@ -113,6 +113,7 @@ def _continue(
     setup = build_setup(
         config,
         resumed=images,
+        class_weights=saved.class_weights,
         previous_precision=str(saved.environment.__pydantic_extra__.get("precision")),
         distributed=distributed,
     )

@@ -16,6 +16,7 @@ from imgnet_mini.errors import ConfigError, StoppedError
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.class_weights import describe_class_weights
 from imgnet_mini.training.compilation import report_compilation
 from imgnet_mini.training.device import translate_torch_errors
 from imgnet_mini.training.evaluation import Validation
@@ -193,6 +194,7 @@ def _announce(config: ResolvedConfig, paths: RunPaths, setup: Setup) -> None:
         f"{environment['classes']} classes, on {environment['device']} in {setup.precision.name}",
         f"{len(setup.images.train)} training and {len(setup.images.val)} validation images from "
         f"{config.run.data_root} ({environment['loader']})",
+        *describe_class_weights(config.optimizer.class_weights, setup.class_weights),
         f"{config.schedule.epochs} epochs of {steps} steps of {batch}{_describe_growth(config)}, "
         f"learning rate up to {config.schedule.max_lr:.3g}",
         f"Writing {paths.checkpoint_dir}, {paths.log_dir}, {paths.event_dir}",

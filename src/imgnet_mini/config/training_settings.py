@@ -59,6 +59,10 @@ class OptimizerConfig(Section):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Label smoothing of the cross-entropy loss."""
 
+    class_weights: Literal["balanced"] | str | None = None
+    """Weights of the classes in the loss: balanced (rare classes weigh more), or a CSV or JSON file
+    of class names and weights; unset: all the same."""
+
     clip_grad: Annotated[float | None, Gt(0), Formerly("clip_norm")] = None
     """Clip gradients to this global norm; unset: no clipping."""
 

@@ -43,6 +43,10 @@ def remarks(run: RunView) -> list[str]:
             "Validation results are those of the EMA weights, which are also saved as the best "
             "weights."
         )
+    if run.config.optimizer.class_weights:
+        found.append(
+            "Training losses are weighted by class (--class-weights), validation losses are not."
+        )
     smoothing = run.config.optimizer.label_smoothing
     if smoothing:
         found.append(

@@ -74,6 +74,11 @@ class ClassReport(JsonModel):
     confused: tuple[ConfusedPair, ...] = Field(strict=False)
 
     @property
+    def balanced_top1(self) -> float:
+        """Mean recall of the classes that have images, in percent."""
+        return 100 * self.macro.recall
+
+    @property
     def overall(self) -> list[OverallRow]:
         """Accuracy, macro average and weighted average."""
         rows = [OverallRow("accuracy", None, None, self.accuracy, self.images)]

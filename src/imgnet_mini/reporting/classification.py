@@ -166,6 +166,7 @@ def format_classification_report(rows: Sequence[ClassRow], report: ClassReport) 
     lines = [f"{'':>{width}} {titles}", ""]
     lines += [_format_row(row, width) for row in rows]
     lines += ["", *(_format_row(row, width, undefined="") for row in report.overall)]
+    lines += ["", f"Balanced top-1, the mean recall: {report.balanced_top1:.2f} %"]
     lines += ["", report.note] if report.note else []
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.reporting.format import format_fixed
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.runs.predictions import Predictions, load_predictions
+from imgnet_mini.runs.predictions import Predictions, balanced_top1, load_predictions
 from imgnet_mini.runs.results import EvaluationResult, Views
 
 VIEW_NAMES: Final[dict[Views, str]] = {
@@ -72,6 +72,7 @@ class PairedRow:
 
     name: str
     top1: str
+    balanced: str
     difference: str = ""
     interval: str = ""
     verdict: str = ""
@@ -145,7 +146,7 @@ def compare_with_first(runs: Sequence[RunPaths]) -> PairedTest:
             rows.append(_to_row(run, difference))
     if not rows or first is None:
         return PairedTest(0, (), tuple(notes))
-    own = PairedRow(first.name, f"{format_fixed(first.result.top1)} %")
+    own = PairedRow(first.name, *_format_top1(first))
     return PairedTest(first.result.images, (own, *rows), tuple(notes))
 
 
@@ -172,8 +173,14 @@ def _difference(first: Evaluation, second: Evaluation) -> PairedDifference | str
 def _to_row(run: Evaluation, difference: PairedDifference) -> PairedRow:
     return PairedRow(
         run.name,
-        f"{format_fixed(run.result.top1)} %",
+        *_format_top1(run),
         f"{difference.points:+.2f} points",
         difference.interval_text,
         "may be noise" if difference.is_noise else "more than noise",
     )
+
+
+def _format_top1(run: Evaluation) -> tuple[str, str]:
+    """Return top-1 and balanced top-1."""
+    balanced = balanced_top1(run.predictions.targets, run.predictions.top[:, 0])
+    return f"{format_fixed(run.result.top1)} %", f"{format_fixed(balanced)} %"

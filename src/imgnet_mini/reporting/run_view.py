@@ -43,6 +43,13 @@ class Evaluation:
     report: ClassReport | None
 
     @property
+    def balanced_top1(self) -> float | None:
+        """Mean top-1 of the classes, in percent; of the report if the version had no other."""
+        if self.metrics is not None and self.metrics.balanced_top1 is not None:
+            return self.metrics.balanced_top1
+        return self.report.balanced_top1 if self.report else None
+
+    @property
     def overall(self) -> list[OverallRow]:
         """Accuracy, macro average and weighted average."""
         return self.report.overall if self.report else []
@@ -202,7 +209,11 @@ def _run_flags(paths: RunPaths) -> str:
 
 def _redact_config(config: RunConfig) -> RunConfig:
     data_root = Path(last_component(str(config.run.data_root)))
-    return config.model_copy(update={"run": RunSection(name=config.run.name, data_root=data_root)})
+    run = RunSection(name=config.run.name, data_root=data_root)
+    weights = config.optimizer.class_weights
+    redacted = {"class_weights": None if weights is None else last_component(weights)}
+    optimizer = config.optimizer.model_copy(update=redacted)
+    return config.model_copy(update={"run": run, "optimizer": optimizer})
 
 
 def _read_environment(path: Path) -> RunEnvironment:

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.runs.records import EpochRecord, to_csv, to_markdown
+from imgnet_mini.runs.records import EpochRecord, Phase, to_csv, to_markdown
 from imgnet_mini.utils.atomic_file import atomic_write, translate_write_errors, write_text
 from imgnet_mini.utils.console import escape_control_chars
 
@@ -67,6 +67,11 @@ class RunLogger:
                     self._events.add_scalar(tag, getattr(record, name), record.epoch)
                 self.records.append(record)
         self.flush()
+
+    def log_balanced_top1(self, phase: Phase, value: float, epoch: int) -> None:
+        """Log the balanced top-1 of an epoch to TensorBoard."""
+        with translate_write_errors(self._paths.event_dir):
+            self._events.add_scalar(f"{phase}/balanced_top1", value, epoch)
 
     def log_hparams(self, settings: Mapping[str, float | str], text: str) -> None:
         """Log the hyper-parameters, and the settings file as text."""

@@ -52,6 +52,13 @@ class Predictions:
         write_table(path, header, rows)
 
 
+def balanced_top1(targets: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
+    """Return the mean recall of the classes that have images, in percent: both (N,)."""
+    images = np.bincount(targets)
+    hits = np.bincount(targets[predicted == targets], minlength=len(images))
+    return float(100 * (hits[images > 0] / images[images > 0]).mean())
+
+
 def load_predictions(path: Path, classes: tuple[str, ...]) -> Predictions:
     """Read what `Predictions.save` wrote; `classes` in the order of the network's outputs.
 

@@ -59,6 +59,7 @@ class CenterCrop(JsonModel):
 
     loss: float
     top1: float
+    balanced_top1: float | None = None
     top5: float
     gain: float
     gain_low: float
@@ -68,6 +69,7 @@ class CenterCrop(JsonModel):
 class EvaluationResult(JsonModel):
     """`metrics.json` of `evaluate`: loss and accuracies of one checkpoint, in percent.
 
+    balanced_top1: mean top-1 of the classes that have images; None in files of earlier versions.
     imgs_per_sec: validation throughput, in images per second.
     checkpoint: file name; epoch: of its weights, None for a plain state dict.
     img_size: side of the crops, in pixels; resize: short side of the image they are cut from.
@@ -79,6 +81,7 @@ class EvaluationResult(JsonModel):
 
     loss: float
     top1: float
+    balanced_top1: float | None = None
     top5: float
     images: Count
     imgs_per_sec: float

@@ -15,7 +15,7 @@ from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import Loader
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.distributed.rank_sync import RankSync
-from imgnet_mini.runs.predictions import Predictions
+from imgnet_mini.runs.predictions import Predictions, balanced_top1
 from imgnet_mini.runs.records import Phase
 from imgnet_mini.training.device import exact_float32
 from imgnet_mini.training.precision import Precision
@@ -29,13 +29,18 @@ _MAX_UNSYNCED_BATCHES: Final = 64
 
 @dataclass(frozen=True)
 class Metrics:
-    """Means over images; top-1 and top-5 in percent."""
+    """Means over images; top-1 and top-5 in percent.
+
+    balanced_top1: mean over the classes that have images of their top-1, in percent; NaN in
+        training.
+    """
 
     loss: float
     top1: float
     top5: float
     images: int
     imgs_per_sec: float
+    balanced_top1: float = math.nan
 
     def to_text(self, lr: float) -> str:
         """Return the text beside a progress bar."""
@@ -123,6 +128,7 @@ def _from_rows(table: Tensor, seconds: float) -> tuple[Metrics, TopKPredictions]
         top5=100 * top5 / images,
         images=images,
         imgs_per_sec=images / seconds,
+        balanced_top1=balanced_top1(targets.numpy(), top[:, 0].numpy()),
     )
     return metrics, TopKPredictions(top, probabilities.float())
 

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from imgnet_mini.config.training_settings import OptimizerConfig, ScheduleConfig
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.training.class_weights import WeightedCrossEntropyLoss
 from imgnet_mini.training.muon import MuonAdamW, hidden_weights, initial_state, state_names
 
 Group = dict[str, Any]
@@ -140,9 +141,13 @@ OPTIMIZERS: Final = {
 }
 
 
-def build_loss(settings: OptimizerConfig) -> nn.CrossEntropyLoss:
-    """Return cross-entropy with label smoothing, averaged over a batch."""
-    return nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+def build_loss(
+    settings: OptimizerConfig, class_weights: Tensor | None = None
+) -> nn.CrossEntropyLoss:
+    """Return cross-entropy with label smoothing, averaged over the images of a batch."""
+    if class_weights is None:
+        return nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    return WeightedCrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
 
 
 def build_optimizer(settings: OptimizerConfig, model: nn.Module, *, lr: float) -> Optimizer:

@@ -132,6 +132,8 @@ class TrainingRun:
         if self.logger is not None:
             best_top1 = max(state.best_top1, validated.top1)
             self._log_images(self.logger, predictions, best_top1=best_top1)
+            for phase, (metrics, _) in validation.items():
+                self.logger.log_balanced_top1(phase, metrics.balanced_top1, state.epoch)
             self.logger.log_epoch(*records)
         is_best = state.finish_epoch(validated.top1)
         made = self._checkpoint()
@@ -253,6 +255,7 @@ class TrainingRun:
             "dropped": {} if resumed is None else dict(resumed.dropped),
             "changed": {} if resumed is None else dict(resumed.changed),
             "pack": images.pack.manifest.id if images.pack is not None else None,
+            "class_weights": list(self.setup.class_weights or ()) or None,
             "environment": {name: environment[name] for name in _RECORDED},
         }
 

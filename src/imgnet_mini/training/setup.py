@@ -21,6 +21,7 @@ from imgnet_mini.data.splits import ImageSplits, find_images_of_run, open_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.network import count_parameters
+from imgnet_mini.training.class_weights import resolve_class_weights
 from imgnet_mini.training.device import choose_device, describe_device, translate_torch_errors
 from imgnet_mini.training.model import build_model, check_img_size, convert_sync_batchnorm
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
@@ -47,6 +48,7 @@ class Setup:
     model: nn.Module
     criterion: nn.CrossEntropyLoss
     distributed: DistributedContext
+    class_weights: tuple[float, ...] | None = None
 
 
 def build_setup(
@@ -55,13 +57,14 @@ def build_setup(
     resumed: RunImages | None = None,
     growing: bool = True,
     previous_precision: str | None = None,
+    class_weights: Sequence[float] | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Setup:
     """Check settings, device and images, and build the parts of a run.
 
     resumed: the images of a run to resume.
     growing: apply progressive resizing, as training does.
-    previous_precision: of a run that is resumed.
+    previous_precision, class_weights: of a run that is resumed.
 
     Raises:
         ConfigError: a setting does not fit the machine, the network or the images.
@@ -76,6 +79,13 @@ def build_setup(
             "may take ten times as long as float32. Leave --precision out"
         )
     images = open_splits_once(config, distributed, resumed=resumed)
+    weights = distributed.broadcast_from_rank0(
+        lambda: (
+            tuple(class_weights)
+            if class_weights
+            else resolve_class_weights(config.optimizer.class_weights, images.train)
+        )
+    )
     train_loader = build_train_loader(
         config.data,
         images,
@@ -95,8 +105,9 @@ def build_setup(
         if config.runtime.sync_bn and distributed.world_size > 1:
             model = convert_sync_batchnorm(model, device)
         use_float32_classifier(model, device.type)
-    criterion = build_loss(config.optimizer)
-    return Setup(device, precision, images, train_loader, model, criterion, distributed)
+    weight = None if weights is None else torch.tensor(weights, device=device)
+    criterion = build_loss(config.optimizer, weight)
+    return Setup(device, precision, images, train_loader, model, criterion, distributed, weights)
 
 
 def open_splits_once(
