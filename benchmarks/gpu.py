@@ -5,7 +5,8 @@
 
 For each batch size and precision, with ResNet-50 at 224 px:
 
-    compute alone        the trainer on one batch that never changes; eager and compiled
+    compute alone        the trainer on one batch that never changes; eager, and compiled in
+                         the modes of --compile-modes
     bare loop            autocast, channels last, fused SGD: nothing but the step
     files                training from image files
     pack copied ahead    training from a pack in host memory
@@ -40,7 +41,14 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as imgnet-mini's commands 
 import torch
 import torchvision
 from figures import write_photographs
-from gpu_steps import PlainScript, bare_step, fixed_batch, images_per_second, timm_step
+from gpu_steps import (
+    NotMeasuredError,
+    PlainScript,
+    bare_step,
+    fixed_batch,
+    images_per_second,
+    timm_step,
+)
 from gpu_table import COMPUTE, to_markdown
 
 from imgnet_mini.commands import prepare
@@ -71,7 +79,7 @@ class Case:
     case: str
     precision: str
     batch_size: int
-    compiled: bool = False
+    compile_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,9 @@ def all_cases(options: argparse.Namespace, device: torch.device) -> Iterator[Cas
             yield Case(name, *setting)
     for batch_size in reversed(options.batch_sizes):
         yield Case("plain script", options.precisions[0], batch_size)
-    if options.compile:
+    for mode in options.compile_modes:
         for setting in settings:
-            yield Case(COMPUTE, *setting, compiled=True)
+            yield Case(COMPUTE, *setting, compile_mode=mode)
 
 
 class Measurement:
@@ -120,8 +128,8 @@ class Measurement:
             rate = self._rate(case)
         except torch.OutOfMemoryError:
             return Result(None, note="out of memory")
-        except ModuleNotFoundError as error:
-            return Result(None, note=f"{error.name} is not installed")
+        except NotMeasuredError as error:
+            return Result(None, note=str(error))
         return Result(rate, torch.cuda.max_memory_allocated() if cuda else None)
 
     def _rate(self, case: Case) -> float:
@@ -151,8 +159,10 @@ class Measurement:
         precision: dict[str, object] = {"amp": False}
         if case.precision != "fp32":
             precision = {"precision": case.precision}
-        config = self._config.override({"data": {"batch_size": case.batch_size}}).override(
-            {"runtime": precision | {"compile": case.compiled}}
+        if case.compile_mode is not None:
+            precision |= {"compile": True, "compile_mode": case.compile_mode}
+        config = self._config.override(
+            {"data": {"batch_size": case.batch_size}, "runtime": precision}
         )
         config = config.override(SOURCES[case.case])
         images = open_splits(config.run, config.data)
@@ -253,7 +263,7 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
         device = choose_device(config.runtime)
         speed, recipes = [], []
         cases = list(all_cases(options, device))
-        eager = [case for case in cases if not case.compiled]
+        eager = [case for case in cases if case.compile_mode is None]
         for case in eager:
             speed.append(asdict(case) | asdict(measurement.measure(case)))
             print(speed[-1], file=sys.stderr)
@@ -282,7 +292,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each case, after a warm-up")
     parser.add_argument("--minutes", type=float, default=7.5, help="for all cases together")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--compile-modes", nargs="*", default=["default", "reduce-overhead"])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--show", type=Path, help="measure nothing; print the tables of a file")
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from torchvision import transforms
 
 Step = Callable[[], None]
 """One training step."""
+
+
+class NotMeasuredError(Exception):
+    """A case that this machine cannot measure, and why."""
 
 
 def images_per_second(step: Step, batch_size: int, *, seconds: float, warm_up: int = 3) -> float:
@@ -69,9 +74,13 @@ def timm_step(arch: str, images: Tensor, targets: Tensor, dtype: torch.dtype | N
     """As timm's train.py takes it with --amp --channels-last: its network, loss, optimizer, scaler.
 
     Raises:
-        ModuleNotFoundError: timm is not installed.
+        NotMeasuredError: timm is not installed, or has no such network.
     """
+    if find_spec("timm") is None:
+        raise NotMeasuredError("timm is not installed")
     timm, loss, optim, utils = map(import_module, ("timm", "timm.loss", "timm.optim", "timm.utils"))
+    if not timm.is_model(arch):
+        raise NotMeasuredError(f"timm has no {arch}")
     kind = images.device.type
     model = timm.create_model(arch, num_classes=2)
     model = model.to(images.device, memory_format=torch.channels_last).train()
@@ -79,7 +88,7 @@ def timm_step(arch: str, images: Tensor, targets: Tensor, dtype: torch.dtype | N
         model, opt="sgd", lr=MAX_LR, weight_decay=1e-4, momentum=0.9
     )
     criterion = loss.LabelSmoothingCrossEntropy(smoothing=0.1)
-    scaler = utils.NativeScaler() if dtype is torch.float16 else None
+    scaler = utils.NativeScaler(device=kind) if dtype is torch.float16 else None
 
     def step() -> None:
         with torch.autocast(kind, dtype, enabled=dtype is not None):

@@ -29,22 +29,22 @@ def to_markdown(results: Mapping[str, Any]) -> str:
 
 def _grid(title: str, rows: Sequence[Mapping[str, Any]], cell: Any) -> str:
     columns = sorted({(row["precision"], row["batch_size"]) for row in rows})
-    names = list(dict.fromkeys((row["case"], row["compiled"]) for row in rows))
+    names = list(dict.fromkeys((row["case"], row["compile_mode"]) for row in rows))
     lines = [[title, *(f"{precision}, {batch}" for precision, batch in columns)]]
     lines.append([":--", *["--:"] * len(columns)])
     cells = {
-        (row["case"], row["compiled"], row["precision"], row["batch_size"]): cell(row)
+        (row["case"], row["compile_mode"], row["precision"], row["batch_size"]): cell(row)
         for row in rows
     }
-    for case, compiled in names:
-        line = [f"{case}, compiled" if compiled else case]
-        lines.append([*line, *(cells.get((case, compiled, *column), "") for column in columns)])
+    for case, mode in names:
+        line = [f"{case}, compiled ({mode})" if mode else case]
+        lines.append([*line, *(cells.get((case, mode, *column), "") for column in columns)])
     return _table(lines)
 
 
 def _throughput(rows: Sequence[Mapping[str, Any]]) -> Any:
     compute = {
-        (row["precision"], row["batch_size"], row["compiled"]): row["images_per_second"]
+        (row["precision"], row["batch_size"], row["compile_mode"]): row["images_per_second"]
         for row in rows
         if row["case"] == COMPUTE
     }
@@ -53,7 +53,7 @@ def _throughput(rows: Sequence[Mapping[str, Any]]) -> Any:
         rate = row["images_per_second"]
         if rate is None:
             return str(row["note"])
-        base = compute.get((row["precision"], row["batch_size"], row["compiled"]))
+        base = compute.get((row["precision"], row["batch_size"], row["compile_mode"]))
         return f"{rate:,.0f} ({rate / base:.2f})" if base else f"{rate:,.0f}"
 
     return cell

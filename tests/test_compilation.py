@@ -7,10 +7,18 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.cudagraph_trees import MarkStepBox
 
+from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.config.training_settings import OptimizerConfig, ScheduleConfig
+from imgnet_mini.errors import ConfigError
 from imgnet_mini.training import compilation
-from imgnet_mini.training.compilation import report_compilation
+from imgnet_mini.training.compilation import (
+    check_compile_mode,
+    choose_compile_mode,
+    report_compilation,
+)
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.trainer import Trainer
@@ -34,13 +42,13 @@ def network():
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(4, 3))
 
 
-def compiled_trainer(model, counter):
+def compiled_trainer(model, counter, mode="default"):
     model.compile = partial(nn.Module.compile, model, backend=counter)
     settings = OptimizerConfig()
     optimizer = build_optimizer(settings, model, lr=0.01)
     schedule = build_scheduler(ScheduleConfig(epochs=1), optimizer, max_lr=0.01, total_steps=99)
     parts = (model, build_loss(settings), optimizer, schedule, Precision("cpu", None))
-    return Trainer(*parts, compiled=True)
+    return Trainer(*parts, compile_mode=mode)
 
 
 def train(trainer, *sizes):
@@ -72,6 +80,46 @@ def test_copies_and_later_evaluations_reuse_the_graphs(network, counter):
         for _ in range(3):
             fresh(torch.randn(4, 3, 32, 32))
     assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "told", "marks"),
+    [("default", [], 0), ("reduce-overhead", ["reduce-overhead"], 4)],
+)
+def test_the_mode_reaches_the_compiler_and_cuda_graphs_learn_of_each_step(
+    network, counter, mode, told, marks
+):
+    modes = []
+
+    def backend(graph, inputs, *, mode=None):
+        modes.extend([mode] if mode else [])
+        return counter(graph, inputs)
+
+    trainer = compiled_trainer(network, backend, mode)
+    before = MarkStepBox.mark_step_counter  # counts down
+    train(trainer, 32, 32)
+    assert modes == told
+    assert before - MarkStepBox.mark_step_counter == marks
+    assert counter.frame_count == 1
+
+
+def test_the_mode_is_used_only_with_compile():
+    assert choose_compile_mode(RuntimeConfig(compile_mode="max-autotune")) is None
+    assert choose_compile_mode(RuntimeConfig(compile=True)) == "default"
+
+
+@pytest.mark.parametrize(
+    ("data", "processes", "words"),
+    [({"grad_accum_steps": 2}, 1, "--grad-accum-steps 1 or "), ({}, 2, "and there are 2: use ")],
+)
+def test_cuda_graphs_are_refused_where_they_would_overwrite_gradients(data, processes, words):
+    for mode in ("reduce-overhead", "max-autotune"):
+        runtime = RuntimeConfig(compile=True, compile_mode=mode)
+        with pytest.raises(ConfigError, match=f"--compile-mode {mode} .*{words}--compile-mode def"):
+            check_compile_mode(runtime, DataConfig(**data), processes)
+        check_compile_mode(runtime.model_copy(update={"compile": False}), DataConfig(**data), 1)
+    check_compile_mode(RuntimeConfig(compile=True), DataConfig(**data), processes)
+    check_compile_mode(RuntimeConfig(compile=True, compile_mode=mode), DataConfig(), 1)
 
 
 def test_the_seconds_of_a_compilation_are_printed(network, counter, capsys, monkeypatch):

@@ -18,7 +18,8 @@ Command = Callable[..., None]
 
 TRAINING_ONLY = (
     *("pack_on_device", "grad_accum_steps", "progressive"),
-    *("amp", "precision", "compile", "sync_bn", "deterministic", "seed", "zero_init_residual"),
+    *("amp", "precision", "compile", "compile_mode", "sync_bn", "deterministic", "seed"),
+    "zero_init_residual",
     *(
         name
         for name, field in fields_of("data").items()

@@ -78,6 +78,10 @@ class RuntimeConfig(Section):
     compile: bool = False
     """Compile the model with torch.compile, once for each image size."""
 
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """Mode of torch.compile; all but default use CUDA graphs, meant for small images, where kernel
+    launches limit the speed (not measured yet)."""
+
     sync_bn: bool = False
     """Use SyncBatchNorm across GPUs."""
 

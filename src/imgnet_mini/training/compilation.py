@@ -1,13 +1,16 @@
 """torch.compile with one static graph for each image size, and a note of the time it takes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import torch
 from torch import nn
 
+from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.run_settings import RuntimeConfig
+from imgnet_mini.errors import ConfigError
 from imgnet_mini.utils.console import print_warning
 
 _MAX_GRAPHS: Final = 128
@@ -17,15 +20,55 @@ _WORTH_A_NOTE: Final = 1.0
 """Seconds."""
 
 
-def compile_per_size(module: nn.Module) -> None:
+_WITH_CUDA_GRAPHS: Final = ("reduce-overhead", "max-autotune")
+
+
+def choose_compile_mode(runtime: RuntimeConfig) -> str | None:
+    """Return the mode of torch.compile; None: do not compile."""
+    return runtime.compile_mode if runtime.compile else None
+
+
+def check_compile_mode(runtime: RuntimeConfig, data: DataConfig, world_size: int) -> None:
+    """Refuse CUDA graphs where something keeps the gradients that they write.
+
+    The memory of a graph's results is used again when the next forward pass starts.
+
+    Raises:
+        ConfigError: several micro-batches or processes, with a mode that uses CUDA graphs.
+    """
+    mode = choose_compile_mode(runtime)
+    if mode not in _WITH_CUDA_GRAPHS:
+        return
+    flag = f"--compile-mode {mode}"
+    if data.grad_accum_steps > 1:
+        raise ConfigError(
+            f"{flag} uses CUDA graphs, which overwrite the gradients of the micro-batch before: "
+            "use --grad-accum-steps 1 or --compile-mode default"
+        )
+    if world_size > 1:
+        raise ConfigError(
+            f"{flag} uses CUDA graphs, which are for one process, and there are {world_size}: use "
+            "--compile-mode default"
+        )
+
+
+def compile_per_size(module: nn.Module, mode: str | None) -> Callable[[], None]:
     """Compile a module in place, with one graph for each input shape; its copies reuse them.
+
+    Returns a function to call before each training step: it tells CUDA graphs that a step begins,
+    also after one that failed between its two passes.
+
+    mode: None: do not compile.
 
     By default, torch would replace the graph by one for any size when a second size comes, which
     lacks optimizations that depend on the size; and beyond its limit it would not compile at all.
     """
+    if mode is None:
+        return lambda: None
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _MAX_GRAPHS)
-    module.compile(dynamic=False)
+    module.compile(dynamic=False, mode=mode)
+    return torch.compiler.cudagraph_mark_step_begin if mode in _WITH_CUDA_GRAPHS else lambda: None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ MAY_CHANGE = {
     "run": {"data_root", "pack_dir", "name", "output_dir"},
     "data": {"workers", "pack_on_device", "skip_bad"},
     "checkpoint": {"keep", "save_minutes"},
-    "runtime": {"device", "compile", "dist_timeout"},
+    "runtime": {"device", "compile", "compile_mode", "dist_timeout"},
 }
 """Settings without effect on the results of a run, which may change on resume."""
 

@@ -43,7 +43,7 @@ _RECORDED = (
 
 _WITHOUT_EFFECT = {
     *("workers", "loader", "pack_on_device", "skip_bad", "allow_missing_val_classes"),
-    *("device", "compile", "amp"),
+    *("device", "compile", "compile_mode", "amp"),
 }
 """Settings that hardly change a result; `precision` says more than `amp`."""
 

@@ -22,6 +22,7 @@ from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.network import count_parameters
 from imgnet_mini.training.class_weights import resolve_class_weights
+from imgnet_mini.training.compilation import check_compile_mode, choose_compile_mode
 from imgnet_mini.training.device import choose_device, describe_device, translate_torch_errors
 from imgnet_mini.training.model import build_model, check_img_size, convert_sync_batchnorm
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
@@ -71,6 +72,7 @@ def build_setup(
         DataError: the folders or images cannot be used.
     """
     check_img_size(config.model, config.data)
+    check_compile_mode(config.runtime, config.data, distributed.world_size)
     device = choose_device(config.runtime, distributed)
     precision = choose_precision(config.runtime, device, previous=previous_precision)
     if precision.name == "bf16" and emulates_bf16(device):
@@ -178,7 +180,7 @@ def build_trainer(
             scheduler,
             setup.precision,
             total_steps=steps,
-            compiled=config.runtime.compile,
+            compile_mode=choose_compile_mode(config.runtime),
             grad_accum_steps=config.data.grad_accum_steps,
             clip_grad=config.optimizer.clip_grad,
             ema_decay=config.optimizer.ema_decay,

@@ -1,7 +1,7 @@
 """Throughput in images per second: of the loader, of the training step, and of both."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import repeat
 from typing import Final
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import BatchLoader, build_train_loader
 from imgnet_mini.data.splits import ImageSplits
+from imgnet_mini.training.compilation import choose_compile_mode
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import choose_precision
 from imgnet_mini.training.train_state import StepLogger
@@ -28,16 +29,27 @@ _ENDLESS: Final = 10**9
 class TimedLoader(BatchLoader):
     """A loader that yields batches for a limited time and measures the throughput.
 
+    An epoch always starts anew, also where a step is repeated.
+
+    make_batches: returns an endless iterator.
+    spare: a loader that may free device memory.
     seconds: time limit of the warm-up, and then of the measurement; each has at least one batch.
     warm_up: maximum number of batches before the measurement, which start workers, choose kernels
         and use up prefetched batches.
     """
 
     def __init__(
-        self, batches: Batches, batch_size: int, *, seconds: float, warm_up: int = 2
+        self,
+        make_batches: Callable[[], Batches],
+        batch_size: int,
+        *,
+        seconds: float,
+        warm_up: int = 2,
+        spare: BatchLoader | None = None,
     ) -> None:
         self.images_per_step = batch_size
-        self._batches = batches
+        self._make_batches = make_batches
+        self._spare = spare
         self._seconds = seconds
         self._warm_up = warm_up
         self._images_per_second = 0.0
@@ -47,6 +59,15 @@ class TimedLoader(BatchLoader):
         return 0
 
     @property
+    def can_free_memory(self) -> bool:
+        """Return whether `free_memory` would free device memory."""
+        return self._spare is not None and self._spare.can_free_memory
+
+    def free_memory(self) -> bool:
+        """Free device memory that the batches can do without; return whether there was any."""
+        return self._spare is not None and self._spare.free_memory()
+
+    @property
     def images_per_second(self) -> float:
         """Throughput of the last epoch."""
         return self._images_per_second
@@ -54,22 +75,23 @@ class TimedLoader(BatchLoader):
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         """Yield and time the batches."""
         del epoch, start
-        yield from self._limited(at_most=self._warm_up)
+        batches = self._make_batches()
+        yield from self._limited(batches, at_most=self._warm_up)
         _wait_for_device()
         started = time.perf_counter()
         steps = 0
-        for batch in self._limited():
+        for batch in self._limited(batches):
             yield batch
             steps += 1
         _wait_for_device()
         elapsed = time.perf_counter() - started
         self._images_per_second = steps * self.images_per_step / elapsed
 
-    def _limited(self, *, at_most: int | None = None) -> Batches:
+    def _limited(self, batches: Batches, *, at_most: int | None = None) -> Batches:
         started = time.perf_counter()
         count = 0
         while count != at_most and (count == 0 or time.perf_counter() - started < self._seconds):
-            yield next(self._batches)
+            yield next(batches)
             count += 1
 
 
@@ -95,26 +117,26 @@ class TrainingBenchmark:
             optimizer,
             build_scheduler(config.schedule, optimizer, max_lr=_LR, total_steps=_ENDLESS),
             choose_precision(config.runtime, device),
-            compiled=config.runtime.compile,
+            compile_mode=choose_compile_mode(config.runtime),
             grad_accum_steps=config.data.grad_accum_steps,
             clip_grad=config.optimizer.clip_grad,
             ema_decay=config.optimizer.ema_decay,
         )
-        self._loader = build_train_loader(
+        self.loader = build_train_loader(
             config.data, images, seed=config.runtime.seed, device=device
         )
 
     def close(self) -> None:
         """Stop background workers."""
-        self._loader.close()
+        self.loader.close()
 
     def fixed_batch(self) -> Batches:
         """Return an endless iterator over one batch."""
-        return repeat(next(self._loader.endless()))
+        return repeat(next(self.loader.endless()))
 
     def loading(self, seconds: float) -> float:
         """Measure the loader alone, up to the device."""
-        timed = self._timed(self._loader.endless(), seconds)
+        timed = self._timed(None, seconds)
         for _ in timed.epoch(0):
             self._stop.check()
         return timed.images_per_second
@@ -125,15 +147,21 @@ class TrainingBenchmark:
         Raises:
             StopRequestedError: a signal was received.
         """
-        timed = self._timed(self._loader.endless() if batches is None else batches, seconds)
+        timed = self._timed(batches, seconds)
         self._trainer.train_epoch(timed, self._logger, self._stop)
         self._trainer.state.finish_epoch(0.0)
         return timed.images_per_second
 
-    def _timed(self, batches: Batches, seconds: float) -> TimedLoader:
+    def _timed(self, batches: Batches | None, seconds: float) -> TimedLoader:
         warm_up = 2 + 2 * self._data.workers
         micro_batch = self._data.batch_size // self._data.grad_accum_steps
-        return TimedLoader(batches, micro_batch, seconds=seconds, warm_up=warm_up)
+        return TimedLoader(
+            self.loader.endless if batches is None else lambda: batches,
+            micro_batch,
+            seconds=seconds,
+            warm_up=warm_up,
+            spare=self.loader,
+        )
 
 
 def _wait_for_device() -> None:

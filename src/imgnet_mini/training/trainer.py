@@ -48,6 +48,7 @@ class Trainer:
     """A model, its optimizer and its schedule, trained step by step.
 
     total_steps: length of the schedule; the learning rate stays at its last value from there on.
+    compile_mode: of torch.compile; None: do not compile.
     grad_accum_steps: micro-batches of the loader per training step.
     clip_grad: clip gradients to this global norm.
     ema_decay: decay of the moving average of the weights; 0 for none.
@@ -64,7 +65,7 @@ class Trainer:
         precision: Precision,
         *,
         total_steps: int | None = None,
-        compiled: bool = False,
+        compile_mode: str | None = None,
         grad_accum_steps: int = 1,
         clip_grad: float | None = None,
         ema_decay: float = 0.0,
@@ -76,8 +77,7 @@ class Trainer:
         self._networks = {"model": model} | ({"ema": self._ema.model} if self._ema else {})
         self._batch_counts = BatchCounts(model)
         self._ddp_model = distributed.wrap_ddp(model)
-        if compiled:
-            compile_per_size(self._ddp_model)
+        self._mark_step = compile_per_size(self._ddp_model, compile_mode)
         self._criterion = criterion
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -97,6 +97,7 @@ class Trainer:
         batches: one micro-batch per `grad_accum_steps`, all of one size: images (N, 3, H, W) float
             and targets (N,) int64, or (N, C) class probabilities.
         """
+        self._mark_step()
         if self._statistics is not None:
             self._statistics.remember()
         for number, (images, targets) in enumerate(islice(batches, self._grad_accum_steps), 1):
