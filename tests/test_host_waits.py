@@ -148,8 +148,20 @@ def test_batches_are_augmented_without_waits_and_tf32_and_are_channels_last(sett
     assert cuda.products == []
 
 
-@pytest.mark.parametrize("views", [TestTimeAugmentation.CENTER_CROP, TestTimeAugmentation.HFLIP])
-def test_each_view_of_an_evaluation_is_channels_last(views):
-    images = torch.zeros(2, 3, views.source_size(32), views.source_size(32), dtype=torch.uint8)
-    for view in views.views(Normalize(torch.device("cpu"))(images)):
+@pytest.mark.parametrize("tta", list(TestTimeAugmentation))
+def test_each_view_of_an_evaluation_is_channels_last_and_never_waits(tta):
+    side = tta.source_size(32)
+    images = torch.zeros(2, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    batch = Batch(images, torch.arange(2), BatchKey(0, np.arange(2), side))
+    with fake_cuda() as cuda:
+        normalize, prefetch = Normalize(CUDA), DevicePrefetcher(CUDA)
+        for _ in range(2):  # what is made once may wait
+            cuda.waits.clear()
+            on_device = prefetch(batch.map_tensors(lambda tensor: tensor.pin_memory()))
+            views = list(tta.views(normalize(on_device.images)))
+    assert cuda.waits == []
+    assert len(views) == {"center": 1, "hflip": 2, "ten-crop": 10}[tta]
+    for view in views:
+        assert view.is_cuda
+        assert view.shape == (2, 3, 32, 32)
         assert view.is_contiguous(memory_format=torch.channels_last)

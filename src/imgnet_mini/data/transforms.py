@@ -1,7 +1,7 @@
 """Crops of training, evaluation and test-time augmentation, and normalization of batches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -227,13 +227,15 @@ class TestTimeAugmentation(StrEnum):
         size, resize = self.source_size(crop_size), self.resize_size(crop_size)
         return EvalCrop(size, resize=resize, decoding=decoding)
 
-    def views(self, squares: Tensor) -> Sequence[Tensor]:
-        """Return one to ten views of N squares, (N, 3, S, S) each."""
+    def views(self, squares: Tensor) -> Iterator[Tensor]:
+        """Yield one to ten views of N squares, (N, 3, S, S) each, in channels_last."""
+        views: Sequence[Tensor] = (squares,)
         if self is TestTimeAugmentation.TEN_CROP:
             size = round(squares.shape[-1] / _TEN_CROP_MARGIN)
-            crops: Sequence[Tensor] = ten_crop(squares, [size, size])
-            return crops
-        return (squares, squares.flip(3)) if self is TestTimeAugmentation.HFLIP else (squares,)
+            views = ten_crop(squares, [size, size])  # with the strides of the squares
+        elif self is TestTimeAugmentation.HFLIP:
+            views = (squares, squares.flip(3))
+        return (view.contiguous(memory_format=torch.channels_last) for view in views)
 
 
 class Normalize:
