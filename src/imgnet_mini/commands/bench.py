@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, Final
@@ -23,6 +24,7 @@ from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.device import less_memory, translate_torch_errors
 from imgnet_mini.training.setup import Setup, build_setup, describe_environment
+from imgnet_mini.training.step_undo import repeat_with_more_memory
 from imgnet_mini.training.throughput import TrainingBenchmark
 from imgnet_mini.training.train_state import StepLogger
 from imgnet_mini.utils.console import format_bytes, print_lines, show_table
@@ -189,7 +191,9 @@ class _Bench:
                     yield SettingTrial(change.setting, None, None, "not tried: no time left")
                     continue
                 try:
-                    yield self._try(change, baseline)
+                    yield repeat_with_more_memory(
+                        partial(self._try, change, baseline), baseline.loader
+                    )
                 except torch.OutOfMemoryError:
                     yield SettingTrial(change.setting, None, None, "out of memory")
         if not self.config.runtime.compile:

@@ -29,6 +29,7 @@ from imgnet_mini.training.peak_lr import (
     settings_of,
 )
 from imgnet_mini.training.setup import Setup, build_setup
+from imgnet_mini.training.step_undo import repeat_with_more_memory
 from imgnet_mini.training.trial_limits import Limits
 from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import print_lines, show_table
@@ -216,20 +217,25 @@ def _test_range(config: RunConfig, setup: Setup, finder: ResolvedFinder, limits:
             bar.show(done, f"loss {loss:.3f}")
             limits.check_step()
 
-        return run_range_test(
-            distributed.wrap_ddp(setup.model),
-            build_optimizer(config.optimizer, setup.model, lr=finder.start_lr),
-            setup.criterion,
-            setup.train_loader.endless(),
-            finder,
-            device=setup.device,
-            # LRFinder uses the gradient scaler only with autocast.
-            autocast=autocast if mixed or clip_grad else None,
-            scaler=precision.build_scaler(clip_grad),
-            grad_accum_steps=config.data.grad_accum_steps,
-            all_reduce=lambda loss: distributed.all_reduce_sum([loss])[0] / distributed.world_size,
-            on_step=on_step,
-        )
+        def test() -> Curve:
+            return run_range_test(
+                distributed.wrap_ddp(setup.model),
+                build_optimizer(config.optimizer, setup.model, lr=finder.start_lr),
+                setup.criterion,
+                setup.train_loader.endless(),
+                finder,
+                device=setup.device,
+                # LRFinder uses the gradient scaler only with autocast.
+                autocast=autocast if mixed or clip_grad else None,
+                scaler=precision.build_scaler(clip_grad),
+                grad_accum_steps=config.data.grad_accum_steps,
+                all_reduce=lambda loss: (
+                    distributed.all_reduce_sum([loss])[0] / distributed.world_size
+                ),
+                on_step=on_step,
+            )
+
+        return repeat_with_more_memory(test, setup.train_loader, distributed)
 
 
 def _show(config: RunConfig, suggestions: Suggestions, trials: TrialRuns | None) -> None:

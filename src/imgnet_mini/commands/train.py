@@ -8,7 +8,7 @@ import torch
 from imgnet_mini.checkpoint.manifest import has_steps
 from imgnet_mini.checkpoint.store import CheckpointStore
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, run_flags
-from imgnet_mini.data.loaders import Loader, build_eval_loader
+from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.data.sampler import build_progressive_resize, pixel_fraction
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -19,12 +19,12 @@ from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.class_weights import describe_class_weights
 from imgnet_mini.training.compilation import report_compilation
 from imgnet_mini.training.device import translate_torch_errors
-from imgnet_mini.training.evaluation import Validation
 from imgnet_mini.training.full_size import check_full_size
 from imgnet_mini.training.model import weights_sha256
 from imgnet_mini.training.peak_lr import note_other_images, resolve_max_lr
 from imgnet_mini.training.run import TrainingRun
 from imgnet_mini.training.setup import Setup, build_setup, build_trainer, describe_environment
+from imgnet_mini.training.step_undo import repeat_with_more_memory
 from imgnet_mini.utils.atomic_file import translate_write_errors
 from imgnet_mini.utils.console import print_lines
 from imgnet_mini.utils.shell import tensorboard_command
@@ -131,7 +131,10 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                     check=run.saving.check,
                 )
                 run.saving.wait()  # worker processes start with validation: no file may be open
-                run.finish_epoch(trained, _validate(run, train_loader, val_loader, stop))
+                validation = repeat_with_more_memory(
+                    lambda: run.trainer.validate(val_loader, stop), train_loader, distributed
+                )
+                run.finish_epoch(trained, validation)
         except StopRequestedError as error:
             run.save()
             distributed.barrier()  # else torchrun, seeing one end, kills the one still writing
@@ -149,18 +152,6 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         f"Next: imgnet-mini report{run_flags(run.config.run)}",
     )
     _stop_at_the_end(run, stop)
-
-
-def _validate(
-    run: TrainingRun, train_loader: Loader, val_loader: Loader, stop: StopRequest
-) -> Validation:
-    """Validate; if GPU memory runs out, free what training can spare and validate again."""
-    try:
-        return run.trainer.validate(val_loader, stop)
-    except torch.OutOfMemoryError:  # one of several ranks cannot repeat it alone
-        if run.setup.distributed.world_size > 1 or not train_loader.free_memory():
-            raise
-    return run.trainer.validate(val_loader, stop)
 
 
 def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:

@@ -174,7 +174,7 @@ def run_lr_trials(
                 )
             except DivergedError:
                 return [*takewhile(math.isfinite, logger.losses), math.inf]
-        return logger.losses
+        return [*filter(math.isfinite, logger.losses)]  # the others, of fp16, were skipped
 
     return search_peak_lr(
         train_at,
@@ -207,6 +207,7 @@ def estimate_step_seconds(config: RunConfig, setup: Setup) -> tuple[int, float]:
     data, device = config.data, setup.device
     size = min(data.batch_size, 8 if device.type == "cpu" else data.batch_size)
     images = torch.rand(size, 3, data.img_size, data.img_size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     targets = torch.zeros(size, dtype=torch.int64, device=device)
     network = setup.model.eval()  # leaves the statistics of batch norms as they are
     seconds = math.inf
@@ -233,12 +234,22 @@ class _FirstSteps(BatchLoader):
     def __len__(self) -> int:
         return self._steps
 
+    @property
+    def can_free_memory(self) -> bool:
+        """Return whether `free_memory` would free device memory."""
+        return self._loader.can_free_memory
+
+    def free_memory(self) -> bool:
+        """Free device memory that the batches can do without; return whether there was any."""
+        return self._loader.free_memory()
+
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         """Iterate over as many epochs of the loader as needed."""
-        batches = chain.from_iterable(map(self._loader.epoch, count(epoch)))
-        yield from islice(
-            batches, start * self._grad_accum_steps, self._steps * self._grad_accum_steps
-        )
+        finished, begun = divmod(start, len(self._loader))
+        first = epoch + finished
+        later = chain.from_iterable(map(self._loader.epoch, count(first + 1)))
+        batches = chain(self._loader.epoch(first, start=begun), later)
+        yield from islice(batches, (self._steps - start) * self._grad_accum_steps)
 
 
 class _LossLogger:

@@ -1,15 +1,16 @@
-"""Repeating a training step that ran out of GPU memory, once the loader has freed some."""
+"""Repeating what ran out of GPU memory, such as a training step, once the loader has freed some."""
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from imgnet_mini.data.loaders import BatchLoader
-from imgnet_mini.distributed.context import DistributedContext
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.training.train_state import (
     StepBuffer,
     TrainState,
@@ -17,7 +18,25 @@ from imgnet_mini.training.train_state import (
     set_random_state,
 )
 
+T = TypeVar("T")
 Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def repeat_with_more_memory(
+    function: Callable[[], T],
+    loader: BatchLoader,
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> T:
+    """Call a function that restores what it changes; if GPU memory runs out, call it again.
+
+    Before that, the loader frees what it can spare. One of several ranks cannot repeat alone.
+    """
+    try:
+        return function()
+    except torch.OutOfMemoryError:
+        if distributed.world_size > 1 or not loader.free_memory():
+            raise
+    return function()
 
 
 class StepUndo:
