@@ -19,7 +19,7 @@ OTHER_LOADERS = ["albumentations", "opencv-python-headless", "timm"]
 
 
 def install_group(session: nox.Session, group: str) -> None:
-    session.install(".[onnx,safetensors]", *nox.project.dependency_groups(PYPROJECT, group))
+    session.install(".[onnx,safetensors,hub]", *nox.project.dependency_groups(PYPROJECT, group))
 
 
 @nox.session

@@ -185,18 +185,48 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            metavar="pt2|torchscript|onnx|safetensors|state-dict",
-            help="File format.",
+            metavar="pt2|torchscript|onnx|safetensors|state-dict|hub",
+            help="File format; hub: a folder for the Hugging Face Hub, which timm loads too.",
             show_default="by the ending of --output, or pt2",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File to write.", show_default="in exports/<name>/"),
+        typer.Option(
+            metavar="PATH",
+            help="File to write, or folder for --format hub.",
+            show_default="in exports/<name>/",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file.")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPOSITORY",
+            help="Upload the folder of --format hub to this repository, such as name/model.",
+            show_default="nothing is uploaded",
+            rich_help_panel="Hugging Face Hub",
+        ),
+    ] = None,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Make a new repository private.",
+            rich_help_panel="Hugging Face Hub",
+        ),
+    ] = False,
+    license_id: Annotated[
+        str,
+        typer.Option(
+            "--license",
+            metavar="ID",
+            help="License of the weights for the model card, such as mit.",
+            rich_help_panel="Hugging Face Hub",
+        ),
+    ] = "unknown",
     config: RunConfig,
 ) -> None:
     """Export the model for other programs, and check that the file gives the same outputs.
@@ -205,7 +235,14 @@ def export(
     """
     from imgnet_mini.commands import export
 
-    export.run(config, checkpoint=checkpoint, form=form, output=output, overwrite=overwrite)
+    export.run(
+        config,
+        checkpoint=checkpoint,
+        form=form,
+        output=output,
+        overwrite=overwrite,
+        hub=export.HubOptions(push, private, license_id),
+    )
 
 
 @app.command(rich_help_panel="Try it")

@@ -1,6 +1,8 @@
 """export: write a trained model in another format, and check the file."""
 
+import re
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -9,31 +11,60 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgnet_mini.checkpoint.store import tensor_bytes
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.batches import load_batches
+from imgnet_mini.data.classes import imagenet_classes
 from imgnet_mini.data.folder import find_inference_images
 from imgnet_mini.data.transforms import Normalize
 from imgnet_mini.data.tree import val_folder
-from imgnet_mini.errors import ConfigError, DataError, ExportError
-from imgnet_mini.export.formats import FORMATS, Description, ExportFormat, describe, to_json
-from imgnet_mini.export.parity import ParityResult, compare
-from imgnet_mini.inference.model import InferenceModel, load_inference_model
-from imgnet_mini.inference.settings import checkpoint_settings
-from imgnet_mini.training.model import build_with_weights
-from imgnet_mini.utils.atomic_file import (
-    flush_and_close,
-    fsync_folder,
-    temporary_file,
-    translate_write_errors,
-    write_text,
+from imgnet_mini.errors import ConfigError, DataError
+from imgnet_mini.export.formats import (
+    FORMATS,
+    HUB,
+    Description,
+    ExportFormat,
+    describe,
+    to_json,
 )
+from imgnet_mini.export.hub import (
+    CARD,
+    UNKNOWN_LICENSE,
+    WEIGHTS,
+    check_repository,
+    folder_checkpoint,
+    is_in_timm,
+    push_folder,
+)
+from imgnet_mini.export.hub_folder import write_hub_folder
+from imgnet_mini.export.parity import ParityResult
+from imgnet_mini.export.writer import Exportable, write_checked
+from imgnet_mini.inference.model import InferenceModel, load_inference_model
+from imgnet_mini.inference.settings import checkpoint_settings, is_saved_by
+from imgnet_mini.reporting.readme.card import ModelCard, find_result
+from imgnet_mini.reporting.run_view import read_run
+from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.training.model import build_with_weights
+from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import format_bytes, print_lines
 
 _CPU: Final = torch.device("cpu")
 _CHECK_IMAGES: Final = 16
 """Number of images to check the exported file on."""
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """Options of `--format hub`.
+
+    push: repository to upload the folder to; None: nothing is uploaded.
+    private: make a new repository private.
+    license_id: of the weights, for the model card.
+    """
+
+    push: str | None = None
+    private: bool = False
+    license_id: str = UNKNOWN_LICENSE
 
 
 def run(
@@ -43,41 +74,140 @@ def run(
     form: str | None = None,
     output: Path | None = None,
     overwrite: bool = False,
+    hub: HubOptions | None = None,
 ) -> None:
     """Export a checkpoint, check the file on images, and write a JSON description beside it.
 
-    form: a key of `FORMATS`; by default from the suffix of `output`, else `pt2`.
-    output: the file to write; by default named after the checkpoint, in `exports/<name>/` of the
-        run that saved it.
+    form: a key of `FORMATS`, or `hub`; by default from the suffix of `output`, else `pt2`.
+    output: the file or folder to write; by default named after the checkpoint, in
+        `exports/<name>/` of the run that saved it.
+    hub: options of the form `hub`.
 
     Raises:
         ConfigError: the file exists, the format is unknown, or its packages are not installed.
         CheckpointError: see `load_inference_model`.
         ExportError: the exported model does not match; the file is removed.
-        WriteError: the file cannot be written.
+        WriteError: the file cannot be written or uploaded.
     """
     form = _choose_format(form, output)
-    export_format = FORMATS[form]
-    _check_packages(form, export_format)
+    _check_packages(form, FORMATS.get(form, HUB))
+    hub = _check_hub_options(form, hub or HubOptions())
     model = load_inference_model(overrides, checkpoint, _CPU)
     config = checkpoint_settings(overrides, checkpoint, model.path, model.saved_settings)
+    if form == "hub":
+        _export_hub(model, config, output, hub, overwrite=overwrite)
+    else:
+        _export_file(model, config, form, output, overwrite=overwrite)
+
+
+def _export_file(
+    model: InferenceModel, config: RunConfig, form: str, output: Path | None, *, overwrite: bool
+) -> None:
+    export_format = FORMATS[form]
     path = output or config.run.paths().export_dir / f"{model.path.stem}{export_format.suffix}"
     json_path = path.with_name(f"{path.name}.json")
     _check_new([path, json_path], model, overwrite=overwrite)
+    exportable, source = _prepare(model, config)
+    parity = write_checked(export_format, exportable, path)
+    write_text(json_path, to_json(exportable.description))
+    print_lines(
+        _title(model, form, path),
+        _describe_check(parity, source),
+        f"Wrote {path} and {json_path}",
+    )
+
+
+def _export_hub(
+    model: InferenceModel,
+    config: RunConfig,
+    output: Path | None,
+    hub: HubOptions,
+    *,
+    overwrite: bool,
+) -> None:
+    folder = output or config.run.paths().export_dir / "hub"
+    is_ready = hub.push is not None and folder_checkpoint(folder) == model.sha256
+    if is_ready and not overwrite:
+        print_lines(f"{folder} holds this checkpoint already, and is uploaded as it is")
+    else:
+        _check_folder(folder, overwrite=overwrite)
+        _write_hub(model, config, folder, hub)
+    if hub.push is not None:
+        address = push_folder(folder, hub.push, private=hub.private)
+        print_lines(f"Uploaded {folder} to {address}")
+
+
+def _check_folder(folder: Path, *, overwrite: bool) -> None:
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not is_empty and not overwrite:
+        raise ConfigError(
+            f"{folder} exists; replace it with --overwrite, or name another one with --output"
+        )
+
+
+def _write_hub(model: InferenceModel, config: RunConfig, folder: Path, hub: HubOptions) -> None:
+    exportable, source = _prepare(model, config)
+    card = _make_card(model, config.run.paths(), exportable.description, hub)
+    parity, checked_with = write_hub_folder(folder, exportable, card)
+    print_lines(
+        _title(model, "hub", folder / WEIGHTS),
+        _describe_check(parity, f"{source} with {checked_with}"),
+        f"timm loads it: timm.create_model('local-dir:{folder}', pretrained=True)"
+        if card.in_timm
+        else f"timm has no network with the tensors of {model.arch}: imgnet-mini and torchvision "
+        "load it",
+        f"Wrote {folder}. Its {CARD} names {hub.license_id!r} as license"
+        + ("" if hub.license_id != UNKNOWN_LICENSE else ": set it with --license"),
+    )
+
+
+def _make_card(
+    model: InferenceModel, paths: RunPaths, description: Description, hub: HubOptions
+) -> ModelCard:
+    run = result = None
+    if paths.train_log.exists() and is_saved_by(paths, model.path, model.sha256):
+        run = read_run(paths, paths.export_dir)
+        is_best = model.path.resolve() == paths.best.resolve()
+        result = find_result(run, model.sha256, is_best=is_best)
+    return ModelCard(
+        description=description,
+        license_id=hub.license_id,
+        in_timm=is_in_timm(model.arch),
+        is_imagenet=set(model.classes) <= set(imagenet_classes()),
+        run=run,
+        result=result,
+    )
+
+
+def _prepare(model: InferenceModel, config: RunConfig) -> tuple[Exportable, str]:
+    """Return the model with images to check it on, and where these are from."""
+
+    def build(weights: dict[str, Tensor]) -> nn.Module:
+        return build_with_weights(
+            ModelConfig(arch=model.arch),
+            weights,
+            classes=len(model.classes),
+            img_size=model.img_size,
+        )
+
     images, source = _load_images(val_folder(config.run.data_root), model)
     description = describe(model.arch, model.img_size, model.classes, model.decoding) | {
         "checkpoint": model.path.name,
         "checkpoint_sha256": model.sha256,
         "epoch": model.epoch,
     }
-    parity = _write(export_format, model, images, description, path)
-    write_text(json_path, to_json(description))
-    print_lines(
-        f"{model.arch} of {len(model.classes)} classes as {form}: "
-        f"{format_bytes(path.stat().st_size)}",
+    return Exportable(model.module, build, images, description), source
+
+
+def _title(model: InferenceModel, form: str, path: Path) -> str:
+    size = format_bytes(path.stat().st_size)
+    return f"{model.arch} of {len(model.classes)} classes as {form}: {size}"
+
+
+def _describe_check(parity: ParityResult, source: str) -> str:
+    return (
         f"Checked on {parity.images} {source}: the same top-1 on all of them, logits within "
-        f"{parity.max_difference:.1e}",
-        f"Wrote {path} and {json_path}",
+        f"{parity.max_difference:.1e}"
     )
 
 
@@ -85,9 +215,26 @@ def _choose_format(form: str | None, output: Path | None) -> str:
     if form is None:
         suffixes = {known.suffix: name for name, known in FORMATS.items()}
         form = suffixes.get(output.suffix.lower(), "pt2") if output is not None else "pt2"
-    if form not in FORMATS:
-        raise ConfigError(f"--format {form}: choose one of {', '.join(FORMATS)}")
+    if form not in FORMATS and form != "hub":
+        raise ConfigError(f"--format {form}: choose one of {', '.join([*FORMATS, 'hub'])}")
     return form
+
+
+def _check_hub_options(form: str, hub: HubOptions) -> HubOptions:
+    if form != "hub" and hub != HubOptions():
+        raise ConfigError(
+            f"--push, --private and --license are for --format hub, not for --format {form}"
+        )
+    if hub.private and hub.push is None:
+        raise ConfigError("--private is for a repository that --push makes: add --push REPO")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", hub.license_id):
+        raise ConfigError(
+            f"--license {hub.license_id}: give an identifier of the Hugging Face Hub, such as mit, "
+            "apache-2.0 or cc-by-nc-4.0"
+        )
+    if hub.push is not None:
+        check_repository(hub.push)
+    return hub
 
 
 def _check_packages(form: str, export_format: ExportFormat) -> None:
@@ -128,39 +275,3 @@ def _random_images(img_size: int) -> Tensor:
     coarse = torch.rand(_CHECK_IMAGES, 3, 5, 5, generator=generator)
     smooth = F.interpolate(coarse, size=img_size, mode="bilinear")
     return (255 * smooth).to(torch.uint8)
-
-
-def _write(
-    export_format: ExportFormat,
-    model: InferenceModel,
-    images: Tensor,
-    description: Description,
-    path: Path,
-) -> ParityResult:
-    module = model.module.to(memory_format=torch.contiguous_format)
-
-    def build(weights: dict[str, Tensor]) -> nn.Module:
-        return build_with_weights(
-            ModelConfig(arch=model.arch),
-            weights,
-            classes=len(model.classes),
-            img_size=model.img_size,
-        )
-
-    with (
-        translate_write_errors(path, tensor_bytes(module.state_dict())),
-        temporary_file(path) as (file, temporary),
-    ):
-        with torch.no_grad():
-            export_format.write(module, images[:1].repeat(2, 1, 1, 1), description, file)
-        flush_and_close(file, temporary)
-        parity = compare(module, export_format.read(temporary, build), images)
-        if not parity.is_match:
-            raise ExportError(
-                f"the exported model does not match: top-1 agrees on {parity.same_top1} of "
-                f"{parity.images} images, logits differ by up to {parity.max_difference:.1e}. "
-                "The file was not kept; try another --format"
-            )
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    return parity

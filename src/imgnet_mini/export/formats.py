@@ -212,6 +212,11 @@ FORMATS: Final = {
 }
 """pt2 is the graph of torch.export, the successor of torchscript; the last two hold weights."""
 
+HUB: Final = ExportFormat(
+    "", _write_safetensors, _read_safetensors, "hub", ("safetensors", "huggingface_hub")
+)
+"""The weights in a folder for the Hugging Face Hub."""
+
 
 def _dynamic_batch() -> dict[int, Any]:
     return {0: torch.export.Dim("batch")}

@@ -66,16 +66,21 @@ def check_saved_by(paths: RunPaths, path: Path, sha256: str) -> None:
     Raises:
         ConfigError: the run exists, and the file is neither in its folder nor in its manifest.
     """
-    if not paths.config.exists() or path.resolve().parent == paths.checkpoint_dir.resolve():
-        return
+    if paths.config.exists() and not is_saved_by(paths, path, sha256):
+        raise ConfigError(
+            f"{path} was not saved by the run {paths.name}, whose results are in "
+            f"{paths.report_dir}: store this one under a new --name"
+        )
+
+
+def is_saved_by(paths: RunPaths, path: Path, sha256: str) -> bool:
+    """Return whether a checkpoint file is in the folder of a run, or in its manifest."""
+    if path.resolve().parent == paths.checkpoint_dir.resolve():
+        return True
     with suppress(CheckpointError):  # of a damaged manifest
         manifest = Manifest.read(paths.manifest)
-        if manifest is not None and manifest.find(sha256) is not None:
-            return
-    raise ConfigError(
-        f"{path} was not saved by the run {paths.name}, whose results are in {paths.report_dir}: "
-        "store this one under a new --name"
-    )
+        return manifest is not None and manifest.find(sha256) is not None
+    return False
 
 
 def _read_saved(output_dir: Path, name: str) -> RunConfig | None:

@@ -102,6 +102,27 @@ def translate_write_errors(path: Path, expected_bytes: int | None = None) -> Ite
         raise WriteError(f"cannot write {_failed_path(cause, path)}: {reason}") from error
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a temporary folder beside `path`; put its files into `path` if the block succeeds.
+
+    Other files that are in `path` stay.
+
+    Raises:
+        WriteError: a file or folder cannot be written.
+    """
+    with translate_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX, dir=path.parent
+        ) as name:
+            yield Path(name)
+            path.mkdir(exist_ok=True)
+            for file in sorted(Path(name).iterdir()):
+                file.replace(path / file.name)
+            fsync_folder(path)
+
+
 def write_text(path: Path, text: str) -> None:
     r"""Write a text file atomically, as UTF-8 with `\\n` line ends.
 

@@ -50,7 +50,7 @@ def render(template: str, runs: Sequence[RunView], refresh: str) -> str:
             f"there is no template {template}; give the path of a Jinja template, "
             f"or one of: {', '.join(PACKAGED)}"
         )
-    environment = _environment(None if is_packaged else path.parent)
+    environment = make_environment(None if is_packaged else path.parent)
     try:
         text = environment.get_template(path.name).render(
             runs=runs,
@@ -70,8 +70,11 @@ def render(template: str, runs: Sequence[RunView], refresh: str) -> str:
     return text.strip("\n")
 
 
-def _environment(folder: Path | None) -> ImmutableSandboxedEnvironment:
-    """Return an environment where templates of the user's folder can import packaged ones."""
+def make_environment(folder: Path | None) -> ImmutableSandboxedEnvironment:
+    """Return an environment where templates of the user's folder can import packaged ones.
+
+    folder: of the user's templates; None for packaged ones alone.
+    """
     folders = [FileSystemLoader(folder, encoding="utf-8-sig")] if folder is not None else []
     environment = ImmutableSandboxedEnvironment(
         loader=ChoiceLoader([*folders, PackageLoader("imgnet_mini")]),
