@@ -1,6 +1,8 @@
 """Start-up time and memory of a rank, by number of ranks on one machine.
 
-    python benchmarks/scale.py [--files 1281167] [--ranks 1 2 4 8] [--dir FOLDER] [--headers]
+    python benchmarks/scale.py [--files 1281167] [--classes 1000] [--ranks 1 2 4 8] [--dir FOLDER]
+
+ImageNet-21k has 14,197,122 images in 21,841 classes.
 
 So many training files are made, as in `scan.py`, and one validation file per class. Each row is one
 start of torchrun; its figures are the largest of any rank. All ranks share the cores of this
@@ -11,6 +13,7 @@ machine, so times grow with their number where a machine with a core per rank wo
     order       shuffle an epoch and take the first batch
     gather      bring the top-5 predictions of 50,000 validation images together
     memory      private memory that the list and the order of the images take in a rank
+    peak        memory that the rank that lists the images takes meanwhile
 
 --headers: also read the header of each file, as the first start of a training does.
 """
@@ -49,15 +52,23 @@ def timed(name: str) -> Iterator[None]:
     times[f"{name}, s"] = time.perf_counter() - began
 
 
+def resident_bytes(field: str) -> int:
+    """Memory of this process now (`VmRSS`), or at most since `clear_refs` was written (`VmHWM`)."""
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
 def measure(root: Path, *, headers: bool) -> None:
     """Measure one rank; rank 0 prints the largest figures of all as JSON."""
     config = RunConfig().override({"run": {"data_root": root}, "data": {"loader": "folder"}})
     with ExitStack() as stack:
         with timed("join"):
             ranks = stack.enter_context(init_distributed(RuntimeConfig(device="cpu")))
-        before = private_bytes()
+        before, resident = private_bytes(), resident_bytes("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", "ascii")  # the peak starts here
         with timed("open"):
             images = open_splits_once(config, ranks, training=headers)
+        times["peak, MB"] = (resident_bytes("VmHWM") - resident) / 1e6
         shard = RankShard(ranks.rank, ranks.world_size)
         batch_size = 32 * ranks.world_size
         sampler = ResumableBatchSampler(
@@ -90,6 +101,7 @@ def start(ranks: int, root: Path, *, headers: bool) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--files", type=int, default=1_281_167)
+    parser.add_argument("--classes", type=int, default=CLASSES)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--dir", type=Path, help="folder for the files; default: a temporary one")
     parser.add_argument("--headers", action="store_true")
@@ -101,10 +113,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         root = Path(folder) / "data"
-        make_files(root / "train", options.files)
-        make_files(root / "val", CLASSES)
+        make_files(root / "train", options.files, options.classes)
+        make_files(root / "val", options.classes, options.classes)
         rows = [start(ranks, root, headers=options.headers) for ranks in options.ranks]
-    about = f"{options.files:,} training images, {CLASSES:,} classes"
+    about = f"{options.files:,} training images, {options.classes:,} classes"
     show(options, rows, about=f"{about}, {describe_run()}", note="")
 
 

@@ -55,13 +55,13 @@ BYTES_PER_IMAGE = 200
 SMAPS = Path("/proc/self/smaps_rollup")
 
 
-def make_files(root: Path, count: int) -> None:
+def make_files(root: Path, count: int, classes: int = CLASSES) -> None:
     """Files in the shape of ImageNet, such as n01440764/n01440764_10026.JPEG."""
-    classes = min(CLASSES, count)
+    classes = min(classes, count)
     each, more = divmod(count, classes)
     done = 0
     for number in range(classes):
-        name = f"n{1_440_764 + 14_077 * number:08d}"
+        name = f"n{1_440_764 + 14_077_000 * number // classes:08d}"
         folder = root / name
         folder.mkdir(parents=True)
         images = each + (number < more)

@@ -8,8 +8,12 @@ Data and output folder need the same path on every node.
 import argparse
 from pathlib import Path
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+try:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+except ImportError as error:
+    cure = "Run: pip install 'ray[train]'"
+    raise SystemExit(f"requires Ray Train, which is not installed. {cure}") from error
 
 
 def train_rank(settings: dict) -> None:

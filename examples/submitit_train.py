@@ -7,7 +7,11 @@ import argparse
 import signal
 from pathlib import Path
 
-import submitit
+try:
+    import submitit
+except ImportError as error:
+    cure = "Run: pip install submitit"
+    raise SystemExit(f"requires submitit, which is not installed. {cure}") from error
 
 
 class Training:

@@ -5,6 +5,7 @@ A run that is killed or stopped under each of them ends with the bits of one tha
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ pytestmark = [
 ROOT = Path(__file__).parents[1]
 EPOCHS = 8
 KILL_AFTER = "[Val] Epoch 002"
+PATIENCE = 900
+"""Seconds that a run may take to start, or to end: hardly any are needed on an idle machine."""
 
 
 def flags(data, output_dir):
@@ -127,12 +130,18 @@ def kill_a_process(tmp_path, command, variable="PATH="):
     raise AssertionError(f"no process of {command}")
 
 
-def wait_for_log(tmp_path, text, seconds=180):
+def wait_for_log(tmp_path, text, is_running):
     log = tmp_path / "out/a/logs.md"
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not (log.exists() and text in log.read_text("utf-8")):
-        assert time.monotonic() < deadline, (tmp_path / "terminal.log").read_text("utf-8")
+        assert is_running(), terminal(tmp_path)
+        assert time.monotonic() < deadline, terminal(tmp_path)
         time.sleep(0.05)
+
+
+def terminal(tmp_path):
+    log = tmp_path / "terminal.log"
+    return log.read_text("utf-8") if log.exists() else ""
 
 
 def torchx(*words):
@@ -150,6 +159,25 @@ def torchx(*words):
     return found.stdout
 
 
+@pytest.mark.parametrize(
+    ("script", "package", "said"),
+    [
+        (
+            "examples/ray_train.py",
+            "ray",
+            "requires Ray Train, .* Run: pip install 'ray\\[train\\]'",
+        ),
+        ("examples/submitit_train.py", "submitit", "requires submitit, .* pip install submitit"),
+        ("src/imgnet_mini/torchx.py", "torchx", "requires torchx, .* Run: pip install torchx"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(script, package, said, monkeypatch):
+    for name in {package, *(name for name in sys.modules if name.startswith(f"{package}."))}:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit, match=said):
+        runpy.run_path(f"{ROOT / script}", run_name="__main__")
+
+
 def test_a_run_that_torchx_starts_survives_the_death_of_a_rank(images, finished, start, tmp_path):
     pytest.importorskip("torchx")
     from imgnet_mini import torchx as component  # noqa: PLC0415 - needs torchx
@@ -158,11 +186,11 @@ def test_a_run_that_torchx_starts_survives_the_death_of_a_rank(images, finished,
         *("torchx", "run", "-s", "local_cwd", "--workspace=", "--wait", "--log"),
         *(f"{component.__file__}:train", "-j", "1x2", "--", *flags(images, tmp_path)),
     )
-    wait_for_log(tmp_path, KILL_AFTER)
+    wait_for_log(tmp_path, KILL_AFTER, lambda: job.poll() is None)
     kill_a_process(tmp_path, "imgnet_mini", "RANK=0")
-    assert job.wait(240) == 0, (tmp_path / "terminal.log").read_text("utf-8")
+    assert job.wait(PATIENCE) == 0, terminal(tmp_path)
     assert differences(outcome(tmp_path, "a"), finished) == []
-    assert "Resuming a at step" in (tmp_path / "terminal.log").read_text("utf-8")
+    assert "Resuming a at step" in terminal(tmp_path)
 
 
 def test_the_slurm_job_of_torchx_resumes_stops_in_time_and_is_queued_again():
@@ -194,18 +222,26 @@ def test_the_kubernetes_job_of_torchx_has_a_port_gpus_and_restarts():
         assert "train --resume --data-root '/my images'" in container["command"][-1]
 
 
+SMALL_RAY = """
+import runpy, sys, ray
+ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script in a cluster that starts few processes and takes little memory."""
+
+
 @pytest.mark.skipif(not find_spec("ray"), reason="needs ray")  # its import sets variables
 def test_a_run_under_ray_survives_the_death_of_a_worker(config, finished, start, tmp_path):
     script = ROOT / "examples/ray_train.py"
-    job = start(
-        *(sys.executable, script, config, "--workers", 2, "--storage", tmp_path / "ray"),
-        RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
-    )
-    wait_for_log(tmp_path, KILL_AFTER, seconds=400)
+    words = (script, config, "--workers", 2, "--storage", tmp_path / "ray")
+    variables = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_worker_niceness": "0"}  # else 15
+    job = start(sys.executable, "-c", SMALL_RAY, *words, **variables)
+    wait_for_log(tmp_path, KILL_AFTER, lambda: job.poll() is None)
     kill_a_process(tmp_path, "ray::RayTrainWorker")
-    assert job.wait(300) == 0, (tmp_path / "terminal.log").read_text("utf-8")
+    assert job.wait(PATIENCE) == 0, terminal(tmp_path)
     assert differences(outcome(tmp_path, "a"), finished) == []
-    assert "Resuming a at step" in (tmp_path / "terminal.log").read_text("utf-8")
+    assert "Resuming a at step" in terminal(tmp_path)
 
 
 def test_a_preempted_job_of_submitit_is_submitted_again(config, finished, tmp_path, monkeypatch):
@@ -220,7 +256,7 @@ def test_a_preempted_job_of_submitit_is_submitted_again(config, finished, tmp_pa
     executor.update_parameters(tasks_per_node=2, timeout_min=20)
     job = executor.submit(Training(f"{config}"))
     try:
-        wait_for_log(tmp_path, KILL_AFTER)
+        wait_for_log(tmp_path, KILL_AFTER, lambda: not job.done())
         for pid, _ in marked_processes(f"IMGNET_MINI_TEST={tmp_path}"):  # as Slurm does
             if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGUSR2)
@@ -262,11 +298,11 @@ def test_the_slurm_script_of_the_documentation_saves_and_is_queued_again(
         "SLURM_JOB_NODELIST": "node",
     }
     job = start("bash", "job.sh", **variables)
-    wait_for_log(tmp_path, KILL_AFTER)
+    wait_for_log(tmp_path, KILL_AFTER, lambda: job.poll() is None)
     job.send_signal(signal.SIGTERM)  # what --signal=B:TERM@60 does
-    job.wait(120)
+    job.wait(PATIENCE)
     assert (tmp_path / "requeued").read_text("utf-8") == "requeue 17\n"
-    assert start("bash", "job.sh", **variables).wait(180) == 0
+    assert start("bash", "job.sh", **variables).wait(PATIENCE) == 0
     assert (tmp_path / "requeued").read_text("utf-8") == "requeue 17\n"
     assert differences(outcome(tmp_path, "a"), finished) == []
 

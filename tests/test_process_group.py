@@ -1,12 +1,16 @@
 """Process groups that were initialized before the command; linked by gloo."""
 
 import os
+import resource
 
+import numpy as np
+import torch
 import torch.distributed as dist
 
 import imgnet_mini
 from helpers.real_runs import FORKED
 from imgnet_mini.config.run_settings import RuntimeConfig
+from imgnet_mini.distributed import process_group
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.distributed.process_group import init_distributed
 from imgnet_mini.errors import ConfigError
@@ -77,6 +81,57 @@ def test_an_initialized_group_is_used_by_two_commands_and_not_destroyed(tmp_path
         expected = (TorchrunEnv(rank, 2, local_rank=rank, local_world_size=2), 1, 0, [3.0])
         assert found == [expected] * 2
         assert is_initialized
+
+
+def share_in_group(rank, path, results):
+    """Two machines of two ranks each."""
+    place = {"RANK": f"{rank}", "WORLD_SIZE": "4"}
+    os.environ.update(place | {"LOCAL_RANK": f"{rank % 2}", "LOCAL_WORLD_SIZE": "2"})
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=4)
+    with init_distributed(RuntimeConfig(device="cpu")) as distributed:
+        array = distributed.broadcast_from_rank0(lambda: (np.arange(3), rank))[0]
+        own = distributed.run_on_local_rank0(lambda: rank)
+        sums = distributed.all_reduce_sum([rank, 0.5])
+        rows = torch.full((1, 1), float(rank))
+        table = distributed.all_gather_rows(rows, np.array([rank]), 4)
+        found = (array.tolist(), array.flags.writeable, own, sums, table[:, 0].tolist())
+        results.put((rank, found))
+        distributed.barrier()
+    dist.destroy_process_group()
+
+
+def test_each_of_two_machines_holds_an_array_of_rank_0_once(tmp_path):
+    results = FORKED.Queue()
+    ranks = [
+        FORKED.Process(target=share_in_group, args=(rank, tmp_path / "store", results))
+        for rank in range(4)
+    ]
+    for rank in ranks:
+        rank.start()
+    found = dict(results.get(timeout=60) for _ in ranks)
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0] * 4
+    for rank, (array, is_own, first, sums, table) in found.items():
+        assert (array, is_own) == ([0, 1, 2], rank % 2 == 0)  # the second rank maps it
+        assert first == rank - rank % 2
+        assert (sums, table) == ([6.0, 2.0], [0.0, 1.0, 2.0, 3.0])
+
+
+def lower_and_raise_file_limit(results):
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+    process_group._raise_file_limit()
+    results.put((resource.getrlimit(resource.RLIMIT_NOFILE), most))
+
+
+def test_ranks_may_open_as_many_files_as_the_system_allows():
+    results = FORKED.Queue()
+    process = FORKED.Process(target=lower_and_raise_file_limit, args=(results,))
+    process.start()
+    limits, most = results.get(timeout=60)
+    process.join()
+    assert limits == (most, most)
 
 
 def train_in_group(rank, folder):

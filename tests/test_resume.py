@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from helpers.checkpoints import damage
 from helpers.events import read_events
 from helpers.outcomes import differences, outcome
 from helpers.real_runs import FORKED, run
+from imgnet_mini.checkpoint.schema import RunCheckpoint
+from imgnet_mini.commands import resume
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import WriteError
 from imgnet_mini.runs.lock import lock_run
@@ -122,6 +125,22 @@ def test_stopped_and_resumed_equals_never_stopped(run_small, cli, stop_after, ar
     assert [len(values) for values in events["parts"].hparams.values()] == [1, 1, 1]
     (text,) = events["parts"].texts.values()
     assert len(text) == 1
+
+
+def test_a_resumed_run_does_not_hold_its_checkpoint(run_small, cli, stop_after, monkeypatch):
+    stop_after(5)
+    assert run_small("train", "--name", "a") == 130
+    held, train = [], resume.train
+
+    def count(*args, **settings):
+        gc.collect()
+        held.append(sum(type(one) is RunCheckpoint for one in gc.get_objects()))
+        train(*args, **settings)
+
+    monkeypatch.setattr(resume, "train", count)
+    stop_after(10**9)
+    assert cli("resume", "--name", "a") == 0, cli.err
+    assert held == [0]
 
 
 @pytest.mark.parametrize("loader", ["folder", "pack"])

@@ -30,15 +30,15 @@ class RankProcesses:
     """
 
     def __init__(self, folder: Path, size: int, args: Sequence[object], **settings) -> None:
-        """signal_rank: the rank that `signal_at` applies to, see RealRun."""
+        """signal_rank: the rank that `signal_at` applies to, see RealRun. machines: to be on."""
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         port, signal_rank = self._store.port, settings.pop("signal_rank", 0)
-        signal_at = settings.pop("signal_at", 0)
+        signal_at, machines = settings.pop("signal_at", 0), settings.pop("machines", 1)
         self.ranks = [
             RealRun(
                 folder,
                 args,
-                environment=_environment(rank, size, port),
+                environment=_environment(rank, size, port, size // machines),
                 signal_at=signal_at if rank == signal_rank else 0,
                 **settings,
             )
@@ -51,12 +51,12 @@ class RankProcesses:
         return [rank.wait(seconds) for rank in self.ranks]
 
 
-def _environment(rank: int, size: int, port: int) -> dict[str, str]:
+def _environment(rank: int, size: int, port: int, local_size: int) -> dict[str, str]:
     return {
         "RANK": f"{rank}",
-        "LOCAL_RANK": f"{rank}",
+        "LOCAL_RANK": f"{rank % local_size}",
         "WORLD_SIZE": f"{size}",
-        "LOCAL_WORLD_SIZE": f"{size}",
+        "LOCAL_WORLD_SIZE": f"{local_size}",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": f"{port}",
         "TORCHELASTIC_USE_AGENT_STORE": "True",

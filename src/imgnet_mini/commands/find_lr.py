@@ -61,6 +61,7 @@ def run(config: RunConfig, *, distributed: DistributedContext = SINGLE_PROCESS) 
     Raises:
         StoppedError: SIGTERM arrived; Ctrl-C ends the search with the best answer so far.
     """
+    config = distributed.broadcast_from_rank0(lambda: config)
     paths = RunPaths(config.run.output_dir, config.run.name)
     check_trial_steps(config)
     distributed.broadcast_from_rank0(lambda: check_writable(paths.finder_dir))

@@ -50,6 +50,7 @@ def run(
         DataError: the images are not those that the run was started on.
         InUseError: another process is writing the run.
     """
+    overrides = distributed.broadcast_from_rank0(lambda: overrides)
     paths = overrides.run.paths()
     if distributed.is_main_process and not paths.has_checkpoint():
         restart = " --overwrite" if paths.best.exists() or paths.train_log.exists() else ""
@@ -62,30 +63,62 @@ def run(
             f"run with\n  imgnet-mini train{flags}{restart}"
         )
     with writing(paths, distributed):
-        store = CheckpointStore(paths, keep=overrides.checkpoint.keep)
-        loaded, listed = distributed.broadcast_from_rank0(lambda: _load(paths, store, checkpoint))
-        print_lines(*(f"Note: {note}" for note in loaded.notes))
-        config = merge_resume_config(
-            loaded.checkpoint,
+        continued = _continue(
             overrides,
+            checkpoint,
             replan=replan,
             allow_world_size_change=allow_world_size_change,
+            allow_image_changes=allow_image_changes,
+            skip_bad=skip_bad,
+            distributed=distributed,
         )
-        check_world_size(loaded.checkpoint, distributed, allowed=allow_world_size_change)
-        if loaded.checkpoint.state.epoch < config.schedule.epochs:
-            was_skipping = loaded.checkpoint.config["data"].get("skip_bad", False)
-            images = RunImages(
-                digest=loaded.checkpoint.images,
-                skipped=loaded.checkpoint.skipped,
-                dropped=loaded.checkpoint.dropped,
-                changed=loaded.checkpoint.changed,
-                listed=listed,
-                allow_changes=allow_image_changes,
-                skip_bad=skip_bad or (config.data.skip_bad and not was_skipping),
-            )
-            _continue(config, paths, store, loaded, images, replan=replan, distributed=distributed)
-        elif distributed.is_main_process:
+        if continued is not None:
+            training, new_plan = continued
+            train(training, new_plan=new_plan)
+
+
+def _continue(
+    overrides: RunConfig,
+    checkpoint: Path | None,
+    *,
+    replan: bool,
+    allow_world_size_change: bool,
+    allow_image_changes: bool,
+    skip_bad: bool,
+    distributed: DistributedContext,
+) -> tuple[TrainingRun, bool] | None:
+    """Return the run in the state of its checkpoint, and the `new_plan` of `train`.
+
+    None if the run is finished. The content of the checkpoint is not kept in memory.
+    """
+    paths = overrides.run.paths()
+    store = CheckpointStore(paths, keep=overrides.checkpoint.keep)
+    loaded, listed = distributed.broadcast_from_rank0(lambda: _load(paths, store, checkpoint))
+    print_lines(*(f"Note: {note}" for note in loaded.notes))
+    config = merge_resume_config(
+        loaded.checkpoint,
+        overrides,
+        replan=replan,
+        allow_world_size_change=allow_world_size_change,
+    )
+    check_world_size(loaded.checkpoint, distributed, allowed=allow_world_size_change)
+    if loaded.checkpoint.state.epoch >= config.schedule.epochs:
+        if distributed.is_main_process:
             _finish(config, paths, loaded)
+        return None
+    was_skipping = loaded.checkpoint.config["data"].get("skip_bad", False)
+    images = RunImages(
+        digest=loaded.checkpoint.images,
+        skipped=loaded.checkpoint.skipped,
+        dropped=loaded.checkpoint.dropped,
+        changed=loaded.checkpoint.changed,
+        listed=listed,
+        allow_changes=allow_image_changes,
+        skip_bad=skip_bad or (config.data.skip_bad and not was_skipping),
+    )
+    run = _restore(config, paths, store, loaded, images, replan=replan, distributed=distributed)
+    resumed = run.setup.images.resumed
+    return run, replan or (resumed is not None and resumed.has_new(images))
 
 
 def _load(
@@ -99,7 +132,7 @@ def _load(
     return loaded, read_image_list(paths.images, saved.classes, saved.images)
 
 
-def _continue(
+def _restore(
     config: ResolvedConfig,
     paths: RunPaths,
     store: CheckpointStore,
@@ -108,7 +141,7 @@ def _continue(
     *,
     replan: bool,
     distributed: DistributedContext,
-) -> None:
+) -> TrainingRun:
     saved = loaded.checkpoint
     setup = build_setup(
         config,
@@ -141,9 +174,7 @@ def _continue(
             )
             state.best_top1, state.best_epoch = -1.0, -1
         logger = RunLogger(paths, records, step=state.step)
-    has_changes = setup.images.resumed is not None and setup.images.resumed.has_new(images)
-    run = TrainingRun(config, paths, setup, trainer, logger, store)
-    train(run, new_plan=replan or has_changes)
+    return TrainingRun(config, paths, setup, trainer, logger, store)
 
 
 def _finish(config: ResolvedConfig, paths: RunPaths, loaded: LoadedCheckpoint) -> None:

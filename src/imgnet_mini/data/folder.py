@@ -115,16 +115,21 @@ def find_images(root: Path) -> ImageFolder:
     left_out = LeftOut()
     try:
         classes = sorted(class_names(root, left_out))
-        files = [sorted(walk_images(root, f"{name}/", left_out)) for name in classes]
+        # One array per class: the names of all images would take five times their memory.
+        files = [_encode(sorted(walk_images(root, f"{name}/", left_out))) for name in classes]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
     return ImageFolder(
         root,
         tuple(classes),
-        np.array([os.fsencode(file) for in_class in files for file in in_class], bytes),
+        np.concatenate(files) if files else _encode([]),
         np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
         left_out.kinds,
     )
+
+
+def _encode(names: list[str]) -> NDArray[np.bytes_]:
+    return np.array([os.fsencode(name) for name in names], bytes)
 
 
 def file_stamps(split: ImageFolder) -> NDArray[np.int64]:
@@ -143,17 +148,12 @@ def file_stamps(split: ImageFolder) -> NDArray[np.int64]:
     return stamps
 
 
-def fingerprint(*splits: ImageFolder, sizes: bool = True) -> str:
-    """Return a hash of classes, file names and targets.
-
-    sizes: include the sizes of the files.
-    """
-    return fingerprint_with_sizes(
-        *((split, split.stamps[:, 0] if sizes else None) for split in splits)
-    )
+def fingerprint(*splits: ImageFolder) -> str:
+    """Return a hash of classes, file names, targets and sizes of the files."""
+    return fingerprint_with_sizes(*((split, split.stamps[:, 0]) for split in splits))
 
 
-def fingerprint_with_sizes(*splits: tuple[ImageFolder, NDArray[np.int64] | None]) -> str:
+def fingerprint_with_sizes(*splits: tuple[ImageFolder, NDArray[np.int64]]) -> str:
     """Return the `fingerprint` of splits with known sizes of their files."""
     digest = hashlib.sha256()
     for split, sizes in splits:
@@ -162,8 +162,7 @@ def fingerprint_with_sizes(*splits: tuple[ImageFolder, NDArray[np.int64] | None]
         names = split.files.astype(f"S{np.char.str_len(split.files).max(initial=1)}")
         digest.update(names.tobytes())
         digest.update(split.targets.astype("<i8").tobytes())
-        if sizes is not None:
-            digest.update(sizes.astype("<i8").tobytes())
+        digest.update(sizes.astype("<i8").tobytes())
     return digest.hexdigest()
 
 

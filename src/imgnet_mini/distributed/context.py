@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imgnet_mini.distributed.shared_arrays import share_arrays
+from imgnet_mini.errors import LostRankError
 from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 if TYPE_CHECKING:
@@ -37,35 +39,53 @@ _SYNC_BUFFERS: Final = next(
 class DistributedContext:
     """Ranks of a run, seen from one of them. All ranks make the same calls in the same order.
 
-    With one process every call is local and costs nothing.
+    With one process every call is local and costs nothing. With several machines, data goes between
+    their first ranks and from these to the others: gloo takes as many turns as a group has ranks.
 
     store: key-value store of the ranks; torchrun hosts it, so it outlives each of them.
+    timeout: of an operation between the ranks; None: the default of torch.
     """
 
-    def __init__(self, env: TorchrunEnv, store: "Store | None" = None) -> None:
+    def __init__(
+        self,
+        env: TorchrunEnv,
+        store: "Store | None" = None,
+        *,
+        timeout: timedelta | None = None,
+    ) -> None:
         self.rank, self.world_size = env.rank, env.world_size
         self.local_rank, self.local_world_size = env.local_rank, env.local_world_size
         self.is_main_process = env.is_main_process
         self.nodes = 1
         self._store = store
+        self._first_rank = self.rank - self.local_rank
         self._node_group: dist.ProcessGroup | None = None
+        self._first_ranks_group: dist.ProcessGroup | None = None
         self._local_tasks = 0
         if self.world_size > 1:
-            first_ranks = self.all_gather(self.rank - self.local_rank)
+            first_ranks = self.all_gather(self._first_rank)
             self.nodes = len(set(first_ranks))
-            first_rank = self.rank - self.local_rank
-            members = [rank for rank, first in enumerate(first_ranks) if first == first_rank]
-            # Local synchronization: the time does not grow with the number of nodes.
-            group = dist.new_group(members, backend="gloo", use_local_synchronization=True)
-            self._node_group = cast(dist.ProcessGroup, group)
+            members = [rank for rank, first in enumerate(first_ranks) if first == self._first_rank]
+            self._node_group = _new_group(members, timeout)
+            if self.nodes > 1 and self.local_rank == 0:
+                self._first_ranks_group = _new_group(sorted(set(first_ranks)), timeout)
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """Return the sums over all ranks, computed in float64 on the CPU."""
         if self.world_size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total)
+        self._all_reduce(total)
         return total.tolist()
+
+    def _all_reduce(self, tensor: Tensor) -> None:
+        if self.nodes == 1:
+            dist.all_reduce(tensor)
+            return
+        dist.reduce(tensor, self._first_rank, group=self._node_group)
+        if self._first_ranks_group is not None:
+            dist.all_reduce(tensor, group=self._first_ranks_group)
+        dist.broadcast(tensor, self._first_rank, group=self._node_group)
 
     def all_gather(self, value: T) -> list[T]:
         """Return the values of all ranks, ordered by rank."""
@@ -76,34 +96,49 @@ class DistributedContext:
         return values
 
     def broadcast_from_rank0(self, function: Callable[[], T]) -> T:
-        """Call a function on rank 0 only; return its result on all ranks."""
+        """Call a function on rank 0 only; return its result on all ranks.
+
+        A machine holds NumPy arrays once, as in `run_on_local_rank0`.
+        """
         results = [function()] if self.is_main_process else [cast(T, None)]
-        if self.world_size > 1:
-            dist.broadcast_object_list(results)
-        return results[0]
+        if self._first_ranks_group is not None:
+            dist.broadcast_object_list(results, group=self._first_ranks_group)
+        return self._share_on_node(results[0])
 
     def run_on_local_rank0(self, function: Callable[[], T]) -> T:
         """Call a function on the first rank of each machine; return its result on all its ranks.
 
         The other ranks get NumPy arrays read-only and memory-mapped, so that a machine holds them
         once. No timeout applies to the function.
+
+        Raises:
+            LostRankError: another rank reports an error, and may be the one that is waited for.
         """
         if self._store is None:
             return function()
         self._local_tasks += 1
-        first_rank = self.rank - self.local_rank
-        done = f"local task {self._local_tasks} of {first_rank}"
+        done = f"local task {self._local_tasks} of {self._first_rank}"
         if self.local_rank == 0:
             result = function()
-            with share_arrays(result) as shared:
-                self._store.set(done, "")
-                dist.broadcast_object_list([shared], src=first_rank, group=self._node_group)
-                dist.barrier(self._node_group)  # all have mapped the arrays
-            return result
+            self._store.set(done, "")
+            return self._share_on_node(result)
         while not self._store.check([done]):  # Python handles signals between the checks
+            if self._store.check([_REPORTER_KEY]):
+                raise LostRankError("another rank has failed")
             time.sleep(_POLL_SECONDS)
+        return self._share_on_node(cast(T, None))
+
+    def _share_on_node(self, value: T) -> T:
+        """Return the value of the first rank of this machine on all its ranks."""
+        if self.local_world_size == 1:
+            return value
+        if self.local_rank == 0:
+            with share_arrays(value) as shared:
+                dist.broadcast_object_list([shared], self._first_rank, group=self._node_group)
+                dist.barrier(self._node_group)  # all have mapped the arrays
+            return value
         received = [cast(T, None)]
-        dist.broadcast_object_list(received, src=first_rank, group=self._node_group)
+        dist.broadcast_object_list(received, self._first_rank, group=self._node_group)
         dist.barrier(self._node_group)
         return received[0]
 
@@ -118,7 +153,7 @@ class DistributedContext:
         if len(positions):
             table[torch.from_numpy(positions)] = rows.double()
         if self.world_size > 1:
-            dist.all_reduce(table)
+            self._all_reduce(table)
         return table
 
     def wrap_ddp(self, model: nn.Module) -> nn.Module:
@@ -168,6 +203,12 @@ class DistributedContext:
         except RuntimeError:  # the store ended with torchrun, or with rank 0
             return self.is_main_process
         return bool(reporter == str(self.rank).encode())
+
+
+def _new_group(ranks: list[int], timeout: timedelta | None) -> dist.ProcessGroup:
+    """Return a group of this and other ranks; those that are not in it need not call."""
+    group = dist.new_group(ranks, timeout, backend="gloo", use_local_synchronization=True)
+    return cast(dist.ProcessGroup, group)
 
 
 SINGLE_PROCESS: Final = DistributedContext(TorchrunEnv())

@@ -9,8 +9,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # untyped
 
+from imgnet_mini import __version__
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import (
@@ -32,6 +34,9 @@ from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store  # the typed name of torch.distributed.Store
+
+_PACKAGES: Final = ("torchvision", "pillow", "simplejpeg")
+"""Packages that decide the results, with imgnet-mini and torch."""
 
 _RENDEZVOUS_KEY: Final = "imgnet-mini"
 _RENDEZVOUS_SECONDS: Final = 300
@@ -53,12 +58,14 @@ def init_distributed(runtime: RuntimeConfig) -> Iterator[DistributedContext]:
     Raises:
         RankError: an error that a user can fix, which this rank is the first to report.
         LostRankError: another rank has exited or does not answer.
-        ConfigError: the existing process group has no backend for CPU tensors.
+        ConfigError: the existing process group has no backend for CPU tensors, or the machines have
+            different versions of a package that decides the results.
         SystemExit: another rank reports the error.
     """
     if dist.is_available() and dist.is_initialized():
         distributed = _use_existing_group()
         with _fail_together(distributed, timeout=None):
+            _check_same_versions(distributed)
             yield distributed
         return
     env = TorchrunEnv.from_environment()
@@ -71,6 +78,7 @@ def init_distributed(runtime: RuntimeConfig) -> Iterator[DistributedContext]:
         except RuntimeError as error:
             raise _to_lost_rank_error(error, runtime.dist_timeout) or error from error
         with _fail_together(distributed, runtime.dist_timeout):
+            _check_same_versions(distributed)
             yield distributed
         dist.destroy_process_group()
 
@@ -106,17 +114,47 @@ def _env_of_existing_group() -> TorchrunEnv:
 
 def _create_group(env: TorchrunEnv, runtime: RuntimeConfig) -> DistributedContext:
     use_cuda = runtime.device in ("auto", "cuda") and torch.cuda.is_available()
+    _raise_file_limit()
+    timeout = timedelta(seconds=runtime.dist_timeout)
     store = _connect_store()
     store = PrefixStore(f"imgnet-mini {_agree_on_prefix(store, env)}", store)
     with default_signal_handlers():  # torch blocks here if a rank is killed meanwhile
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
-            timeout=timedelta(seconds=runtime.dist_timeout),
+            timeout=timeout,
             store=store,
             rank=env.rank,
             world_size=env.world_size,
         )
-    return DistributedContext(env, store)
+    return DistributedContext(env, store, timeout=timeout)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system does: gloo connects each rank to every other one."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has a lower limit than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _check_same_versions(distributed: DistributedContext) -> None:
+    own = {"imgnet-mini": __version__, "torch": str(torch.__version__)}
+    own |= {name: version(name) for name in _PACKAGES}
+    ranks = distributed.all_gather((platform.node(), own))
+    for rank, (node, versions) in enumerate(ranks):
+        first_node, first = ranks[0]
+        different = [name for name in first if versions[name] != first[name]]
+        if different:
+            here, there = (
+                ", ".join(f"{name} {one[name]}" for name in different) for one in (first, versions)
+            )
+            raise ConfigError(
+                f"the ranks have different versions: {here} on {first_node} (rank 0), {there} on "
+                f"{node} (rank {rank}). Install the same ones on all machines"
+            )
 
 
 def _connect_store() -> "Store":

@@ -2,9 +2,10 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +25,14 @@ def share_arrays(value: T) -> Iterator[T]:
     them, the arrays are pickled.
     """
     with ExitStack() as stack:
+
+        @cache
+        def folder() -> Path:
+            path = Path(tempfile.mkdtemp(prefix="imgnet-mini-"))
+            stack.callback(shutil.rmtree, path, ignore_errors=True)  # Windows: if mapped
+            return path
+
         try:
-            folder = Path(tempfile.mkdtemp(prefix="imgnet-mini-"))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)  # Windows: if mapped
             shared = _store_arrays(value, folder)
         except OSError:
             shared = value
@@ -47,9 +53,9 @@ def _map_array(path: Path) -> NDArray[Any]:
     return open_memmap(path, mode="r").view(np.ndarray)  # a memmap's methods are slow
 
 
-def _store_arrays(value: Any, folder: Path) -> Any:
+def _store_arrays(value: Any, folder: Callable[[], Path]) -> Any:
     if isinstance(value, np.ndarray) and value.size:  # an empty file cannot be mapped
-        path = folder / f"{len(list(folder.iterdir()))}.npy"
+        path = folder() / f"{len(list(folder().iterdir()))}.npy"
         np.save(path, value, allow_pickle=False)
         return _StoredArray(path)
     if isinstance(value, tuple):
@@ -57,5 +63,8 @@ def _store_arrays(value: Any, folder: Path) -> Any:
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
-        return replace(value, **{name: _store_arrays(part, folder) for name, part in parts.items()})
+        stored = {name: _store_arrays(part, folder) for name, part in parts.items()}
+        return replace(
+            value, **{name: stored[name] for name in parts if stored[name] is not parts[name]}
+        )
     return value

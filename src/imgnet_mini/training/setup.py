@@ -14,12 +14,11 @@ from torch import nn
 
 from imgnet_mini import __version__
 from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
-from imgnet_mini.data.folder import ImageFolder, fingerprint
+from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.run_images import RunImages
 from imgnet_mini.data.splits import ImageSplits, find_images_of_run, open_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
-from imgnet_mini.errors import DataError
 from imgnet_mini.reporting.network import count_parameters
 from imgnet_mini.training.class_weights import resolve_class_weights
 from imgnet_mini.training.compilation import check_compile_mode, choose_compile_mode
@@ -32,6 +31,7 @@ from imgnet_mini.training.precision import (
     emulates_bf16,
     use_float32_classifier,
 )
+from imgnet_mini.training.same_images import Listing, check_same_images
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.console import print_warning
 
@@ -129,15 +129,19 @@ def open_splits_once(
         DataError: the images differ between machines.
     """
     run, data, opened = config.run, config.data, list[ImageSplits]()
+    listing: Listing | None = None
 
     def find() -> tuple[_Found, str, Mapping[str, str], RunImages | None, str]:
+        nonlocal listing
         found = find_images_of_run(run, data, training=training, classes=classes)
         images = open_splits(run, data, training=training, resumed=resumed, found=found)
         opened.append(images)
-        names = fingerprint(images.train, images.val, sizes=False) if distributed.nodes > 1 else ""
-        return found, images.loader, images.skipped, images.resumed, names
+        if distributed.nodes > 1:
+            listing = Listing(images, training)
+        digest = "" if listing is None else listing.digest
+        return found, images.loader, images.skipped, images.resumed, digest
 
-    found, loader, skipped, resumed, names = distributed.run_on_local_rank0(find)
+    found, loader, skipped, resumed, digest = distributed.run_on_local_rank0(find)
     if not opened:
         data = config.override({"data": {"loader": loader}}).data
         images = open_splits(
@@ -150,11 +154,8 @@ def open_splits_once(
             found=found,
         )
         opened.append(images)
-    if distributed.nodes > 1 and len(set(distributed.all_gather(names))) > 1:
-        raise DataError(
-            f"the images in {run.data_root} differ between machines: copy them again, or pass a "
-            "folder that all machines share with --data-root"
-        )
+    if distributed.nodes > 1:
+        check_same_images(listing, digest, run.data_root, distributed)
     return opened[0]
 
 
