@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from imgnet_mini.data.images import EXTENSIONS
 from imgnet_mini.data.walk import HIDDEN, LeftOut, class_names, walk_images
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import join_names
+
+_BLOCK: Final = 50_000
+"""Names that become an array at once: a list of all of them would take five times its memory."""
 
 
 @dataclass(frozen=True)
@@ -113,23 +116,25 @@ def find_images(root: Path) -> ImageFolder:
         DataError: a folder cannot be read.
     """
     left_out = LeftOut()
+    blocks, names, counts = list[NDArray[np.bytes_]](), list[bytes](), list[int]()
     try:
         classes = sorted(class_names(root, left_out))
-        # One array per class: the names of all images would take five times their memory.
-        files = [_encode(sorted(walk_images(root, f"{name}/", left_out))) for name in classes]
+        for name in classes:
+            found = sorted(walk_images(root, f"{name}/", left_out))
+            counts.append(len(found))
+            names += map(os.fsencode, found)
+            if len(names) >= _BLOCK:
+                blocks.append(np.array(names, bytes))
+                names.clear()
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
     return ImageFolder(
         root,
         tuple(classes),
-        np.concatenate(files) if files else _encode([]),
-        np.repeat(np.arange(len(classes)), [len(in_class) for in_class in files]),
+        np.concatenate([*blocks, np.array(names, bytes)]),
+        np.repeat(np.arange(len(classes)), counts),
         left_out.kinds,
     )
-
-
-def _encode(names: list[str]) -> NDArray[np.bytes_]:
-    return np.array([os.fsencode(name) for name in names], bytes)
 
 
 def file_stamps(split: ImageFolder) -> NDArray[np.int64]:

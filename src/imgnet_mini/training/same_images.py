@@ -32,7 +32,7 @@ class Listing:
 
     @property
     def source(self) -> str:
-        """What the images are read from."""
+        """Source of the images, as the end of a sentence about the machine."""
         pack = self.images.pack
         if pack is None:
             return "reads image files"
