@@ -35,9 +35,9 @@ def typecheck(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def run_tests(session: nox.Session, marks: str, *arguments: str) -> None:
+def run_tests(session: nox.Session, marks: str, *arguments: str, **env: str) -> None:
     """Run pytest with byte code kept: else each process that a test starts compiles torch anew."""
-    session.run("pytest", "-m", marks, *arguments, env={"PYTHONDONTWRITEBYTECODE": None})
+    session.run("pytest", "-m", marks, *arguments, env={"PYTHONDONTWRITEBYTECODE": None, **env})
 
 
 @nox.session
@@ -135,6 +135,18 @@ def engines(session: nox.Session) -> None:
     """Launchers, in an environment of their own: TorchX requires an old urllib3."""
     session.install(".[torchx,ray]", *nox.project.dependency_groups(PYPROJECT, "engines"))
     run_tests(session, "not gpu", "tests/test_engines.py", *session.posargs)
+
+
+@nox.session
+def extras(session: nox.Session) -> None:
+    """The page of `export --format space`, in an environment of its own pinned requirements."""
+    install_group(session, "tests")
+    folder = Path(session.create_tmp()).resolve() / "space"
+    session.run("python", "-m", "venv", "--clear", str(folder))
+    python = str(next(folder.glob("*/python*")))  # in bin, or Scripts on Windows
+    requirements = "src/imgnet_mini/export/space_files/requirements.txt"
+    session.run(python, "-m", "pip", "install", "-q", "-r", requirements, external=True)
+    run_tests(session, "not gpu", "tests/test_space_app.py", *session.posargs, SPACE_PYTHON=python)
 
 
 @nox.session

@@ -27,6 +27,7 @@ FOREIGN_FLAGS = {
     *("--logdir", "--samples_per_plugin"),  # tensorboard
     *("--page", "--show", "--markdown", "--seeds", "--work-dir", "--images", "--rounds"),
     *("--seeding",),  # benchmarks
+    "--repo-type",  # hf
 }
 
 

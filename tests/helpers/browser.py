@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common import exceptions
+from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver") or shutil.which("chromium.chromedriver")
@@ -17,12 +19,17 @@ MISSING = "needs chromium and chromedriver (Debian: apt-get install chromium chr
 
 
 class Browser:
-    """Loads pages from disk; `console_messages` and `requests` are those of the last page."""
+    """Loads pages from disk or by address.
+
+    `console_messages` and `requests` are those of the last page.
+    """
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
 
-    def load(self, path: Path, *, width: int = 1400, height: int = 900, dark: bool = False) -> None:
+    def load(
+        self, page: Path | str, *, width: int = 1400, height: int = 900, dark: bool = False
+    ) -> None:
         features = [
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce"},
@@ -32,7 +39,7 @@ class Browser:
         self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         for kind in ("browser", "performance"):
             self._driver.get_log(kind)
-        self._driver.get(path.absolute().as_uri())
+        self._driver.get(page if isinstance(page, str) else page.absolute().as_uri())
 
     def run(self, script: str, *args: object) -> Any:
         """Run the body of a function in the page and return its result."""
@@ -40,6 +47,16 @@ class Browser:
 
     def find(self, selector: str) -> Any:
         return self._driver.find_element("css selector", selector)
+
+    def wait_for(self, selector: str, text: str = "", *, seconds: float = 60) -> Any:
+        """Return the first element that a selector finds and whose text has `text` in it."""
+
+        def find(driver: webdriver.Chrome) -> Any:
+            found = driver.find_elements("css selector", selector)
+            return next((element for element in found if text in element.text), None)
+
+        stale = [exceptions.StaleElementReferenceException]
+        return WebDriverWait(self._driver, seconds, ignored_exceptions=stale).until(find)
 
     def texts(self, selector: str) -> list[str]:
         """Return the texts of all visible elements."""

@@ -185,8 +185,9 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            metavar="pt2|torchscript|onnx|safetensors|state-dict|hub",
-            help="File format; hub: a folder for the Hugging Face Hub, which timm loads too.",
+            metavar="pt2|torchscript|onnx|safetensors|state-dict|hub|space",
+            help="File format; hub: a folder for the Hugging Face Hub, which timm loads too; "
+            "space: a folder with a web page that classifies images.",
             show_default="by the ending of --output, or pt2",
         ),
     ] = None,
@@ -194,7 +195,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="File to write, or folder for --format hub.",
+            help="File to write, or folder for hub and space.",
             show_default="in exports/<name>/",
         ),
     ] = None,

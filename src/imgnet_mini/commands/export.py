@@ -1,24 +1,21 @@
 """export: write a trained model in another format, and check the file."""
 
 import re
-from contextlib import suppress
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.training_settings import ModelConfig
-from imgnet_mini.data.batches import load_batches
 from imgnet_mini.data.classes import imagenet_classes
-from imgnet_mini.data.folder import find_inference_images
-from imgnet_mini.data.transforms import Normalize
 from imgnet_mini.data.tree import val_folder
-from imgnet_mini.errors import ConfigError, DataError
+from imgnet_mini.errors import ConfigError
+from imgnet_mini.export.check_images import find_images, load_check_images
 from imgnet_mini.export.formats import (
     FORMATS,
     HUB,
@@ -38,6 +35,7 @@ from imgnet_mini.export.hub import (
 )
 from imgnet_mini.export.hub_folder import write_hub_folder
 from imgnet_mini.export.parity import ParityResult
+from imgnet_mini.export.space import MODEL, write_space_folder
 from imgnet_mini.export.writer import Exportable, write_checked
 from imgnet_mini.inference.model import InferenceModel, load_inference_model
 from imgnet_mini.inference.settings import checkpoint_settings, is_saved_by
@@ -49,8 +47,6 @@ from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import format_bytes, print_lines
 
 _CPU: Final = torch.device("cpu")
-_CHECK_IMAGES: Final = 16
-"""Number of images to check the exported file on."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def run(
 ) -> None:
     """Export a checkpoint, check the file on images, and write a JSON description beside it.
 
-    form: a key of `FORMATS`, or `hub`; by default from the suffix of `output`, else `pt2`.
+    form: a key of `FORMATS`, `hub` or `space`; by default from the suffix of `output`, else `pt2`.
     output: the file or folder to write; by default named after the checkpoint, in
         `exports/<name>/` of the run that saved it.
     hub: options of the form `hub`.
@@ -90,12 +86,14 @@ def run(
         WriteError: the file cannot be written or uploaded.
     """
     form = _choose_format(form, output)
-    _check_packages(form, FORMATS.get(form, HUB))
+    _check_packages(form, FORMATS["onnx" if form == "space" else form] if form != "hub" else HUB)
     hub = _check_hub_options(form, hub or HubOptions())
     model = load_inference_model(overrides, checkpoint, _CPU)
     config = checkpoint_settings(overrides, checkpoint, model.path, model.saved_settings)
     if form == "hub":
         _export_hub(model, config, output, hub, overwrite=overwrite)
+    elif form == "space":
+        _export_space(model, config, output, overwrite=overwrite)
     else:
         _export_file(model, config, form, output, overwrite=overwrite)
 
@@ -135,6 +133,27 @@ def _export_hub(
     if hub.push is not None:
         address = push_folder(folder, hub.push, private=hub.private)
         print_lines(f"Uploaded {folder} to {address}")
+
+
+def _export_space(
+    model: InferenceModel, config: RunConfig, output: Path | None, *, overwrite: bool
+) -> None:
+    folder = output or config.run.paths().export_dir / "space"
+    _check_folder(folder, overwrite=overwrite)
+    exportable, source = _prepare(model, config)
+    val = val_folder(config.run.data_root)
+    title = model.path.stem if model.saved_settings is None else config.run.name
+    parity, examples = write_space_folder(
+        folder, exportable, title=title, images=find_images(val), decoding=model.decoding
+    )
+    place = shlex.quote(str(folder))
+    print_lines(
+        _title(model, "space", folder / MODEL),
+        _describe_check(parity, source),
+        f"Wrote {folder}, with {examples} images of {val} as examples",
+        f"Try: cd {place} && pip install -r requirements.txt && python app.py",
+        f"Push, with the examples: hf upload USER/NAME {place} . --repo-type space",
+    )
 
 
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -190,7 +209,8 @@ def _prepare(model: InferenceModel, config: RunConfig) -> tuple[Exportable, str]
             img_size=model.img_size,
         )
 
-    images, source = _load_images(val_folder(config.run.data_root), model)
+    val = val_folder(config.run.data_root)
+    images, source = load_check_images(val, model.crop, img_size=model.img_size)
     description = describe(model.arch, model.img_size, model.classes, model.decoding) | {
         "checkpoint": model.path.name,
         "checkpoint_sha256": model.sha256,
@@ -215,8 +235,9 @@ def _choose_format(form: str | None, output: Path | None) -> str:
     if form is None:
         suffixes = {known.suffix: name for name, known in FORMATS.items()}
         form = suffixes.get(output.suffix.lower(), "pt2") if output is not None else "pt2"
-    if form not in FORMATS and form != "hub":
-        raise ConfigError(f"--format {form}: choose one of {', '.join([*FORMATS, 'hub'])}")
+    names = [*FORMATS, "hub", "space"]
+    if form not in names:
+        raise ConfigError(f"--format {form}: choose one of {', '.join(names)}")
     return form
 
 
@@ -254,24 +275,3 @@ def _check_new(files: list[Path], model: InferenceModel, *, overwrite: bool) -> 
             raise ConfigError(
                 f"{file} exists; replace it with --overwrite, or name another one with --output"
             )
-
-
-def _load_images(val: Path, model: InferenceModel) -> tuple[Tensor, str]:
-    """Return normalized images and where they are from: validation, or random if it is missing."""
-    files: list[Path] = []
-    with suppress(DataError):  # the data may be elsewhere
-        files = find_inference_images([val])
-    chosen = files[:: max(1, len(files) // _CHECK_IMAGES)][:_CHECK_IMAGES]
-    batches = load_batches(chosen, model.crop.load, batch_size=_CHECK_IMAGES, threads=1)
-    found = [image for batch in batches for image in batch.images]
-    pixels = torch.stack(found) if found else _random_images(model.img_size)
-    source = f"images of {val}" if found else "random images"
-    return Normalize(_CPU)(pixels).contiguous(), source
-
-
-def _random_images(img_size: int) -> Tensor:
-    """Return smooth random images from a fixed seed: (N, 3, S, S) uint8."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(_CHECK_IMAGES, 3, 5, 5, generator=generator)
-    smooth = F.interpolate(coarse, size=img_size, mode="bilinear")
-    return (255 * smooth).to(torch.uint8)

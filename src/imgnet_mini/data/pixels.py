@@ -1,12 +1,13 @@
-"""From an opened image to RGB pixels: bit depth, transparency and orientation."""
+"""From an opened image to RGB pixels: bit depth, transparency and orientation.
 
-from typing import Final, NamedTuple
+Needs NumPy and Pillow alone: `export --format space` copies this file.
+"""
+
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
-
-from imgnet_mini.config.data_settings import Decoding
 
 UPRIGHT: Final = 1
 """The EXIF orientation of an image that is stored as it is to be seen."""
@@ -27,6 +28,26 @@ _CLEAR_BITS: Final = 15
 _TIFF_BITS: Final = 258  # BitsPerSample
 
 
+class PixelSettings(Protocol):
+    """Settings that `Decoding` describes."""
+
+    @property
+    def exif_orientation(self) -> bool:
+        """Rotate the image by its EXIF orientation."""
+
+    @property
+    def background(self) -> str:
+        """Color behind a transparent image; none: ignore transparency."""
+
+    @property
+    def bit_depth(self) -> int | None:
+        """Significant bits of deep values; None: as declared in the file."""
+
+
+class BitDepthError(ValueError):
+    """The values of an image have no known range."""
+
+
 class _Depth(NamedTuple):
     """Bits per channel of a file, and whether its values are known to use them all."""
 
@@ -38,18 +59,20 @@ _SCALED: Final = _Depth(16, is_known=True)
 """That of a file whose values Pillow has scaled to 16 bits."""
 
 
-def to_pixels(image: Image.Image, decoding: Decoding) -> NDArray[np.uint8]:
+def to_pixels(image: Image.Image, decoding: PixelSettings) -> NDArray[np.uint8]:
     """Convert an image to (H, W, 3) uint8.
 
     Raises:
-        ValueError: its values have no known range.
+        BitDepthError: its values have no known range.
     """
     depth = _file_depth(image)  # Pillow forgets it when it loads the pixels
     image.load()
     if image.mode.startswith("I"):
         flat = _scale_gray(image, depth, decoding.bit_depth)
     elif image.mode == "F":
-        raise ValueError("floating-point values without a known range; save it with 8 or 16 bits")
+        raise BitDepthError(
+            "floating-point values without a known range; save it with 8 or 16 bits"
+        )
     else:
         flat = image
     rgb = _flatten(flat, decoding.background)
@@ -100,11 +123,11 @@ def _scale_gray(image: Image.Image, depth: _Depth, bits: int | None) -> Image.Im
         bits = depth.bits
         is_unclear = depth.bits > 16 or largest.bit_length() < _CLEAR_BITS
         if is_unclear and largest and not depth.is_known:
-            raise ValueError(_explain_unclear(depth.bits, largest))
+            raise BitDepthError(_explain_unclear(depth.bits, largest))
     if smallest < 0:
-        raise ValueError("values below 0 without a known range; save it with 8 or 16 bits")
+        raise BitDepthError("values below 0 without a known range; save it with 8 or 16 bits")
     if largest.bit_length() > bits:
-        raise ValueError(
+        raise BitDepthError(
             f"values from {smallest} to {largest}, which are not of {bits} bits: name their bits "
             "with --bit-depth, or save it with 8"
         )
@@ -121,7 +144,7 @@ def _check_color(image: Image.Image, depth: _Depth, bits: int | None) -> None:
     if depth.is_known:
         return
     if bits not in (None, 16):
-        raise ValueError(
+        raise BitDepthError(
             f"--bit-depth {bits} is for gray images, and of this one's 16 bits a channel only the "
             "upper 8 can be read: save it with 8"
         )
@@ -130,7 +153,7 @@ def _check_color(image: Image.Image, depth: _Depth, bits: int | None) -> None:
         channels = extrema if isinstance(extrema[0], tuple) else (extrema,)
         largest = max(int(high) for _, high in channels)
         if largest.bit_length() < _CLEAR_BITS - 8:
-            raise ValueError(_explain_unclear(16, 256 * largest + 255))
+            raise BitDepthError(_explain_unclear(16, 256 * largest + 255))
 
 
 def _explain_unclear(bits: int, largest: int) -> str:

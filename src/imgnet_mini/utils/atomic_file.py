@@ -106,7 +106,7 @@ def translate_write_errors(path: Path, expected_bytes: int | None = None) -> Ite
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Make a temporary folder beside `path`; put its files into `path` if the block succeeds.
 
-    Other files that are in `path` stay.
+    Files of its subfolders go into those of `path`. Other files that are in `path` stay.
 
     Raises:
         WriteError: a file or folder cannot be written.
@@ -118,8 +118,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         ) as name:
             yield Path(name)
             path.mkdir(exist_ok=True)
-            for file in sorted(Path(name).iterdir()):
-                file.replace(path / file.name)
+            for file in sorted(Path(name).rglob("*")):
+                target = path / file.relative_to(name)
+                if file.is_dir():
+                    target.mkdir(exist_ok=True)
+                else:
+                    file.replace(target)
             fsync_folder(path)
 
 
