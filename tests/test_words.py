@@ -8,7 +8,7 @@ import pytest
 import typer
 
 import imgnet_mini
-from imgnet_mini.cli import app
+from imgnet_mini.cli import load_commands
 from imgnet_mini.config.run_config import RunConfig, fields_of
 
 PACKAGE = Path(imgnet_mini.__file__).parent
@@ -40,7 +40,7 @@ def docstrings(source):
 
 
 def commands(command=None, name="imgnet-mini"):
-    command = typer.main.get_command(app) if command is None else command
+    command = typer.main.get_command(load_commands()) if command is None else command
     yield name, command
     for part, child in getattr(command, "commands", {}).items():
         yield from commands(child, f"{name} {part}")
