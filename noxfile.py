@@ -1,6 +1,7 @@
 """Sessions: `nox` runs lint, typecheck, tests, docs and build; the others run when named."""
 
 import json
+import os
 from pathlib import Path
 
 import nox
@@ -143,7 +144,7 @@ def extras(session: nox.Session) -> None:
     install_group(session, "tests")
     folder = Path(session.create_tmp()).resolve() / "space"
     session.run("python", "-m", "venv", "--clear", str(folder))
-    python = str(next(folder.glob("*/python*")))  # in bin, or Scripts on Windows
+    python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     requirements = "src/imgnet_mini/export/space_files/requirements.txt"
     session.run(python, "-m", "pip", "install", "-q", "-r", requirements, external=True)
     run_tests(session, "not gpu", "tests/test_space_app.py", *session.posargs, SPACE_PYTHON=python)
