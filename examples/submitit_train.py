@@ -44,16 +44,21 @@ if __name__ == "__main__":
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--ranks", type=int, help="ranks per node; default: one per GPU")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs per node")
+    parser.add_argument("--cpus", type=int, default=8, help="CPUs per rank")
+    parser.add_argument("--partition", help="partition of Slurm")
     parser.add_argument("--minutes", type=int, default=720, help="time limit of one job")
     options = parser.parse_args()
-    executor = submitit.AutoExecutor(folder=options.folder, cluster=options.cluster)
+    executor = submitit.AutoExecutor(
+        folder=options.folder, cluster=options.cluster, slurm_max_num_timeout=100
+    )
     executor.update_parameters(
         nodes=options.nodes,
         tasks_per_node=options.ranks or max(1, options.gpus),
         gpus_per_node=options.gpus,
+        cpus_per_task=options.cpus,
         timeout_min=options.minutes,
+        slurm_partition=options.partition,
         slurm_signal_delay_s=120,  # time to save before the limit
-        slurm_max_num_timeout=100,
     )
     job = executor.submit(Training(str(options.config.resolve())))
     print(f"job {job.job_id}, log {job.paths.stdout}")

@@ -267,11 +267,40 @@ def test_a_preempted_job_of_submitit_is_submitted_again(config, finished, tmp_pa
     assert "Resuming a at step" in job.paths.stdout.read_text("utf-8")
 
 
+def test_the_slurm_job_of_submitit_asks_for_gpus_and_a_signal(config, tmp_path):
+    pytest.importorskip("submitit")
+    path = stand_ins(tmp_path, srun="", sbatch='cp "$1" sent.sh; echo Submitted batch job 17')
+    words = ("--nodes", "2", "--gpus", "8", "--minutes", "720", "--partition", "gpu")
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples/submitit_train.py", config, *words],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("job 17, log "), done.stderr
+    script = (tmp_path / "sent.sh").read_text("utf-8").splitlines()
+    asked = {line.removeprefix("#SBATCH --") for line in script}
+    assert {"nodes=2", "gpus-per-node=8", "ntasks-per-node=8", "cpus-per-task=8"} <= asked
+    assert {"time=720", "signal=USR2@120", "partition=gpu", "open-mode=append"} <= asked
+
+
 SLURM = {
     "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> requeued; fi',
     "srun": 'exec "$@"',
 }
 """Stand-ins for the two commands of Slurm that the job script calls."""
+
+
+def stand_ins(tmp_path, **bodies):
+    """Write commands in bash; return a PATH on which they are found first."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n", "utf-8")
+        (folder / name).chmod(0o755)
+    return os.pathsep.join([f"{folder}", f"{Path(sys.executable).parent}", os.environ["PATH"]])
 
 
 def test_the_slurm_script_of_the_documentation_saves_and_is_queued_again(
@@ -285,14 +314,8 @@ def test_the_slurm_script_of_the_documentation_saves_and_is_queued_again(
     assert own in script
     script = script.replace(own, " ".join(map(str, flags(images, tmp_path))))
     (tmp_path / "job.sh").write_text(script, "utf-8")
-    (tmp_path / "bin").mkdir()
-    for name, body in SLURM.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n", "utf-8")
-        (tmp_path / "bin" / name).chmod(0o755)
     variables = {
-        "PATH": os.pathsep.join(
-            [f"{tmp_path / 'bin'}", f"{Path(sys.executable).parent}", os.environ["PATH"]]
-        ),
+        "PATH": stand_ins(tmp_path, **SLURM),
         "SLURM_JOB_ID": "17",
         "SLURM_NNODES": "1",
         "SLURM_JOB_NODELIST": "node",
