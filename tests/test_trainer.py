@@ -1,6 +1,7 @@
 import copy
 import io
 import math
+import time
 from contextlib import closing, nullcontext
 from itertools import islice
 
@@ -13,7 +14,7 @@ from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, S
 from imgnet_mini.data.loaders import BatchLoader, build_eval_loader, build_train_loader
 from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.tree import find_splits
-from imgnet_mini.distributed.context import SINGLE_PROCESS
+from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.runs.logger import NullLogger
 from imgnet_mini.training.ema import ema_decay_at
@@ -22,6 +23,7 @@ from imgnet_mini.training.optim import OPTIMIZERS, build_loss, build_optimizer, 
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.signals import StopRequest
+from imgnet_mini.utils.torchrun_env import TorchrunEnv
 
 CPU = torch.device("cpu")
 STEPS = 6
@@ -451,3 +453,44 @@ def test_a_checkpoint_with_an_ema_and_a_run_without_do_not_go_together(model, sa
     content = build_trainer(copy.deepcopy(model), ema_decay=saved).state_dict()
     with pytest.raises(CheckpointError, match="does not fit this run: ema: it has"):
         build_trainer(model, ema_decay=wanted).load_state_dict(content)
+
+
+def build_tiny(**more):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
+    return build_trainer(network, steps=30, **more)
+
+
+def test_the_time_to_the_next_save_counts_from_the_end_of_the_last(monkeypatch):
+    now, saved = 0.0, []
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    trainer = build_tiny()
+
+    class Slow(FixedBatches):
+        def epoch(self, epoch, *, start=0):
+            nonlocal now
+            for batch in super().epoch(epoch):
+                now += 2.0
+                yield batch
+
+    def save():
+        nonlocal now
+        now += 6.0
+        saved.append(trainer.state.step)
+
+    with StopRequest() as stop:
+        trainer.train_epoch(Slow(18), NullLogger(), stop, save=save, save_seconds=7.0)
+    assert saved == [4, 8, 12, 16]
+
+
+def test_ranks_that_join_a_resumed_run_draw_numbers_of_their_own():
+    saved = build_tiny().state_dict()
+    drawn = []
+    for rank in (0, 0, 1, 2, 2):
+        joined = DistributedContext(TorchrunEnv(rank=rank))
+        build_tiny(distributed=joined).load_state_dict(copy.deepcopy(saved))
+        drawn.append(torch.rand(4).tolist())
+    again, rank0, rank1, rank2, the_same = drawn
+    assert again == rank0
+    assert rank2 == the_same
+    assert rank0 != rank1 != rank2 != rank0
