@@ -90,6 +90,14 @@ def test_metrics_equal_scikit_learn_whatever_the_batch_size(model, images, batch
     assert answers.top.shape == answers.probabilities.shape == (35, 5)
 
 
+def test_batches_are_no_larger_than_the_micro_batches_of_training(images):
+    data = DataConfig(batch_size=12, grad_accum_steps=3, img_size=32, workers=0)
+    with closing(build_eval_loader(data, images, device=CPU)) as loader:
+        sizes = [len(targets) for _, targets in loader.epoch(0)]
+    assert sizes == [4] * 8 + [3]
+    assert len(loader) == 9
+
+
 @pytest.fixture
 def view_sensitive():
     """A network whose logits differ much between the views of an image."""

@@ -173,12 +173,15 @@ def build_eval_loader(
 ) -> Loader:
     """Build a loader of every validation image once, in order, each on one rank.
 
+    Its batches are the micro-batches of training, which fit in memory.
+
     tta: the views to take of them; a pack only holds center crops.
     """
     sizes = ProgressiveResize.constant(tta.source_size(data.eval_size))
     shard = RankShard(distributed.rank, distributed.world_size)
+    batch_size = max(1, data.batch_size // data.grad_accum_steps)
     sampler = ResumableBatchSampler(
-        len(images.val), data.batch_size, seed=None, sizes=sizes, shard=shard
+        len(images.val), batch_size, seed=None, sizes=sizes, shard=shard
     )
     packed = images.packed_val(data.eval_size)
     source: BatchSource

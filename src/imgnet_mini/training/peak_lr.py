@@ -200,12 +200,14 @@ def check_trial_steps(config: RunConfig) -> None:
 
 
 def estimate_step_seconds(config: RunConfig, setup: Setup) -> tuple[int, float]:
-    """Estimate the time of a training step, without loading, by two passes of a few images.
+    """Estimate the time of a training step, without loading, by two passes of a micro-batch.
 
     Returns the number of images that took, and the seconds.
     """
     data, device = config.data, setup.device
-    size = min(data.batch_size, 8 if device.type == "cpu" else data.batch_size)
+    size = data.batch_size // (setup.distributed.world_size * data.grad_accum_steps)
+    if device.type == "cpu":
+        size = min(size, 8)
     images = torch.rand(size, 3, data.img_size, data.img_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     targets = torch.zeros(size, dtype=torch.int64, device=device)
