@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from imgnet_mini.data.rng import hash_seed, uniforms
+from imgnet_mini.data.rng import RandomStream, hash_seed, uniforms
 
 LARGEST_SEED = 2**32 - 1
 IMAGES = np.arange(20_000)
@@ -89,3 +89,9 @@ def test_a_near_seed_epoch_or_index_shares_no_number(other):
     seed, epoch, shift = other
     ours, theirs = uniforms(5, 0, IMAGES, 33), uniforms(seed, epoch, IMAGES + shift, 33)
     assert not (ours == theirs).any()
+
+
+def test_a_stream_that_skips_numbers_has_those_that_follow():
+    numbers = uniforms(3, 4, IMAGES[:50], 40)
+    stream = RandomStream(skip=23)
+    assert np.array_equal(uniforms(3, 4, IMAGES[:50], 10, stream=stream), numbers[:, 23:33])

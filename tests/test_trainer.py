@@ -100,10 +100,11 @@ def test_steps_equal_those_of_a_bare_loop(model, dtype):
     assert (read_losses, read_lrs, top1) == (losses, lrs, hits)
 
 
-def test_the_gradient_of_all_parts_of_a_step_together_is_clipped(model):
+@pytest.mark.parametrize("clip_grad", [0.5, None])
+def test_the_gradient_is_that_of_all_parts_of_a_step_together_and_clipped(model, clip_grad):
     model.double()  # the batch norms of few images would magnify the rounding of float32
     reference = copy.deepcopy(model)
-    trainer = build_trainer(model, grad_accum_steps=2, clip_grad=0.5)
+    trainer = build_trainer(model, grad_accum_steps=2, clip_grad=clip_grad)
     trainer.model.train()
     parts = [(images.double(), targets) for images, targets in batches(4)]
     trainer.train_step(parts[:2])
@@ -123,8 +124,8 @@ def test_the_gradient_of_all_parts_of_a_step_together_is_clipped(model):
         gradients = [parameter.grad for parameter in reference.parameters()]
         norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
         assert norm > 0.5
-        for gradient in gradients:
-            gradient.mul_(0.5 / norm)
+        for gradient in gradients if clip_grad else ():
+            gradient.mul_(clip_grad / norm)
         optimizer.step()
         scheduler.step()
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
