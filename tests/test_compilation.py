@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.cudagraph_trees import MarkStepBox
 
 from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.config.training_settings import OptimizerConfig, ScheduleConfig
-from imgnet_mini.errors import ConfigError
+from imgnet_mini.distributed.context import SINGLE_PROCESS
+from imgnet_mini.errors import ConfigError, MemoryLimitError
 from imgnet_mini.training import compilation
 from imgnet_mini.training.compilation import (
     check_compile_mode,
@@ -21,6 +24,7 @@ from imgnet_mini.training.compilation import (
 )
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import Precision
+from imgnet_mini.training.resume_hint import resume_hint
 from imgnet_mini.training.trainer import Trainer
 
 SIZES = range(16, 60, 4)
@@ -120,6 +124,20 @@ def test_cuda_graphs_are_refused_where_they_would_overwrite_gradients(data, proc
         check_compile_mode(runtime.model_copy(update={"compile": False}), DataConfig(**data), 1)
     check_compile_mode(RuntimeConfig(compile=True), DataConfig(**data), processes)
     check_compile_mode(RuntimeConfig(compile=True, compile_mode=mode), DataConfig(), 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "change"), [("default", ""), ("reduce-overhead", " --compile-mode default")]
+)
+def test_a_run_with_cuda_graphs_that_needs_less_memory_goes_on_without(mode, change):
+    runtime = {"compile": True, "compile_mode": mode}
+    config = RunConfig().override({"runtime": runtime}).resolve(0.1)
+    parts = SimpleNamespace(distributed=SINGLE_PROCESS)
+    assert resume_hint(MemoryLimitError("no memory"), config, parts).endswith(
+        f" --grad-accum-steps 2 --allow-world-size-change{change}"
+    )
+    now = config.override({"data": {"grad_accum_steps": 2}, "runtime": {"compile_mode": "default"}})
+    check_compile_mode(now.runtime, now.data, 1)
 
 
 def test_the_seconds_of_a_compilation_are_printed(network, counter, capsys, monkeypatch):

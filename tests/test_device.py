@@ -1,10 +1,18 @@
+import sys
+
 import pytest
 import torch
 from torchvision.models import ShuffleNetV2
 
 from imgnet_mini.config.run_settings import RuntimeConfig
-from imgnet_mini.errors import ConfigError
-from imgnet_mini.training.device import choose_device, describe_device, exact_float32
+from imgnet_mini.errors import ConfigError, MemoryLimitError
+from imgnet_mini.training.device import (
+    choose_device,
+    describe_device,
+    exact_float32,
+    is_out_of_memory,
+    translate_torch_errors,
+)
 
 HAS = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
@@ -24,6 +32,61 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(kind):
         pytest.skip(f"{kind} is there")
     with pytest.raises(ConfigError, match=rf"--device {kind}: .*it can use .*cpu.*--device"):
         choose_device(RuntimeConfig(device=kind))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "words"),
+    [(None, "was built without CUDA: install"), ("13.2", "no GPU for CUDA 13.2: update the dri")],
+)
+def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch, tmp_path, capsys, cuda, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def told(device="auto"):
+        choose_device(RuntimeConfig(device=device))
+        return " ".join(capsys.readouterr().err.split())
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert told() == ""
+    program = tmp_path / ("nvidia-smi.exe" if sys.platform == "win32" else "nvidia-smi")
+    program.touch(mode=0o755)
+    assert words in told()
+    assert told("cpu") == ""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert told() == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "MPS backend out of memory (MPS allocated: 8.00 GB)",
+        "Triton Error [CUDA]: out of memory",
+    ],
+)
+def test_memory_that_a_library_runs_out_of_is_told_like_any_other(text):
+    assert is_out_of_memory(RuntimeError(text))
+    with (
+        pytest.raises(
+            MemoryLimitError, match="out of memory at --batch-size 8: try --batch-size 4"
+        ),
+        translate_torch_errors(8),
+    ):
+        raise RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: unspecified launch failure"), MemoryError("out of memory")]
+)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(error):
+    assert not is_out_of_memory(error)
+    with pytest.raises(type(error)), translate_torch_errors(8):
+        raise error
 
 
 def float32_settings():

@@ -1,6 +1,7 @@
 """find-lr and bench go on where GPU memory runs out while a pack takes some of it."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.lr_finder.budget import Plan
 from imgnet_mini.runs.logger import NullLogger
 from imgnet_mini.training.optim import build_loss
-from imgnet_mini.training.peak_lr import run_lr_trials
+from imgnet_mini.training.peak_lr import estimate_step_seconds, run_lr_trials
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.setup import Setup
 from imgnet_mini.training.throughput import TrainingBenchmark
@@ -63,18 +64,19 @@ class Network(nn.Sequential):
         torch.manual_seed(0)
         super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
         self.calls = [0]
+        self.error: Exception = torch.OutOfMemoryError()
         self.out_of_memory_at, self.overflows_at = out_of_memory_at, overflows_at
 
     def __deepcopy__(self, memo):
         other = Network(out_of_memory_at=self.out_of_memory_at, overflows_at=self.overflows_at)
         other.load_state_dict(self.state_dict())
-        other.calls = self.calls
+        other.calls, other.error = self.calls, self.error
         return other
 
     def forward(self, images):
         self.calls[0] += 1
         if self.calls[0] in self.out_of_memory_at:
-            raise torch.OutOfMemoryError
+            raise self.error
         logits = super().forward(images)
         return logits * math.inf if self.calls[0] in self.overflows_at else logits
 
@@ -113,6 +115,30 @@ def test_a_trial_run_repeats_a_step_that_ran_out_of_memory(call):
     assert batches.freed == 1
     with pytest.raises(torch.OutOfMemoryError):
         run_trials(setup(Network(out_of_memory_at=[call, call + 1])))
+
+
+def test_a_step_is_repeated_where_cublas_runs_out_of_memory():
+    expected = run_trials(setup(Network()))
+    network = Network(out_of_memory_at=[8])
+    network.error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `...`")
+    assert run_trials(setup(network)) == expected
+
+
+@pytest.mark.parametrize(("ranks", "steps", "images"), [(1, 1, 8), (1, 4, 4), (2, 4, 2)])
+def test_the_time_of_a_step_is_estimated_on_a_micro_batch(ranks, steps, images):
+    data = {"img_size": 32, "batch_size": 16, "grad_accum_steps": steps}
+    config = CONFIG.override({"data": data})
+    sizes = []
+
+    class Seen(nn.Module):
+        def forward(self, inputs):
+            sizes.append(len(inputs))
+            return inputs.mean((2, 3)).requires_grad_()
+
+    parts = replace(setup(Seen()), distributed=SimpleNamespace(world_size=ranks))
+    used, _ = estimate_step_seconds(config, parts)
+    assert sizes == [images, images]
+    assert used == 2 * images
 
 
 def test_a_range_test_that_ran_out_of_memory_starts_again():

@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Final
 
-import torch
-
 from imgnet_mini.config.fields import available_cpus
 from imgnet_mini.config.run_config import RunConfig, Tables
 from imgnet_mini.data.folder import ImageFolder
@@ -22,7 +20,7 @@ from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.device import less_memory, translate_torch_errors
+from imgnet_mini.training.device import is_out_of_memory, less_memory, translate_torch_errors
 from imgnet_mini.training.setup import Setup, build_setup, describe_environment
 from imgnet_mini.training.step_undo import repeat_with_more_memory
 from imgnet_mini.training.throughput import TrainingBenchmark
@@ -194,7 +192,9 @@ class _Bench:
                     yield repeat_with_more_memory(
                         partial(self._try, change, baseline), baseline.loader
                     )
-                except torch.OutOfMemoryError:
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
                     yield SettingTrial(change.setting, None, None, "out of memory")
         if not self.config.runtime.compile:
             yield SettingTrial(

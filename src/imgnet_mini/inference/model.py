@@ -22,7 +22,7 @@ from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError
 from imgnet_mini.inference.settings import inference_settings
 from imgnet_mini.runs.paths import describe_runs
-from imgnet_mini.training.device import exact_float32, translate_torch_errors
+from imgnet_mini.training.device import exact_float32, is_out_of_memory, translate_torch_errors
 from imgnet_mini.training.evaluation import topk_classes
 from imgnet_mini.training.model import build_with_weights, check_img_size, last_tensor_name
 
@@ -220,9 +220,9 @@ def load_network(
         model = build_with_weights(
             config.model, weights.model, classes=classes, img_size=config.data.img_size
         )
-    except torch.OutOfMemoryError:  # also a RuntimeError
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"{path} does not fit a {config.model.arch} of {classes} classes: "
             f"{_summarize_mismatch(str(error))}"

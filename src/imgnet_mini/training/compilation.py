@@ -28,6 +28,11 @@ def choose_compile_mode(runtime: RuntimeConfig) -> str | None:
     return runtime.compile_mode if runtime.compile else None
 
 
+def uses_cuda_graphs(runtime: RuntimeConfig) -> bool:
+    """Return whether the network is compiled to CUDA graphs on a GPU."""
+    return choose_compile_mode(runtime) in _WITH_CUDA_GRAPHS
+
+
 def check_compile_mode(runtime: RuntimeConfig, data: DataConfig, world_size: int) -> None:
     """Refuse CUDA graphs where something keeps the gradients that they write.
 
@@ -36,10 +41,9 @@ def check_compile_mode(runtime: RuntimeConfig, data: DataConfig, world_size: int
     Raises:
         ConfigError: several micro-batches or processes, with a mode that uses CUDA graphs.
     """
-    mode = choose_compile_mode(runtime)
-    if mode not in _WITH_CUDA_GRAPHS:
+    if not uses_cuda_graphs(runtime):
         return
-    flag = f"--compile-mode {mode}"
+    flag = f"--compile-mode {runtime.compile_mode}"
     if data.grad_accum_steps > 1:
         raise ConfigError(
             f"{flag} uses CUDA graphs, which overwrite the gradients of the micro-batch before: "

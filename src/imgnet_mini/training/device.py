@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.data.folder_source import lost_worker_error
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError, MemoryLimitError
+from imgnet_mini.utils.console import print_warning
 
 
 def choose_device(
@@ -41,6 +43,8 @@ def choose_device(
             f"--device {runtime.device}: torch {torch.__version__} finds no such device; "
             f"it can use {present}. Leave --device out, or repair the driver or the torch build"
         )
+    if runtime.device == "auto" and kind == "cpu" and distributed.is_main_process:
+        _note_unused_gpu()
     torch.use_deterministic_algorithms(runtime.deterministic)
     if kind == "cuda":
         if runtime.deterministic:  # read when cuBLAS is first used
@@ -54,6 +58,22 @@ def choose_device(
         if distributed.world_size > 1:
             return _local_gpu(distributed)
     return torch.device(kind)
+
+
+def _note_unused_gpu() -> None:
+    """Print a note if the machine has NVIDIA's driver, and torch cannot use it."""
+    if shutil.which("nvidia-smi") is None or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return
+    cuda = torch.version.cuda
+    cause = (
+        "was built without CUDA: install a build with it, see https://pytorch.org/get-started/locally"
+        if cuda is None
+        else f"finds no GPU for CUDA {cuda}: update the driver, or install a build for an older one"
+    )
+    print_warning(
+        f"Note: running on the CPU. nvidia-smi is installed, but torch {torch.__version__} "
+        f"{cause}. If that is intended, pass --device cpu"
+    )
 
 
 @contextmanager
@@ -91,6 +111,17 @@ def describe_device(device: torch.device) -> str:
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device ran out of memory.
+
+    cuBLAS, cuDNN, the CUDA runtime and MPS raise a RuntimeError that says so.
+    """
+    if not isinstance(error, RuntimeError):
+        return False
+    said = re.search(r"(CUDA|MPS|Triton|Cuda).*out of memory|ALLOC(ATION)?_FAILED", str(error))
+    return isinstance(error, torch.OutOfMemoryError) or said is not None
+
+
 @contextmanager
 def translate_torch_errors(
     batch_size: int, *, less_memory: Callable[[], str] | None = None
@@ -109,7 +140,7 @@ def translate_torch_errors(
         yield
     except (RuntimeError, ValueError) as error:
         text, kind = str(error), type(error).__module__
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+        if is_out_of_memory(error) or "DefaultCPUAllocator" in text:
             smaller = f": try --batch-size {batch_size // 2}" if batch_size > 1 else ""
             advice = smaller if less_memory is None else less_memory()
             raise MemoryLimitError(f"out of memory at --batch-size {batch_size}{advice}") from error

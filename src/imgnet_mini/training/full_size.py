@@ -8,6 +8,7 @@ import torch
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.sampler import ProgressiveResize, build_progressive_resize
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.training.device import is_out_of_memory
 from imgnet_mini.training.setup import Setup
 from imgnet_mini.training.train_state import random_state, set_random_state
 
@@ -75,7 +76,9 @@ def _fits(setup: Setup, images: int, size: int) -> bool:
     rng = random_state()
     try:
         _run_step(setup, images, size)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return False
     finally:
         setup.model.zero_grad(set_to_none=True)

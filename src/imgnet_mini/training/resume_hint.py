@@ -10,6 +10,7 @@ from imgnet_mini.errors import (
     LostWorkerError,
     MemoryLimitError,
 )
+from imgnet_mini.training.compilation import uses_cuda_graphs
 from imgnet_mini.training.device import micro_batches
 from imgnet_mini.training.setup import Setup
 
@@ -48,7 +49,8 @@ def _changes_against(error: ImgnetMiniError, config: ResolvedConfig, setup: Setu
     if isinstance(error, MemoryLimitError):
         number = micro_batches(config.data, setup.distributed.world_size)
         if number is not None:
-            return f" --grad-accum-steps {number} --allow-world-size-change"
+            mode = " --compile-mode default" if uses_cuda_graphs(config.runtime) else ""
+            return f" --grad-accum-steps {number} --allow-world-size-change{mode}"
     return ""
 
 

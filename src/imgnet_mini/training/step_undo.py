@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from imgnet_mini.data.loaders import BatchLoader
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
+from imgnet_mini.training.device import is_out_of_memory
 from imgnet_mini.training.train_state import (
     StepBuffer,
     TrainState,
@@ -33,8 +34,9 @@ def repeat_with_more_memory(
     """
     try:
         return function()
-    except torch.OutOfMemoryError:
-        if distributed.world_size > 1 or not loader.free_memory():
+    except RuntimeError as error:
+        can_repeat = is_out_of_memory(error) and distributed.world_size == 1
+        if not can_repeat or not loader.free_memory():
             raise
     return function()
 
@@ -108,7 +110,8 @@ def take_steps(
                     undo.end()
                     yield
             return
-        except torch.OutOfMemoryError:
-            if not undo.is_possible() or not loader.free_memory():
+        except RuntimeError as error:
+            can_repeat = is_out_of_memory(error) and undo.is_possible()
+            if not can_repeat or not loader.free_memory():
                 raise
             undo.undo()
