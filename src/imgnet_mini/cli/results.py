@@ -191,6 +191,14 @@ def export(
             show_default="by the ending of --output, or pt2",
         ),
     ] = None,
+    inputs: Annotated[
+        str,
+        typer.Option(
+            metavar="float32|uint8",
+            help="Input of the graph: normalized images of the model's size, or RGB images of any "
+            "size as they are (onnx and pt2), with softmax.",
+        ),
+    ] = "float32",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -235,14 +243,16 @@ def export(
     Classes and normalization are stored in the file, if the format allows it, and in FILE.json.
     """
     from imgnet_mini.commands import export
+    from imgnet_mini.export.options import HubOptions
 
     export.run(
         config,
         checkpoint=checkpoint,
         form=form,
+        inputs=inputs,
         output=output,
         overwrite=overwrite,
-        hub=export.HubOptions(push, private, license_id),
+        hub=HubOptions(push, private, license_id),
     )
 
 

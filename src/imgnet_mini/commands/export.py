@@ -1,9 +1,6 @@
 """export: write a trained model in another format, and check the file."""
 
-import re
 import shlex
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +17,6 @@ from imgnet_mini.export.formats import (
     FORMATS,
     HUB,
     Description,
-    ExportFormat,
     describe,
     to_json,
 )
@@ -28,13 +24,20 @@ from imgnet_mini.export.hub import (
     CARD,
     UNKNOWN_LICENSE,
     WEIGHTS,
-    check_repository,
     folder_checkpoint,
     is_in_timm,
     push_folder,
 )
 from imgnet_mini.export.hub_folder import write_hub_folder
+from imgnet_mini.export.options import (
+    HubOptions,
+    check_hub_options,
+    check_inputs,
+    check_packages,
+    choose_format,
+)
 from imgnet_mini.export.parity import ParityResult
+from imgnet_mini.export.raw_images import describe_raw
 from imgnet_mini.export.space import MODEL, write_space_folder
 from imgnet_mini.export.writer import Exportable, write_checked
 from imgnet_mini.inference.model import InferenceModel, load_inference_model
@@ -49,25 +52,12 @@ from imgnet_mini.utils.console import format_bytes, print_lines
 _CPU: Final = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class HubOptions:
-    """Options of `--format hub`.
-
-    push: repository to upload the folder to; None: nothing is uploaded.
-    private: make a new repository private.
-    license_id: of the weights, for the model card.
-    """
-
-    push: str | None = None
-    private: bool = False
-    license_id: str = UNKNOWN_LICENSE
-
-
 def run(
     overrides: RunConfig,
     *,
     checkpoint: str = "best",
     form: str | None = None,
+    inputs: str = "float32",
     output: Path | None = None,
     overwrite: bool = False,
     hub: HubOptions | None = None,
@@ -75,6 +65,7 @@ def run(
     """Export a checkpoint, check the file on images, and write a JSON description beside it.
 
     form: a key of `FORMATS`, `hub` or `space`; by default from the suffix of `output`, else `pt2`.
+    inputs: `float32` for normalized images of the model's size; `uint8` for images as they are.
     output: the file or folder to write; by default named after the checkpoint, in
         `exports/<name>/` of the run that saved it.
     hub: options of the form `hub`.
@@ -85,9 +76,10 @@ def run(
         ExportError: the exported model does not match; the file is removed.
         WriteError: the file cannot be written or uploaded.
     """
-    form = _choose_format(form, output)
-    _check_packages(form, FORMATS["onnx" if form == "space" else form] if form != "hub" else HUB)
-    hub = _check_hub_options(form, hub or HubOptions())
+    form = choose_format(form, output)
+    check_inputs(inputs, form)
+    check_packages(form, FORMATS["onnx" if form == "space" else form] if form != "hub" else HUB)
+    hub = check_hub_options(form, hub or HubOptions())
     model = load_inference_model(overrides, checkpoint, _CPU)
     config = checkpoint_settings(overrides, checkpoint, model.path, model.saved_settings)
     if form == "hub":
@@ -95,22 +87,28 @@ def run(
     elif form == "space":
         _export_space(model, config, output, overwrite=overwrite)
     else:
-        _export_file(model, config, form, output, overwrite=overwrite)
+        _export_file(model, config, form, output, inputs=inputs, overwrite=overwrite)
 
 
 def _export_file(
-    model: InferenceModel, config: RunConfig, form: str, output: Path | None, *, overwrite: bool
+    model: InferenceModel,
+    config: RunConfig,
+    form: str,
+    output: Path | None,
+    *,
+    inputs: str,
+    overwrite: bool,
 ) -> None:
     export_format = FORMATS[form]
     path = output or config.run.paths().export_dir / f"{model.path.stem}{export_format.suffix}"
     json_path = path.with_name(f"{path.name}.json")
     _check_new([path, json_path], model, overwrite=overwrite)
-    exportable, source = _prepare(model, config)
+    exportable, source = _prepare(model, config, raw=inputs == "uint8")
     parity = write_checked(export_format, exportable, path)
     write_text(json_path, to_json(exportable.description))
     print_lines(
         _title(model, form, path),
-        _describe_check(parity, source),
+        _describe_check(parity, source, "log-probabilities" if exportable.pictures else "logits"),
         f"Wrote {path} and {json_path}",
     )
 
@@ -198,8 +196,13 @@ def _make_card(
     )
 
 
-def _prepare(model: InferenceModel, config: RunConfig) -> tuple[Exportable, str]:
-    """Return the model with images to check it on, and where these are from."""
+def _prepare(
+    model: InferenceModel, config: RunConfig, *, raw: bool = False
+) -> tuple[Exportable, str]:
+    """Return the model with images to check it on, and where these are from.
+
+    raw: for a model that takes images as they are.
+    """
 
     def build(weights: dict[str, Tensor]) -> nn.Module:
         return build_with_weights(
@@ -210,13 +213,21 @@ def _prepare(model: InferenceModel, config: RunConfig) -> tuple[Exportable, str]
         )
 
     val = val_folder(config.run.data_root)
-    images, source = load_check_images(val, model.crop, img_size=model.img_size)
+    images = load_check_images(
+        val, model.crop, model.decoding, img_size=model.img_size, keep_pictures=raw
+    )
     description = describe(model.arch, model.img_size, model.classes, model.decoding) | {
         "checkpoint": model.path.name,
         "checkpoint_sha256": model.sha256,
         "epoch": model.epoch,
     }
-    return Exportable(model.module, build, images, description), source
+    return Exportable(
+        model.module,
+        build,
+        images.crops,
+        describe_raw(description) if raw else description,
+        images.pictures,
+    ), images.source
 
 
 def _title(model: InferenceModel, form: str, path: Path) -> str:
@@ -224,47 +235,11 @@ def _title(model: InferenceModel, form: str, path: Path) -> str:
     return f"{model.arch} of {len(model.classes)} classes as {form}: {size}"
 
 
-def _describe_check(parity: ParityResult, source: str) -> str:
+def _describe_check(parity: ParityResult, source: str, outputs: str = "logits") -> str:
     return (
-        f"Checked on {parity.images} {source}: the same top-1 on all of them, logits within "
+        f"Checked on {parity.images} {source}: the same top-1 on all of them, {outputs} within "
         f"{parity.max_difference:.1e}"
     )
-
-
-def _choose_format(form: str | None, output: Path | None) -> str:
-    if form is None:
-        suffixes = {known.suffix: name for name, known in FORMATS.items()}
-        form = suffixes.get(output.suffix.lower(), "pt2") if output is not None else "pt2"
-    names = [*FORMATS, "hub", "space"]
-    if form not in names:
-        raise ConfigError(f"--format {form}: choose one of {', '.join(names)}")
-    return form
-
-
-def _check_hub_options(form: str, hub: HubOptions) -> HubOptions:
-    if form != "hub" and hub != HubOptions():
-        raise ConfigError(
-            f"--push, --private and --license are for --format hub, not for --format {form}"
-        )
-    if hub.private and hub.push is None:
-        raise ConfigError("--private is for a repository that --push makes: add --push REPO")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", hub.license_id):
-        raise ConfigError(
-            f"--license {hub.license_id}: give an identifier of the Hugging Face Hub, such as mit, "
-            "apache-2.0 or cc-by-nc-4.0"
-        )
-    if hub.push is not None:
-        check_repository(hub.push)
-    return hub
-
-
-def _check_packages(form: str, export_format: ExportFormat) -> None:
-    missing = [package for package in export_format.packages if find_spec(package) is None]
-    if missing:
-        raise ConfigError(
-            f"--format {form} requires {', '.join(missing)}, not installed. Run:\n"
-            f'  pip install "imgnet-mini[{export_format.extra}]"'
-        )
 
 
 def _check_new(files: list[Path], model: InferenceModel, *, overwrite: bool) -> None:

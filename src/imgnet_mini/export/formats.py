@@ -19,7 +19,7 @@ from imgnet_mini.data.transforms import MEAN, STD, eval_resize
 from imgnet_mini.errors import ConfigError
 
 ExportedModel = Callable[[Tensor], Tensor]
-"""Takes images (N, 3, S, S) float32 and returns logits (N, C)."""
+"""Takes images (N, 3, S, S) float32 and returns logits (N, C); or see `raw_images.RawImages`."""
 
 ModelBuilder = Callable[[dict[str, Tensor]], nn.Module]
 """Builds the network from a state dict."""
@@ -28,7 +28,7 @@ Description = dict[str, Any]
 """Plain JSON data."""
 
 FormatWriter = Callable[[nn.Module, Tensor, Description, BinaryIO], None]
-"""Writes a network for any batch size; takes two or more example images."""
+"""Writes a network for any size named in the description; takes two or more example images."""
 
 FormatReader = Callable[[Path, ModelBuilder], ExportedModel]
 """Loads a file to run it; the builder is for formats that hold only weights."""
@@ -102,7 +102,7 @@ def to_properties(description: Description) -> dict[str, str]:
 def _write_program(
     model: nn.Module, images: Tensor, description: Description, file: BinaryIO
 ) -> None:
-    program = torch.export.export(model, (images,), dynamic_shapes=(_dynamic_batch(),))
+    program = torch.export.export(model, (images,), dynamic_shapes=_dynamic_shapes(description))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     torch.export.save(program, file, extra_files={EXTRA_FILE: to_json(description)})
@@ -153,8 +153,8 @@ def _write_onnx(model: nn.Module, images: Tensor, description: Description, file
             dynamo=True,
             verbose=False,
             input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=(_dynamic_batch(),),
+            output_names=[description["output"]["name"]],
+            dynamic_shapes=_dynamic_shapes(description),
         )
     if program is None:
         raise TypeError("torch.onnx has returned no program")
@@ -218,8 +218,10 @@ HUB: Final = ExportFormat(
 """The weights in a folder for the Hugging Face Hub."""
 
 
-def _dynamic_batch() -> dict[int, Any]:
-    return {0: torch.export.Dim("batch")}
+def _dynamic_shapes(description: Description) -> tuple[dict[int, Any]]:
+    """Return the dimensions of the input that have a name, and no size."""
+    sizes = enumerate(description["input"]["shape"])
+    return ({place: torch.export.Dim(size) for place, size in sizes if isinstance(size, str)},)
 
 
 @contextmanager

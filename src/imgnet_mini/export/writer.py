@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from imgnet_mini.checkpoint.store import tensor_bytes
 from imgnet_mini.errors import ExportError
 from imgnet_mini.export.formats import Description, ExportFormat, ModelBuilder
-from imgnet_mini.export.parity import ParityResult, compare
+from imgnet_mini.export.parity import ParityResult, compare, compare_raw
+from imgnet_mini.export.raw_images import RawImages
 from imgnet_mini.utils.atomic_file import (
     flush_and_close,
     fsync_folder,
@@ -25,12 +26,14 @@ class Exportable:
     build: builds the network from a state dict.
     images: (N, 3, S, S) float32, normalized, to check the exported model on.
     description: see `formats.describe`.
+    pictures: of `images`, (H, W, 3) uint8 each, for a model that takes them as they are.
     """
 
     module: nn.Module
     build: ModelBuilder
     images: Tensor
     description: Description
+    pictures: tuple[Tensor, ...] = ()
 
 
 def write_checked(export_format: ExportFormat, model: Exportable, path: Path) -> ParityResult:
@@ -41,16 +44,24 @@ def write_checked(export_format: ExportFormat, model: Exportable, path: Path) ->
         WriteError: the file cannot be written.
     """
     module = model.module.to(memory_format=torch.contiguous_format)
-    example = model.images[:1].repeat(2, 1, 1, 1)  # torch.export fixes a batch of one
+    graph, example = module, model.images[:1]
+    if model.pictures:
+        graph = RawImages(module, model.images.shape[-1]).eval()
+        example = model.pictures[0].unsqueeze(0)
     with (
         translate_write_errors(path, tensor_bytes(module.state_dict())),
         temporary_file(path) as (file, temporary),
     ):
         with torch.no_grad():
-            export_format.write(module, example, model.description, file)
+            two = example.repeat(2, 1, 1, 1)  # torch.export fixes the size of a batch of one
+            export_format.write(graph, two, model.description, file)
         flush_and_close(file, temporary)
         exported = export_format.read(temporary, model.build)
-        parity = check_parity(compare(module, exported, model.images))
+        if model.pictures:
+            parity = compare_raw(graph, module, exported, model.pictures, model.images)
+        else:
+            parity = compare(module, exported, model.images)
+        check_parity(parity)
         temporary.replace(path)
         fsync_folder(path.parent)
     return parity
