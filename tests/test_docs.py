@@ -26,7 +26,7 @@ FOREIGN_FLAGS = {
     *("--group", "--shm-size", "--signal", "--dryrun"),  # pip, docker, slurm, torchx
     *("--logdir", "--samples_per_plugin"),  # tensorboard
     *("--page", "--show", "--markdown", "--seeds", "--work-dir", "--images", "--rounds"),
-    *("--seeding",),  # benchmarks
+    *("--seeding", "--files", "--classes"),  # benchmarks
     "--repo-type",  # hf
 }
 
