@@ -49,6 +49,7 @@ from figures import Row, add_output_options, describe_run, show, use_one_core, w
 from other_loaders import CPU, MIN_CROP, OTHERS, Epoch, Task, quiet
 
 from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.data.crops import CROP_NUMBERS, sample_crop
 from imgnet_mini.data.folder import ImageFolder, find_images
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.data.pack.format import open_pack
@@ -56,7 +57,6 @@ from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.data.transforms import CROP_NUMBERS, sample_crop
 from imgnet_mini.errors import DataError
 
 USUAL_SIZE = 500, 375  # of ImageNet's photographs

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
+from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, sample_crop, scale_crop
 from imgnet_mini.data.folder import find_images
 from imgnet_mini.data.images import read_pixels
 from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.transforms import CROP_NUMBERS, Crop, crop_image, sample_crop, squash_crop
 
 SIDE = 224
 IMAGENET_MINI = 34_745
@@ -72,7 +72,7 @@ def compare(
     height, width = pixels.shape[:2]
     side = len(square)
     original = crop_image(pixels, crop, SIDE).permute(1, 2, 0).numpy()
-    squashed = squash_crop(crop, width, height, side)
+    squashed = scale_crop(crop, (width, height), (side, side))
     packed = crop_image(square, squashed, SIDE).permute(1, 2, 0).numpy()
     aligned = aligned_crop(pixels, squashed, side)
     relative = sharpness(packed) / max(sharpness(aligned), 1e-6)

@@ -18,11 +18,12 @@ from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing, _affine_grid
 from imgnet_mini.data.augment.trivial import TrivialAugment
 from imgnet_mini.data.batches import BatchRandom
+from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import build_train_loader
 from imgnet_mini.data.rng import RandomStream, hash_seed, uniforms
 from imgnet_mini.data.sampler import BatchKey, ProgressiveResize, ResumableBatchSampler
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.data.transforms import CROP_NUMBERS, Normalize, TrainCrop
+from imgnet_mini.data.transforms import Normalize, TrainCrop
 from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import ConfigError
 

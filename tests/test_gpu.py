@@ -22,12 +22,13 @@ from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
 from imgnet_mini.data.augment.mixing import MixupCutmix
 from imgnet_mini.data.augment.trivial import TrivialAugment
 from imgnet_mini.data.batches import Batch, BatchRandom, DevicePrefetcher
+from imgnet_mini.data.crops import CROP_NUMBERS, crop_batch, sample_crop
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.pack.source import DeviceRows
 from imgnet_mini.data.rng import CROP_STREAM, uniforms
 from imgnet_mini.data.sampler import BatchKey
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.data.transforms import CROP_NUMBERS, STD, Normalize, crop_batch, sample_crop
+from imgnet_mini.data.transforms import STD, Normalize
 from imgnet_mini.data.tree import find_splits
 from imgnet_mini.distributed.context import SINGLE_PROCESS
 from imgnet_mini.errors import ConfigError

@@ -14,13 +14,14 @@ from PIL import Image
 
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase
+from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
 from imgnet_mini.data.pack.format import open_pack
 from imgnet_mini.data.pack.plan import make_plan
 from imgnet_mini.data.pack.writer import write_pack
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.data.transforms import CROP_NUMBERS, STD, EvalCrop, Normalize, TrainCrop
+from imgnet_mini.data.transforms import STD, EvalCrop, Normalize, TrainCrop
 from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import ConfigError, DataError, WriteError
 from imgnet_mini.utils.early_exit import SIGNALS

@@ -9,6 +9,7 @@ import torch
 from helpers.packs import build, opened
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
+from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.loaders import Loader, build_train_loader
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import (
@@ -19,7 +20,7 @@ from imgnet_mini.data.sampler import (
     pixel_fraction,
 )
 from imgnet_mini.data.splits import ImageSplits
-from imgnet_mini.data.transforms import CROP_NUMBERS, STD, Normalize, TrainCrop
+from imgnet_mini.data.transforms import STD, Normalize, TrainCrop
 from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import ConfigError
 

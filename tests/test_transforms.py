@@ -13,21 +13,17 @@ from torchvision.transforms.v2 import functional as TF
 
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
-from imgnet_mini.data.images import read_image
-from imgnet_mini.data.rng import uniforms
-from imgnet_mini.data.transforms import (
+from imgnet_mini.data.crops import (
     CROP_NUMBERS,
-    MEAN,
     Crop,
-    EvalCrop,
-    Normalize,
-    TrainCrop,
     crop_batch,
     crop_image,
-    eval_resize,
     sample_crop,
-    squash_crop,
+    scale_crop,
 )
+from imgnet_mini.data.images import read_image
+from imgnet_mini.data.rng import uniforms
+from imgnet_mini.data.transforms import MEAN, EvalCrop, Normalize, TrainCrop, eval_resize
 
 CPU = torch.device("cpu")
 MEAN_COLOUR = torch.tensor([round(value) for value in MEAN], dtype=torch.uint8)
@@ -456,7 +452,7 @@ def test_an_image_of_a_moderate_shape_is_kept_whole_where_no_try_fits():
 def test_a_squashed_crop_is_the_same_part_of_the_square(shape, side):
     width, height = shape
     for crop in crops_of(width, height, draws=300):
-        squashed = squash_crop(crop, width, height, side)
+        squashed = scale_crop(crop, (width, height), (side, side))
         assert_inside(squashed, side, side)
         assert squashed.hflip == crop.hflip
         for start, length, whole, first, count in (
@@ -470,7 +466,7 @@ def test_a_squashed_crop_is_the_same_part_of_the_square(shape, side):
 def test_squashing_to_the_size_that_it_has_changes_nothing():
     for side in (1, 37, 256, 999):
         for crop in crops_of(side, side, draws=300):
-            assert squash_crop(crop, side, side, side) == crop
+            assert scale_crop(crop, (side, side), (side, side)) == crop
 
 
 @pytest.fixture

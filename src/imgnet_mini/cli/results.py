@@ -59,7 +59,7 @@ def evaluate(
 @app.command(rich_help_panel="Workflow")
 @config_options(
     *("run", "data", "runtime"),
-    leave_out=(*TRAINING_ONLY, "img_size", "eval_size", "dist_timeout"),
+    leave_out=(*TRAINING_ONLY, "fit", "img_size", "eval_size", "dist_timeout"),
     show_defaults=False,
 )
 def report(*, config: RunConfig) -> None:

@@ -35,7 +35,7 @@ def prepare(*, config: RunConfig) -> None:
     leave_out=(
         *TRAINING_ONLY,
         *("name", "output_dir", "pack_dir", "batch_size", "img_size", "eval_size", "workers"),
-        *("loader", "skip_bad"),
+        *("loader", "skip_bad", "fit"),
     ),
     recipes=True,
 )

@@ -130,7 +130,8 @@ def _to_document(
         "epoch": model.epoch,
         "arch": model.arch,
         "img_size": model.img_size,
-        "resize": eval_resize(model.img_size),
+        "fit": model.decoding.fit,
+        "resize": eval_resize(model.img_size, model.decoding.fit),
         "images": [
             {"image": str(file), "predictions": [*_to_entries(found)]}
             for file, found in predictions

@@ -19,7 +19,7 @@ from imgnet_mini.config.section import Section
 
 
 class Decoding(Section):
-    """From an image file to RGB pixels, in training and in use of the trained network."""
+    """From an image file to a square of RGB pixels, in training and with the trained network."""
 
     exif_orientation: bool = True
     """Rotate images by their EXIF orientation; off: use them as stored."""
@@ -30,12 +30,17 @@ class Decoding(Section):
     bit_depth: Annotated[int | None, Ge(8), Le(32)] = None
     """Significant bits of 16- and 32-bit images, such as 12; unset: as declared in the file."""
 
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    """How images become squares: cut off what is too long, pad with the background color, or
+    squash to a square."""
+
     @property
     def flags(self) -> str:
         """The flags of these settings, with a leading space."""
         flag = "--exif-orientation" if self.exif_orientation else "--no-exif-orientation"
         bits = "" if self.bit_depth is None else f" --bit-depth {self.bit_depth}"
-        return f" {flag} --background {shlex.quote(self.background)}{bits}"
+        fit = "" if self.fit == "crop" else f" --fit {self.fit}"
+        return f" {flag} --background {shlex.quote(self.background)}{bits}{fit}"
 
 
 EARLIER_DECODING: Final = Decoding(exif_orientation=False, background="none", bit_depth=16)

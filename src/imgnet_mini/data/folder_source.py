@@ -15,11 +15,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.batches import Batch, BatchSource
+from imgnet_mini.data.crops import CROP_NUMBERS
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.images import ImageError
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
-from imgnet_mini.data.transforms import CROP_NUMBERS
 from imgnet_mini.errors import DataError, ImgnetMiniError, LostWorkerError, WriteError
 from imgnet_mini.utils.console import format_bytes
 from imgnet_mini.utils.early_exit import SIGNALS

@@ -15,6 +15,7 @@ from torch import Tensor, jit, nn
 from imgnet_mini import __version__
 from imgnet_mini.config.data_settings import Decoding
 from imgnet_mini.data.classes import human_names
+from imgnet_mini.data.fit import padding_color
 from imgnet_mini.data.transforms import MEAN, STD, eval_resize
 from imgnet_mini.errors import ConfigError
 
@@ -35,6 +36,9 @@ FormatReader = Callable[[Path, ModelBuilder], ExportedModel]
 
 EXTRA_FILE: Final = "imgnet-mini.json"
 """Name of the description inside the archives of torch, and key of the metadata of safetensors."""
+
+_RESIZED_SIDES: Final = {"crop": "shortest", "pad": "longest", "squash": "both"}
+"""The side of an image that gets the size `resize`, by `--fit`."""
 
 _RECORDS_OF_WRITER: Final = ("version", "byteorder", ".data/serialization_id")
 """Records that the writer of torch adds to each archive."""
@@ -70,8 +74,9 @@ def describe(arch: str, img_size: int, classes: Sequence[str], decoding: Decodin
         "preprocessing": {
             "color": "RGB",
             **decoding.model_dump(),
-            "resize": eval_resize(img_size),
-            "resize_side": "shortest",
+            "resize": eval_resize(img_size, decoding.fit),
+            "resize_side": _RESIZED_SIDES[decoding.fit],
+            **({"padding": padding_color(decoding)} if decoding.fit == "pad" else {}),
             "interpolation": "bilinear, antialiased",
             "center_crop": img_size,
             "scale": "0 to 1",

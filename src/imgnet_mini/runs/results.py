@@ -73,6 +73,7 @@ class EvaluationResult(JsonModel):
     imgs_per_sec: validation throughput, in images per second.
     checkpoint: file name; epoch: of its weights, None for a plain state dict.
     img_size: side of the crops, in pixels; resize: short side of the image they are cut from.
+    fit: how images become squares; without a crop, `resize` is the side of the square.
     classes: folder names, in the order of the network's outputs.
     center: None if the views are the center crop alone.
     """
@@ -91,6 +92,7 @@ class EvaluationResult(JsonModel):
     arch: Text
     img_size: Count
     resize: Count
+    fit: Literal["crop", "pad", "squash"] = "crop"
     views: Annotated[Views, BeforeValidator(_current_name)] = "center"
     center: CenterCrop | None = None
     precision: Text

@@ -32,7 +32,7 @@ _DECISIVE: Final = ("arch", "batch_size", "img_size", "optimizer")
 """Settings whose change makes a suggested learning rate invalid."""
 
 
-_OTHER_DATA_SETTINGS: Final = ("crop_scale_min", "flip", "grad_accum_steps", "progressive")
+_OTHER_DATA_SETTINGS: Final = ("fit", "crop_scale_min", "flip", "grad_accum_steps", "progressive")
 
 
 def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:

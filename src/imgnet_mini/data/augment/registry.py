@@ -13,8 +13,9 @@ from imgnet_mini.data.augment.erasing import RandomAffineErase, RandomErasing
 from imgnet_mini.data.augment.mixing import MixupCutmix
 from imgnet_mini.data.augment.trivial import TrivialAugment
 from imgnet_mini.data.batches import Batch, BatchRandom
+from imgnet_mini.data.crops import crop_batch
 from imgnet_mini.data.rng import RandomStream
-from imgnet_mini.data.transforms import Normalize, crop_batch
+from imgnet_mini.data.transforms import Normalize
 
 Transform = Callable[[Tensor, Tensor, BatchRandom], tuple[Tensor, Tensor]]
 """From images and targets of a batch to new ones; it does not change its arguments in place."""

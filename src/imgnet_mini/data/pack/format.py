@@ -2,7 +2,7 @@
 
     manifest.json       format, settings, channel statistics, skipped files
     classes.npy         (C,) bytes
-    <split>_images.npy  (N, S, S, 3) uint8; train: squashed to squares, val: center crops
+    <split>_images.npy  (N, S, S, 3) uint8; train: whole images, val: as evaluated
     <split>_index.npy   (N,) of `index_dtype`: source file, class, original size, and file stamps
     <split>_source.npy  (N,) of `SOURCE_DTYPE`: content hashes; version 0.2.0 did not write it
     <split>_skipped.npy the index of files that were left out

@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import PIL
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
 from imgnet_mini.config.data_settings import DEFAULT_DECODING, EARLIER_DECODING, Decoding
+from imgnet_mini.data.fit import pad_pixels, padding_color, squash
 from imgnet_mini.data.folder import ImageFolder, file_stamps
 from imgnet_mini.data.images import ImageError, decode, image_size
 from imgnet_mini.data.pack.contents import content_digest
@@ -57,7 +57,8 @@ class PackPlan:
         sizes += [self.eval_size] if self.eval_size != self.img_size else []
         settings: list[object] = [FORMAT, *sizes]
         if self.decoding != EARLIER_DECODING:  # whose packs keep their id
-            settings.append(self.decoding.model_dump())
+            fit = {"fit"} if self.decoding.fit == "crop" else None  # packs without it keep their id
+            settings.append(self.decoding.model_dump(exclude=fit))
         digest = hashlib.sha256(json.dumps(settings).encode())
         for split, images in self.splits.items():
             digest.update("\0".join(images.classes).encode("utf-8", "surrogateescape"))
@@ -135,25 +136,22 @@ class ImagePacker:
     def __init__(self, plan: PackPlan, split: str) -> None:
         self._side = plan.side(split)
         self._decoding = plan.decoding
-        self._crop = EvalCrop(plan.eval_size) if split == "val" else None
+        self._crop = EvalCrop(plan.eval_size, decoding=plan.decoding) if split == "val" else None
 
     def __call__(self, path: Path) -> PackedImage:
-        """Decode an image; squash it (training) or center-crop it (validation).
+        """Decode an image, and make it the square of training or that of evaluation.
 
         Raises:
             ImageError: the file cannot be decoded.
         """
         pixels, warning = decode(path, self._decoding)
         height, width = pixels.shape[:2]
-        square = squash(pixels, self._side) if self._crop is None else np.array(self._crop(pixels))
+        square = np.array(self._crop(pixels)) if self._crop else self._training_square(pixels)
         histogram = np.array(Image.fromarray(square).histogram()).reshape(3, 256)
         return PackedImage(square, width, height, histogram, content_digest(path), warning)
 
-
-def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) to (side, side, 3), ignoring the aspect ratio: bicubic, antialiased."""
-    if pixels.shape[:2] == (side, side):
-        return pixels
-    image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    resized = F.interpolate(image, size=(side, side), mode="bicubic", antialias=True)[0]
-    return resized.permute(1, 2, 0).numpy()
+    def _training_square(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the whole image: squashed, whose crops undo that, or padded."""
+        if self._decoding.fit == "pad":
+            return pad_pixels(pixels, self._side, padding_color(self._decoding))
+        return squash(pixels, self._side)

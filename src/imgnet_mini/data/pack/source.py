@@ -11,10 +11,11 @@ from torch import Tensor
 
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.data.batches import Batch, BatchSource, prefetch_map, send_array, thread_pool
+from imgnet_mini.data.crops import CROP_NUMBERS, Crop, crop_image, scale_crop
 from imgnet_mini.data.pack.format import PackedSplit
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import BatchKey, ResumableBatchSampler
-from imgnet_mini.data.transforms import CROP_NUMBERS, Crop, TrainCrop, crop_image, squash_crop
+from imgnet_mini.data.transforms import TrainCrop
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.utils.console import format_bytes, print_warning
 
@@ -84,12 +85,12 @@ class PackSource(BatchSource):
         return self._pin(Batch(self._rows(key.indices), targets, key, boxes))
 
     def _sample_crops(self, key: BatchKey, crop: TrainCrop) -> list[Crop]:
-        """Sample crops of the original images; scale them to the squashed ones."""
+        """Sample crops of the original images; scale them to the rows."""
         numbers = uniforms(self._sampler.seed or 0, key.epoch, key.indices, CROP_NUMBERS).tolist()
         sizes = self._split.sizes[key.indices].tolist()
         side = self._split.pixels.shape[1]
         return [
-            squash_crop(crop.sample(drawn, width, height), width, height, side)
+            scale_crop(crop.sample(drawn, width, height), crop.frame(width, height), (side, side))
             for drawn, (width, height) in zip(numbers, sizes, strict=True)
         ]
 
