@@ -16,8 +16,10 @@ from imgnet_mini.data.fit import padding_color, place_in_square
 from imgnet_mini.data.loaders import build_eval_loader, build_train_loader
 from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.splits import open_splits
-from imgnet_mini.data.transforms import EvalCrop, TestTimeAugmentation, TrainCrop
+from imgnet_mini.data.transforms import EvalCrop, Normalize, TestTimeAugmentation, TrainCrop
 from imgnet_mini.errors import DataError
+from imgnet_mini.export.formats import describe
+from imgnet_mini.export.hub import describe_for_timm
 
 CPU = torch.device("cpu")
 FITS = ("crop", "pad", "squash")
@@ -204,3 +206,17 @@ def test_all_that_follows_a_training_fits_images_as_it_did(photographs, cli):
     assert described["padding"] == [255, 255, 255]
     assert cli("predict", "--checkpoint", "a.safetensors", "--json", *files) == 0, cli.err
     assert json.loads(cli.out)["fit"] == "pad"
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_timm_prepares_images_of_an_export_for_the_hub_alike(fit):
+    timm_data = pytest.importorskip("timm.data")
+    decoding = Decoding(fit=fit, background="rgb(124, 116, 104)")  # that of timm's borders
+    description = describe("resnet18", 64, ["a"], decoding)
+    said = describe_for_timm(description, license_id="mit")["pretrained_cfg"]
+    names = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+    transform = timm_data.create_transform(**{name: said[name] for name in names})
+    for shape in ((40, 60), (96, 37), (64, 64)):
+        crop = torch.from_numpy(np.array(EvalCrop(64, decoding=decoding)(smooth(*shape))))
+        ours = Normalize(CPU)(crop.permute(2, 0, 1).unsqueeze(0))[0]
+        assert (transform(Image.fromarray(smooth(*shape))) - ours).abs().mean() < 1e-2

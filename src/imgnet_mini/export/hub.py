@@ -38,6 +38,10 @@ _TIMM_LAYERS: Final = {
 """First and last layer of the networks that timm has with torchvision's names and tensors."""
 
 
+_TIMM_CROP_MODES: Final = {"crop": "center", "pad": "border", "squash": "squash"}
+"""timm's names of `--fit`; its borders always have the mean color of ImageNet."""
+
+
 def is_in_timm(arch: str) -> bool:
     """Return whether timm has this network, with the same names of its tensors."""
     return arch in _TIMM_LAYERS
@@ -63,7 +67,7 @@ def describe_for_timm(description: Description, *, license_id: str) -> Descripti
             "fixed_input_size": False,
             "interpolation": "bilinear",
             "crop_pct": _crop_fraction(side, preprocessing["resize"]),
-            "crop_mode": "center",
+            "crop_mode": _TIMM_CROP_MODES[preprocessing["fit"]],
             "mean": preprocessing["mean"],
             "std": preprocessing["std"],
             "num_classes": len(classes),
