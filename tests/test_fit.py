@@ -56,9 +56,9 @@ def test_evaluation_sees_the_whole_image_padded_or_squashed(shape):
 
 
 def test_padding_has_the_color_of_the_background_and_is_black_without_one():
-    assert padding_color(Decoding()) == (255, 255, 255)
-    assert padding_color(Decoding(background="#102030")) == (16, 32, 48)
-    assert padding_color(Decoding(background="none")) == (0, 0, 0)
+    assert padding_color("white") == (255, 255, 255)
+    assert padding_color("#102030") == (16, 32, 48)
+    assert padding_color("none") == (0, 0, 0)
 
 
 @pytest.mark.parametrize("fit", FITS)

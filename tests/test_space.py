@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import SMALL, run_quietly, write_folder
 from imgnet_mini.data import images as decoder
-from imgnet_mini.data import transforms
 from imgnet_mini.export.space_files import classifier as packaged
 
 NAMES = ["[red]{{7*7}}", "<b>", "n01440764"]
-FILES = ["README.md", "app.py", "classifier.py", "examples", "model.onnx", "pixels.py"]
+FILES = [
+    *("README.md", "app.py", "classifier.py", "examples", "fit.py", "model.onnx", "pixels.py"),
+]
 GPS, ORIENTATION, CAMERA = 0x8825, 0x0112, 0x010F
 
 
@@ -66,7 +68,7 @@ def classifier(run_folder, monkeypatch):
     """The folder's own `classifier` module, imported as in the folder."""
     monkeypatch.syspath_prepend(run_folder / "space")
     yield importlib.import_module("classifier")
-    for name in ("classifier", "pixels"):
+    for name in ("classifier", "fit", "pixels"):
         del sys.modules[name]
 
 
@@ -144,6 +146,25 @@ def test_an_image_that_cannot_be_used_is_one_sentence(run_folder, classifier, na
         model.classify(Path(name))
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_images_are_fitted_as_by_predict(run_folder, classifier, cli, fit):
+    """As a checkpoint says that was trained so; of the weights only one training is needed."""
+    path = Path("checkpoints/a/best.pth")
+    content = torch.load(path, weights_only=True)
+    content["config"]["data"] |= {"fit": fit, "background": "blue"}
+    torch.save(content, "other.pth")
+    checkpoint = ("--checkpoint", "other.pth")
+    assert cli("export", *checkpoint, "--format", "onnx", "--output", "other.onnx") == 0, cli.err
+    model = classifier.Classifier(Path("other.onnx"))
+    names = ("strip.png", "turned.jpg", "dot.png", "clear.png")
+    files = [f"data/val/<b>/{name}" for name in names]
+    assert cli("predict", *checkpoint, "--json", *files) == 0, cli.err
+    for image in json.loads(cli.out)["images"]:
+        found = model.classify(Path(image["image"]))
+        expected = {entry["name"]: entry["probability"] for entry in image["predictions"]}
+        assert found == pytest.approx(expected, abs=2e-5), image["image"]
+
+
 def test_two_classes_of_one_name_stay_two():
     labels = packaged._distinct(["crane", "dog", "crane"], ["n1", "n2", "n3"])
     assert labels == ["crane (n1)", "dog", "crane (n3)"]
@@ -151,7 +172,6 @@ def test_two_classes_of_one_name_stay_two():
 
 def test_the_limits_are_those_of_predict():
     assert (packaged.FORMATS, packaged.MAX_PIXELS) == (decoder.FORMATS, decoder.MAX_PIXELS)
-    assert packaged._MAX_ASPECT_RATIO == transforms._MAX_ASPECT_RATIO
 
 
 def test_what_is_in_the_folder_stays_unless_it_is_to_be_replaced(run_folder, cli):

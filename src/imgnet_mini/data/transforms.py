@@ -22,7 +22,7 @@ from imgnet_mini.data.crops import (
     sample_padded_crop,
     scale_crop,
 )
-from imgnet_mini.data.fit import frame_size, pad_image, padding_color, shorten_strip
+from imgnet_mini.data.fit import fit_whole, padding_color, shorten_strip
 from imgnet_mini.data.images import read_pixels
 
 MEAN = (123.675, 116.28, 103.53)
@@ -40,7 +40,7 @@ class TrainCrop:
         self._crop_scale_min = data.crop_scale_min
         self._flip = data.flip
         self._decoding = data.decoding
-        self._color = padding_color(data.decoding)
+        self._color = padding_color(data.background)
 
     def sample(self, u: Sequence[float], width: int, height: int) -> Crop:
         """Return the crop that numbers in [0, 1) select from the frame of an image of this size."""
@@ -51,7 +51,8 @@ class TrainCrop:
 
     def frame(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height of what crops of an image of this size are sampled from."""
-        return frame_size(self._decoding.fit, width, height)
+        side = max(width, height)
+        return (width, height) if self._decoding.fit == "crop" else (side, side)
 
     def load(self, path: Path, u: Sequence[float], size: int) -> Tensor:
         """Read, crop and resize one image: (3, size, size) uint8.
@@ -86,17 +87,15 @@ class EvalCrop:
     ) -> None:
         self._decoding = decoding
         self._size = img_size
+        is_padded = decoding.fit == "pad"
+        self._color = padding_color(decoding.background) if is_padded else None
         short_side = eval_resize(img_size) if resize is None else resize
         self._crop = v2.Compose([v2.Resize(short_side), v2.CenterCrop(img_size)])
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Image.Image:
         """Return an image of S x S pixels from one of any size, (H, W, 3)."""
-        if self._decoding.fit == "pad":
-            color = padding_color(self._decoding)
-            return pad_image(Image.fromarray(pixels), self._size, color)
-        if self._decoding.fit == "squash":
-            size = (self._size, self._size)
-            return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+        if self._decoding.fit != "crop":
+            return fit_whole(pixels, self._size, self._color)
         image: Image.Image = self._crop(Image.fromarray(shorten_strip(pixels)))
         return image
 

@@ -76,7 +76,7 @@ def describe(arch: str, img_size: int, classes: Sequence[str], decoding: Decodin
             **decoding.model_dump(),
             "resize": eval_resize(img_size, decoding.fit),
             "resize_side": _RESIZED_SIDES[decoding.fit],
-            **({"padding": padding_color(decoding)} if decoding.fit == "pad" else {}),
+            **({"padding": padding_color(decoding.background)} if decoding.fit == "pad" else {}),
             "interpolation": "bilinear, antialiased",
             "center_crop": img_size,
             "scale": "0 to 1",

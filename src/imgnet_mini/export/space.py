@@ -18,6 +18,7 @@ MODEL: Final = "model.onnx"
 
 _FILES: Final = (
     *("export/space_files/app.py", "export/space_files/classifier.py", "data/pixels.py"),
+    "data/fit.py",
     "export/space_files/requirements.txt",
 )
 _EXAMPLE_COUNT: Final = 6

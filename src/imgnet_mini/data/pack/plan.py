@@ -12,11 +12,12 @@ from typing import Final, NamedTuple
 import numpy as np
 import PIL
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
 from imgnet_mini.config.data_settings import DEFAULT_DECODING, EARLIER_DECODING, Decoding
-from imgnet_mini.data.fit import pad_pixels, padding_color, squash
+from imgnet_mini.data.fit import Color, padding_color, place_in_square
 from imgnet_mini.data.folder import ImageFolder, file_stamps
 from imgnet_mini.data.images import ImageError, decode, image_size
 from imgnet_mini.data.pack.contents import content_digest
@@ -153,5 +154,26 @@ class ImagePacker:
     def _training_square(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the whole image: squashed, whose crops undo that, or padded."""
         if self._decoding.fit == "pad":
-            return pad_pixels(pixels, self._side, padding_color(self._decoding))
+            return pad_pixels(pixels, self._side, padding_color(self._decoding.background))
         return squash(pixels, self._side)
+
+
+def pad_pixels(pixels: NDArray[np.uint8], side: int, color: Color) -> NDArray[np.uint8]:
+    """Return (side, side, 3) with all of (H, W, 3) in its middle: bicubic, antialiased."""
+    left, top, width, height = place_in_square(pixels.shape[1], pixels.shape[0], side)
+    square = np.full((side, side, 3), color, np.uint8)
+    square[top : top + height, left : left + width] = _resize(pixels, width, height)
+    return square
+
+
+def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize (H, W, 3) to (side, side, 3), ignoring the aspect ratio: bicubic, antialiased."""
+    return _resize(pixels, side, side)
+
+
+def _resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+    resized = F.interpolate(image, size=(height, width), mode="bicubic", antialias=True)[0]
+    return resized.permute(1, 2, 0).numpy()

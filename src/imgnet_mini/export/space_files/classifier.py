@@ -15,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from imgnet_mini.data.fit import fit_whole, shorten_strip
 from imgnet_mini.data.pixels import BitDepthError, to_pixels
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -22,9 +23,6 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 MAX_PIXELS: Final = 50_000_000
 """Larger images are refused: a few kilobytes can decode to gigabytes."""
-
-_MAX_ASPECT_RATIO: Final = 64
-"""Longer images are shortened to this many times their short side before they are resized."""
 
 _THREADS: Final = 2
 """Cores of a small host, where ONNX Runtime would start a thread per core of the whole machine."""
@@ -57,6 +55,8 @@ class Classifier:
         properties: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         steps: dict[str, Any] = json.loads(properties["preprocessing"])
         self._decoding = _Decoding(**{name: steps[name] for name in _Decoding._fields})
+        self._fit: str = steps["fit"]
+        self._padding = tuple(steps["padding"]) if self._fit == "pad" else None
         self._resize, self._crop = int(steps["resize"]), int(steps["center_crop"])
         self._mean = 255 * np.array(steps["mean"], np.float32)
         self._std = 255 * np.array(steps["std"], np.float32)
@@ -78,8 +78,10 @@ class Classifier:
         return {self.labels[index]: float(probabilities[index]) for index in best}
 
     def _resize_and_crop(self, pixels: NDArray[np.uint8]) -> Image.Image:
-        """Resize the short side and crop the center."""
-        image = Image.fromarray(_shorten_strip(pixels))
+        """Resize the short side and crop the center, or fit the whole image in."""
+        if self._fit != "crop":
+            return fit_whole(pixels, self._crop, self._padding)
+        image = Image.fromarray(shorten_strip(pixels))
         short = min(image.size)
         width, height = (int(self._resize * side / short) for side in image.size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -112,14 +114,6 @@ def _read_pixels(path: Path, decoding: _Decoding) -> NDArray[np.uint8]:
         ) from None
     except Exception as error:  # damaged files make decoders raise anything
         raise ImageError("The image file is damaged or incomplete.") from error
-
-
-def _shorten_strip(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Cut off the ends of a long strip: the center crop drops them, resized they may fill RAM."""
-    height, width = pixels.shape[:2]
-    longest = _MAX_ASPECT_RATIO * min(height, width)
-    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
-    return pixels[top : top + longest, left : left + longest]
 
 
 def _distinct(names: Sequence[str], classes: Sequence[str]) -> list[str]:
