@@ -39,7 +39,7 @@ from imgnet_mini.data.rng import uniforms
 from imgnet_mini.data.sampler import ResumableBatchSampler
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.peak_lr import resolve_max_lr
+from imgnet_mini.training.peak_lr import find_max_lr
 from imgnet_mini.training.setup import build_setup, build_trainer
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.signals import StopRequest
@@ -74,7 +74,7 @@ def main() -> None:
                 "model": {"arch": options.arch},
             }
         )
-        resolved = resolve_max_lr(config, RunPaths(folder, "safety"))
+        resolved = config.resolve(find_max_lr(config, RunPaths(folder, "safety")))
         print(json.dumps(_measure(resolved, options.rounds), indent=2))
 
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from imgnet_mini.config.run_settings import RuntimeConfig
-from imgnet_mini.config.training_settings import ModelConfig, OptimizerConfig, ScheduleConfig
+from imgnet_mini.config.training_settings import ModelConfig, ResolvedOptimizer, ScheduleConfig
 from imgnet_mini.data.loaders import BatchLoader
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.runs.logger import RunLogger
@@ -135,7 +135,7 @@ def build_reference(
 
 
 def build_parts(model: nn.Module) -> tuple[nn.CrossEntropyLoss, torch.optim.Optimizer, OneCycleLR]:
-    settings = OptimizerConfig()
+    settings = ResolvedOptimizer()
     optimizer = build_optimizer(settings, model, lr=MAX_LR)
     scheduler = build_scheduler(ScheduleConfig(), optimizer, max_lr=MAX_LR, total_steps=TOTAL_STEPS)
     return build_loss(settings), optimizer, scheduler

@@ -7,7 +7,7 @@ import pytest
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.training.peak_lr import resolve_max_lr, settings_of
+from imgnet_mini.training.peak_lr import find_max_lr, settings_of
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def resolve(tmp_path):
             found["settings"] = present | settings
         (folder / "lr_finder_1.json").write_text(json.dumps(found))
         config = RunConfig().override({"schedule": {"max_lr": "auto"}} | sections)
-        return resolve_max_lr(config, RunPaths(tmp_path, "a")).schedule.max_lr
+        return find_max_lr(config, RunPaths(tmp_path, "a"))
 
     return at
 

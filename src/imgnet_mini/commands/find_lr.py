@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
-from imgnet_mini.config.run_config import RunConfig, config_flags
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, config_flags
 from imgnet_mini.config.training_settings import ResolvedFinder
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.lr_finder.budget import Plan, plan_steps
@@ -110,11 +110,17 @@ def _search(config: RunConfig, setup: Setup) -> Search:
     ):
         limits = Limits(stop, distributed, minutes=config.finder.max_minutes)
         plan, seconds = distributed.broadcast_from_rank0(lambda: _plan(config, setup))
+        resolved = config.resolve(default_lr(config), steps=plan.training_steps)
         rule = OPTIMIZERS[config.optimizer.optimizer].default_lr
         finder = config.finder.resolve(rule(config.data.batch_size), plan.range_steps)
         if distributed.is_main_process:
             _announce(config, setup, plan, finder, seconds)
-        curve = _test_range(config, setup, finder, limits)
+            if config.optimizer.weight_decay == "auto":
+                print_lines(
+                    f"Weight decay {resolved.optimizer.weight_decay:.3g} in the range test; in a "
+                    "trial run, that of a training at its peak (auto)"
+                )
+        curve = _test_range(resolved, setup, finder, limits)
         trials = _run_trials(config, setup, plan, curve, limits)
     return Search(finder, plan, curve, trials, limits.reached or _describe_shortage(config, plan))
 
@@ -205,7 +211,9 @@ def _describe_no_step(config: RunConfig, plan: Plan, seconds: float) -> str:
     return f"{training} (--budget) is less than one step and the estimate of its time"
 
 
-def _test_range(config: RunConfig, setup: Setup, finder: ResolvedFinder, limits: Limits) -> Curve:
+def _test_range(
+    config: ResolvedConfig, setup: Setup, finder: ResolvedFinder, limits: Limits
+) -> Curve:
     if not finder.num_iter:
         return build_curve([], [], "end", num_iter=0)
     precision, clip_grad = setup.precision, config.optimizer.clip_grad

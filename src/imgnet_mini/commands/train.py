@@ -21,7 +21,7 @@ from imgnet_mini.training.compilation import report_compilation
 from imgnet_mini.training.device import translate_torch_errors
 from imgnet_mini.training.full_size import check_full_size
 from imgnet_mini.training.model import weights_sha256
-from imgnet_mini.training.peak_lr import note_other_images, resolve_max_lr
+from imgnet_mini.training.peak_lr import find_max_lr, note_other_images
 from imgnet_mini.training.run import TrainingRun
 from imgnet_mini.training.setup import Setup, build_setup, build_trainer, describe_environment
 from imgnet_mini.training.step_undo import repeat_with_more_memory
@@ -42,12 +42,13 @@ def run(
     """
     paths = config.run.paths()
 
-    def plan() -> ResolvedConfig:
+    def plan() -> float:
         _check_no_run(config, paths, overwrite=overwrite)
-        return resolve_max_lr(config, paths)
+        return find_max_lr(config, paths)
 
-    resolved = distributed.broadcast_from_rank0(plan)
-    setup = build_setup(resolved, distributed=distributed)
+    max_lr = distributed.broadcast_from_rank0(plan)
+    setup = build_setup(config, distributed=distributed)
+    resolved = config.resolve(max_lr, steps=config.schedule.epochs * len(setup.train_loader))
     resolved = resolved.override({"data": {"loader": setup.images.loader}})
     if distributed.is_main_process:
         note_other_images(config, setup, paths)
@@ -62,7 +63,7 @@ def run(
         if distributed.is_main_process:
             _check_no_run(config, paths, overwrite=overwrite)  # by one that was quicker
             _remove_run(paths)
-            _announce(resolved, paths, setup)
+            _announce(resolved, paths, setup, _describe_auto(config, resolved))
             logger = RunLogger(paths, [], step=0)
         store = CheckpointStore(paths, keep=resolved.checkpoint.keep)
         train(TrainingRun(resolved, paths, setup, trainer, logger, store), new_plan=True)
@@ -176,7 +177,17 @@ def _remove_run(paths: RunPaths) -> None:
         paths.clean()
 
 
-def _announce(config: ResolvedConfig, paths: RunPaths, setup: Setup) -> None:
+def _describe_auto(config: RunConfig, resolved: ResolvedConfig) -> str:
+    """Return the decays that were `auto`, such as `, weight decay 0.0123 (auto)`."""
+    decays = {"weight_decay": "weight decay", "ema_decay": "EMA decay"}
+    return "".join(
+        f", {words} {getattr(resolved.optimizer, name):.4g} (auto)"
+        for name, words in decays.items()
+        if getattr(config.optimizer, name) == "auto"
+    )
+
+
+def _announce(config: ResolvedConfig, paths: RunPaths, setup: Setup, decays: str) -> None:
     environment = describe_environment(setup)
     steps, batch = len(setup.train_loader), _describe_batch(config, setup.distributed)
     print_lines(
@@ -187,7 +198,7 @@ def _announce(config: ResolvedConfig, paths: RunPaths, setup: Setup) -> None:
         f"{config.run.data_root} ({environment['loader']})",
         *describe_class_weights(config.optimizer.class_weights, setup.class_weights),
         f"{config.schedule.epochs} epochs of {steps} steps of {batch}{_describe_growth(config)}, "
-        f"learning rate up to {config.schedule.max_lr:.3g}",
+        f"learning rate up to {config.schedule.max_lr:.3g}{decays}",
         f"Writing {paths.checkpoint_dir}, {paths.log_dir}, {paths.event_dir}",
         f"Watch with: {tensorboard_command(str(paths.event_dir.parent))}",
     )

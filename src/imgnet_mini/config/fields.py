@@ -57,6 +57,26 @@ def _parse_max_lr(value: Any) -> Any:
     return lr
 
 
+def _parse_weight_decay(value: Any) -> Any:
+    return _parse_decay(value, below=float("inf"), words="a number of at least 0, or 'auto'")
+
+
+def _parse_ema_decay(value: Any) -> Any:
+    return _parse_decay(value, below=1, words="a number of at least 0 and below 1, or 'auto'")
+
+
+def _parse_decay(value: Any, *, below: float, words: str) -> Any:
+    if value == "auto":
+        return value
+    try:
+        decay = float(value)
+    except (TypeError, ValueError):
+        decay = -1.0
+    if not 0 <= decay < below:
+        raise ValueError(f"must be {words}")
+    return decay
+
+
 def _check_progressive(sizes: str | None) -> str | None:
     if sizes is None or re.fullmatch(r"0?\.\d{1,6}:1", sizes, re.ASCII):
         return sizes
@@ -84,6 +104,8 @@ Count = Annotated[int, Ge(1)]
 RunName = Annotated[str, AfterValidator(_check_run_name)]
 """A plain folder name on every operating system."""
 MaxLr = Annotated[float | Literal["auto"] | None, BeforeValidator(_parse_max_lr)]
+WeightDecay = Annotated[float | Literal["auto"], BeforeValidator(_parse_weight_decay)]
+EmaDecay = Annotated[float | Literal["auto"], BeforeValidator(_parse_ema_decay)]
 Background = Annotated[str, AfterValidator(_check_background)]
 """An opaque color as Pillow reads it, or `none`."""
 Progressive = Annotated[str | None, AfterValidator(_check_progressive)]

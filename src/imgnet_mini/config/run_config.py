@@ -22,6 +22,7 @@ from imgnet_mini.config.training_settings import (
     FinderConfig,
     ModelConfig,
     OptimizerConfig,
+    ResolvedOptimizer,
     ResolvedSchedule,
     ScheduleConfig,
 )
@@ -117,13 +118,19 @@ class RunConfig(Section):
         config._recipe = self._recipe
         return config
 
-    def resolve(self, max_lr: float) -> "ResolvedConfig":
+    def resolve(self, max_lr: float, *, steps: int | None = None) -> "ResolvedConfig":
         """Return a copy with this peak learning rate, ready for training.
 
+        steps: of the training, for decays that are `auto`.
+
         Raises:
-            ConfigError: `max_lr` is out of bounds.
+            ConfigError: `max_lr` is out of bounds, or the training is too short for `auto`.
         """
-        tables = _merge(self.explicit(), {"schedule": {"max_lr": max_lr}})
+        try:
+            optimizer = self.optimizer.resolve(max_lr, steps).model_dump(exclude_unset=True)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        tables = _merge(self.explicit(), {"schedule": {"max_lr": max_lr}, "optimizer": optimizer})
         config = _validate(ResolvedConfig, tables)
         config._recipe = self._recipe
         return config
@@ -147,8 +154,9 @@ class RunConfig(Section):
 
 
 class ResolvedConfig(RunConfig):
-    """Settings of a run after its peak learning rate is resolved; saved with every checkpoint."""
+    """Settings of a run with its peak learning rate and decays resolved; saved in checkpoints."""
 
+    optimizer: ResolvedOptimizer = Field(default_factory=ResolvedOptimizer)
     schedule: ResolvedSchedule
 
     @classmethod

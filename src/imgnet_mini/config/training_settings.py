@@ -2,18 +2,29 @@
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import model_validator
 
 from imgnet_mini.config.fields import (
     Count,
+    EmaDecay,
     Formerly,
     MaxLr,
     UsedBy,
+    WeightDecay,
 )
 from imgnet_mini.config.section import Section
+
+_WEIGHT_DECAY_SHARE: Final = 0.15
+"""Of the training steps: the time in which weights would decay to 1/e at the peak learning rate."""
+
+_EMA_SHARE: Final = 0.03
+"""Of the training steps: the time over which the weights are averaged."""
+
+_MIN_AUTO_STEPS: Final = 67
+"""Shorter trainings have less than 10 steps in the share of weight decay, 2 in that of the EMA."""
 
 
 class ModelConfig(Section):
@@ -50,8 +61,9 @@ class OptimizerConfig(Section):
     muon_momentum: Annotated[float, Ge(0), Lt(1), UsedBy(("muon",))] = 0.95
     """Momentum of Muon."""
 
-    weight_decay: Annotated[float, Ge(0)] = 1e-4
-    """Weight decay; in SGD an L2 penalty, in AdamW and Muon decoupled (0.01 to 0.1 is common)."""
+    weight_decay: WeightDecay = 1e-4
+    """Weight decay; in SGD an L2 penalty, in AdamW and Muon decoupled (0.01 to 0.1 is common);
+    auto: 1 / (peak learning rate x 0.15 of the training steps)."""
 
     norm_decay: bool = True
     """Apply weight decay to normalization layers and biases too."""
@@ -66,8 +78,36 @@ class OptimizerConfig(Section):
     clip_grad: Annotated[float | None, Gt(0), Formerly("clip_norm")] = None
     """Clip gradients to this global norm; unset: no clipping."""
 
-    ema_decay: Annotated[float, Ge(0), Lt(1), Formerly("ema")] = 0.0
-    """Decay of an exponential moving average of the weights, used for validation; 0: off."""
+    ema_decay: Annotated[EmaDecay, Formerly("ema")] = 0.0
+    """Decay of an exponential moving average of the weights, used for validation; 0: off; auto: an
+    average over about 0.03 of the training steps."""
+
+    def resolve(self, max_lr: float, steps: int | None) -> "ResolvedOptimizer":
+        """Return a copy whose `auto` decays are those of a training of so many steps.
+
+        Weight decay acts over 1 / (learning rate x decay) steps, so it is set by the share of the
+        training that this is at the peak (Wang and Aitchison 2024, arXiv:2405.13698). In SGD, which
+        takes steps of 1 / (1 - momentum) times the learning rate, that is meant for a momentum of
+        0.9; with another one, decay acts over as many steps.
+
+        Raises:
+            ValueError: the training is too short for it.
+        """
+        values = self.model_dump(exclude_unset=True)
+        automatic = [name for name in ("weight_decay", "ema_decay") if values.get(name) == "auto"]
+        if automatic and steps is not None:
+            if steps < _MIN_AUTO_STEPS:
+                raise ValueError(
+                    f"--{automatic[0].replace('_', '-')} auto needs a training of "
+                    f"{_MIN_AUTO_STEPS} steps or more, and this one has {steps}: set a number"
+                )
+            relative = (1 - self.momentum) / 0.1 if self.optimizer == "sgd" else 1.0
+            decays = {
+                "weight_decay": relative / (max_lr * _WEIGHT_DECAY_SHARE * steps),
+                "ema_decay": 1 - 1 / (_EMA_SHARE * steps),
+            }
+            values |= {name: decays[name] for name in automatic}
+        return ResolvedOptimizer.model_validate(values)
 
     def in_use(self) -> dict[str, Any]:
         """Return the settings that this optimizer has, by name."""
@@ -98,6 +138,16 @@ class OptimizerConfig(Section):
                 "leave --nesterov out"
             )
         return self
+
+
+class ResolvedOptimizer(OptimizerConfig):
+    """Loss, optimizer and weight averaging, with all decays as numbers."""
+
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    """Weight decay."""
+
+    ema_decay: Annotated[float, Ge(0), Lt(1), Formerly("ema")] = 0.0
+    """Decay of the average of the weights."""
 
 
 class ScheduleConfig(Section):

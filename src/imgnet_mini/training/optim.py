@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from imgnet_mini.config.training_settings import OptimizerConfig, ScheduleConfig
+from imgnet_mini.config.training_settings import OptimizerConfig, ResolvedOptimizer, ScheduleConfig
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.training.class_weights import WeightedCrossEntropyLoss
 from imgnet_mini.training.muon import MuonAdamW, hidden_weights, initial_state, state_names
@@ -34,8 +34,8 @@ class OptimizerEntry:
     lr_rule: that rule in words.
     """
 
-    build: Callable[[OptimizerConfig, list[Group], float], Optimizer]
-    groups: Callable[[OptimizerConfig, nn.Module], list[Group]]
+    build: Callable[[ResolvedOptimizer, list[Group], float], Optimizer]
+    groups: Callable[[ResolvedOptimizer, nn.Module], list[Group]]
     state_names: Callable[[Group], tuple[str, ...]]
     default_lr: Callable[[int], float]
     lr_rule: str
@@ -56,7 +56,7 @@ def sqrt_scaling_lr(batch_size: int) -> float:
 
 
 def decay_groups(
-    settings: OptimizerConfig, parameters: Sequence[Tensor], **group_settings: Any
+    settings: ResolvedOptimizer, parameters: Sequence[Tensor], **group_settings: Any
 ) -> list[Group]:
     """Return one group; without `norm_decay`, norms and biases in a second one without decay.
 
@@ -72,18 +72,18 @@ def decay_groups(
     ]
 
 
-def _all_parameters(settings: OptimizerConfig, model: nn.Module) -> list[Group]:
+def _all_parameters(settings: ResolvedOptimizer, model: nn.Module) -> list[Group]:
     return decay_groups(settings, list(model.parameters()))
 
 
-def _muon_groups(settings: OptimizerConfig, model: nn.Module) -> list[Group]:
+def _muon_groups(settings: ResolvedOptimizer, model: nn.Module) -> list[Group]:
     hidden = hidden_weights(model)
     taken = {id(weight) for weight in hidden}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
     return [{"params": hidden, "use_muon": True}, *decay_groups(settings, rest, use_muon=False)]
 
 
-def _build_sgd(settings: OptimizerConfig, groups: list[Group], lr: float) -> Optimizer:
+def _build_sgd(settings: ResolvedOptimizer, groups: list[Group], lr: float) -> Optimizer:
     return SGD(
         groups,
         lr=lr,
@@ -94,7 +94,7 @@ def _build_sgd(settings: OptimizerConfig, groups: list[Group], lr: float) -> Opt
     )
 
 
-def _build_adamw(settings: OptimizerConfig, groups: list[Group], lr: float) -> Optimizer:
+def _build_adamw(settings: ResolvedOptimizer, groups: list[Group], lr: float) -> Optimizer:
     return AdamW(
         groups,
         lr=lr,
@@ -105,7 +105,7 @@ def _build_adamw(settings: OptimizerConfig, groups: list[Group], lr: float) -> O
     )
 
 
-def _build_muon(settings: OptimizerConfig, groups: list[Group], lr: float) -> Optimizer:
+def _build_muon(settings: ResolvedOptimizer, groups: list[Group], lr: float) -> Optimizer:
     return MuonAdamW(
         groups,
         lr=lr,
@@ -150,7 +150,7 @@ def build_loss(
     return WeightedCrossEntropyLoss(class_weights, label_smoothing=settings.label_smoothing)
 
 
-def build_optimizer(settings: OptimizerConfig, model: nn.Module, *, lr: float) -> Optimizer:
+def build_optimizer(settings: ResolvedOptimizer, model: nn.Module, *, lr: float) -> Optimizer:
     """Return the optimizer that the settings choose, with its state filled with zeros.
 
     Optimizers are fused: only then does gradient scaling not wait for the device. Left to torch,

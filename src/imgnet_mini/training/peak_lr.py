@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig, config_flags
+from imgnet_mini.config.run_config import RunConfig, config_flags
 from imgnet_mini.data.augment.registry import enabled_augmentations
 from imgnet_mini.data.loaders import BatchLoader, Loader
 from imgnet_mini.data.rng import hash_seed
@@ -35,15 +35,15 @@ _DECISIVE: Final = ("arch", "batch_size", "img_size", "optimizer")
 _OTHER_DATA_SETTINGS: Final = ("fit", "crop_scale_min", "flip", "grad_accum_steps", "progressive")
 
 
-def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:
-    """Return the configuration with its peak learning rate as a number.
+def find_max_lr(config: RunConfig, paths: RunPaths) -> float:
+    """Return the peak learning rate of a run.
 
     Raises:
         ConfigError: `max_lr` is `auto`, and find-lr has saved no suggestion for this run, or only
             for another architecture, batch size or image size.
     """
     if config.schedule.max_lr != "auto":
-        return config.resolve(default_lr(config))
+        return default_lr(config)
     found = latest_suggestion(paths.finder_dir, paths.name)
     if found is None:
         raise ConfigError(
@@ -52,7 +52,7 @@ def resolve_max_lr(config: RunConfig, paths: RunPaths) -> ResolvedConfig:
             f"  imgnet-mini find-lr{config_flags(config, *FINDER_SECTIONS, leave_out=('max_lr',))}"
         )
     _compare_settings(found, config)
-    return config.resolve(found.lr)
+    return found.lr
 
 
 def default_lr(config: RunConfig) -> float:
@@ -152,13 +152,14 @@ def run_lr_trials(
         StopRequestedError: SIGTERM arrived.
     """
     steps = plan.trial_steps
+    without_ema = config.override({"optimizer": {"ema_decay": 0.0}})
     batches = _FirstSteps(setup.train_loader, steps, config.data.grad_accum_steps)
     peaks = count(1)
 
     def train_at(peak_lr: float) -> Sequence[float]:
         seconds_left = limits.seconds_left()
         fresh = replace(setup, model=copy.deepcopy(setup.model))
-        resolved = config.override({"optimizer": {"ema_decay": 0.0}}).resolve(peak_lr)
+        resolved = without_ema.resolve(peak_lr, steps=plan.training_steps)
         trainer = build_trainer(resolved, fresh, total_steps=steps)
         torch.manual_seed(hash_seed(config.runtime.seed, _RNG, setup.distributed.rank))
         logger = _LossLogger()

@@ -110,7 +110,8 @@ class TrainingBenchmark:
         self._logger = logger
         self._stop = stop
         device = next(model.parameters()).device
-        optimizer = build_optimizer(config.optimizer, model, lr=_LR)
+        settings = config.optimizer.resolve(_LR, _ENDLESS)
+        optimizer = build_optimizer(settings, model, lr=_LR)
         self._trainer = Trainer(
             model,
             build_loss(config.optimizer),
@@ -120,7 +121,7 @@ class TrainingBenchmark:
             compile_mode=choose_compile_mode(config.runtime),
             grad_accum_steps=config.data.grad_accum_steps,
             clip_grad=config.optimizer.clip_grad,
-            ema_decay=config.optimizer.ema_decay,
+            ema_decay=settings.ema_decay,
         )
         self.loader = build_train_loader(
             config.data, images, seed=config.runtime.seed, device=device
