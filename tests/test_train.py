@@ -82,7 +82,7 @@ def test_a_run_writes_what_it_promises_and_says_where(run_small, cli):
         f"{phase}/{name}": [0, 1, 2]
         for phase in ("train", "val")
         for name in ("loss", "top1", "top5", "imgs_per_sec")
-    } | {"val/best_top1": [2]}
+    } | {"val/balanced_top1": [0, 1, 2], "val/best_top1": [2]}
     assert events.Scalars("val/loss")[2].value == pytest.approx(records[-1].loss)
 
     environment = json.loads(Path("out/a/environment.json").read_text("utf-8"))
