@@ -145,7 +145,11 @@ def test_a_setting_of_two_types_takes_either(options, typed, value):
         (["--momentum", 1], "--momentum 1: should be less than 1"),
         (["--momentum", "0,9"], "--momentum 0,9: should be a number"),
         (["--momentum", "nan"], "--momentum nan: should be a finite number"),
-        (["--weight-decay", "inf"], "--weight-decay inf: should be a finite number"),
+        (["--clip-grad", "inf"], "--clip-grad inf: should be a finite number"),
+        (
+            ["--weight-decay", "inf"],
+            "--weight-decay inf: must be a finite number of at least",
+        ),
         (["--max-lr", 0], "--max-lr 0: must be a learning rate above 0, or 'auto'"),
         (["--max-lr", "fast"], "--max-lr fast: should be a number or 'auto'"),
         (["--device", "tpu"], "--device tpu: should be 'auto', 'cuda', 'mps' or 'cpu'"),

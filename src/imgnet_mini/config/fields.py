@@ -58,7 +58,7 @@ def _parse_max_lr(value: Any) -> Any:
 
 
 def _parse_weight_decay(value: Any) -> Any:
-    return _parse_decay(value, below=float("inf"), words="a number of at least 0, or 'auto'")
+    return _parse_decay(value, below=float("inf"), words="a finite number of at least 0, or 'auto'")
 
 
 def _parse_ema_decay(value: Any) -> Any:
