@@ -11,9 +11,10 @@ from torch import nn
 
 import imgnet_mini
 from conftest import SMALL, run_quietly, write_folder
-from imgnet_mini.config.data_settings import Decoding
+from imgnet_mini.config.data_settings import DEFAULT_DECODING, Decoding
 from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.export.check_images import load_check_images
+from imgnet_mini.export.formats import describe
 from imgnet_mini.export.parity import compare_raw
 from imgnet_mini.export.raw_images import RawImages
 
@@ -46,13 +47,30 @@ def draw(height, width):
     return (127 + 90 * np.stack(waves, 2) + noise).clip(0, 255).astype(np.uint8)
 
 
+def preprocessing(side, decoding=DEFAULT_DECODING):
+    return describe("resnet18", side, ["a"], decoding)["preprocessing"]
+
+
+@pytest.mark.parametrize("fit", ["pad", "squash"])
+def test_whole_images_are_padded_or_squashed(fit):
+    decoding = Decoding(fit=fit, background="#ff0782")
+    graph = RawImages(nn.Identity(), preprocessing(63, decoding))
+    for size in (*SIZES, (2, 900)):
+        pixels = draw(*size)
+        expected = np.array(EvalCrop(63, decoding=decoding)(pixels))
+        found = graph.square(torch.from_numpy(pixels)[None])[0].permute(1, 2, 0).numpy()
+        difference = np.abs(found - expected)
+        assert difference.max() <= 2
+        assert (difference > 0).mean() < 0.2
+
+
 @pytest.mark.parametrize("side", [32, 63, 224])
 def test_the_crop_is_pillows_but_for_the_rounding_of_few_pixels(side):
-    graph = RawImages(nn.Identity(), side)
+    graph = RawImages(nn.Identity(), preprocessing(side))
     for size in SIZES:
         pixels = draw(*size)
         expected = np.array(EvalCrop(side)(pixels)).astype(np.float32)
-        found = graph.crop(torch.from_numpy(pixels)[None])[0].permute(1, 2, 0).numpy()
+        found = graph.square(torch.from_numpy(pixels)[None])[0].permute(1, 2, 0).numpy()
         difference = np.abs(found - expected)
         assert difference.max() <= 2
         halfway = 0.01 if min(size) > 300 else 0.2  # ratios such as 3/2 have many such values
@@ -156,7 +174,7 @@ class Linear(nn.Module):
 )
 def test_parity_sees_another_model(change, matches):
     model = Linear().eval()
-    graph = RawImages(model, 32).eval()
+    graph = RawImages(model, preprocessing(32)).eval()
     pictures = [torch.from_numpy(draw(*size)) for size in SIZES[:4]]
     crops = [np.array(EvalCrop(32)(picture.numpy())) for picture in pictures]
     images = Normalize(torch.device("cpu"))(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))

@@ -46,7 +46,7 @@ def write_checked(export_format: ExportFormat, model: Exportable, path: Path) ->
     module = model.module.to(memory_format=torch.contiguous_format)
     graph, example = module, model.images[:1]
     if model.pictures:
-        graph = RawImages(module, model.images.shape[-1]).eval()
+        graph = RawImages(module, model.description["preprocessing"]).eval()
         example = model.pictures[0].unsqueeze(0)
     with (
         translate_write_errors(path, tensor_bytes(module.state_dict())),
