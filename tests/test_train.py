@@ -657,7 +657,7 @@ def test_what_is_made_of_the_best_weights_is_made_of_the_averaged_ones(run_small
             ("--zero-init-residual",),
             "--zero-init-residual is for the ResNets of torchvision, and not for shufflenet",
         ),
-        (("--ema-decay", 1), "--ema-decay 1: should be less than 1"),
+        (("--ema-decay", 1), "--ema-decay 1: must be a number of at least 0 and below 1"),
         (("--clip-grad", 0), "--clip-grad 0: should be greater than 0"),
     ],
 )
