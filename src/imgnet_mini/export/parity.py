@@ -13,7 +13,7 @@ _TOLERANCE: Final = 1e-3
 """Relative to the largest logit: other kernels sum float32 in another order, which costs 1e-6."""
 
 _RAW_TOLERANCE: Final = 5e-3
-"""The same for log-probabilities of images as they are: the resize differs by one gray level in
+"""Tolerance for log-probabilities of images as they are: the resize differs by one gray level in
 about one of a thousand pixels from Pillow's, which costs 2e-4."""
 
 _LEAST: Final = 1e-12
