@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from conftest import SMALL
-from imgnet_mini.data.tree import find_data_root, find_splits, find_val
+from imgnet_mini.data.layout import find_data_root
+from imgnet_mini.data.tree import describe_folders, find_splits, find_val
 from imgnet_mini.errors import DataError
 
 DATA = Path("data")
@@ -96,3 +97,55 @@ def test_a_checkpoint_is_evaluated_on_val_alone(run_small, cli):
     assert "Note: the images of elsewhere are in elsewhere/data" in cli.out
     assert run_small("train", "--name", "b") == 4
     assert cli.says("it has no folder train/")
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "Valid", "test", "Testing"])
+def test_other_names_of_the_validation_folder_are_taken_and_named(make_folder, name):
+    make_folder(DATA)
+    (DATA / "val").rename(DATA / name)
+    splits = find_splits(DATA)
+    assert (len(splits[1]), splits[1].data_root) == (6, DATA)
+    note, *advice = describe_folders(DATA, *splits)
+    assert note == f"Note: data/{name} is taken as val/"
+    assert bool(advice) == name.lower().startswith("test")
+
+
+def test_each_command_takes_test_images_for_validation(run_small, cli):
+    Path("data/val").rename("data/test")
+    assert run_small("train", "--epochs", 1) == 0, cli.err
+    assert "Note: data/test is taken as val/" in cli.out
+    assert "to keep them for a final test" in cli.out
+    assert cli("report") == 0, cli.err
+    assert "cannot be read" not in cli.out
+    assert cli("prepare", "--data-root", "data", "--img-size", 32) == 0, cli.err
+    assert "Note: data/test is taken as val/" in cli.out
+
+
+def test_val_comes_before_other_names(make_folder):
+    make_folder(DATA)
+    for name in ("valid", "test"):
+        shutil.copytree(DATA / "val", DATA / name)
+    assert find_splits(DATA)[1].root == DATA / "val"
+    shutil.rmtree(DATA / "val")
+    assert find_splits(DATA)[1].root == DATA / "valid"
+    (DATA / "train").rename(DATA / "Training")
+    assert find_splits(DATA)[0].root == DATA / "Training"
+
+
+def test_test_images_without_classes_are_no_validation_images(make_folder):
+    make_folder(DATA)
+    shutil.rmtree(DATA / "val")
+    (DATA / "test").mkdir()
+    shutil.copy(next((DATA / "train").rglob("*.png")), DATA / "test")
+    with pytest.raises(DataError, match="it has no folder val/"):
+        find_splits(DATA)
+
+
+def test_broken_images_of_another_name_are_left_out_of_the_pack_too(run_small, cli):
+    Path("data/val").rename("data/valid")
+    Path("data/valid/class_00/000.JPEG").write_bytes(b"")
+    prepare = ("prepare", "--data-root", "data", "--img-size", 32, "--skip-bad")
+    assert run_small("train", "--name", "a", "--epochs", 1, "--skip-bad") == 0, cli.err
+    assert cli(*prepare) == 0, cli.err
+    assert run_small("train", "--name", "b", "--epochs", 1, "--loader", "pack") == 0, cli.err
+    assert "1 broken image file(s) left out, 0 of train/ and 1 of valid/" in cli.out

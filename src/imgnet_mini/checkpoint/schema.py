@@ -123,6 +123,7 @@ class Weights(_Checked):
     model: StateDict
     classes: ClassNames | None = None
     config: Tables | None = None
+    images: Digest | None = None
     epoch: NonNegativeInt | None = None
     state: _Finished | None = None
     arch: str | None = None  # in a file of another program

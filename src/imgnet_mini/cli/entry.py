@@ -146,7 +146,7 @@ app = _new_app()
 
 def load_commands() -> typer.Typer:
     """Return the app with all commands and their options."""
-    from imgnet_mini.cli import training, results  # noqa: F401, I001 - the order of --help
+    from imgnet_mini.cli import images, training, results  # noqa: F401, I001 - the order of --help
 
     return app
 

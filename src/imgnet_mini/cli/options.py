@@ -10,6 +10,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from imgnet_mini.cli.values import choices_of, metavar_of, parse_setting
+from imgnet_mini.config.data_settings import HoldOut
 from imgnet_mini.config.fields import TrainingOnly, describe_bounds
 from imgnet_mini.config.recipes import recipe_names
 from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_names
@@ -28,7 +29,10 @@ TRAINING_ONLY = (
 )
 """Settings of the data, model and runtime sections without effect on evaluation."""
 
-IMAGES = ("data_root", "pack_dir", "workers", "loader", "skip_bad", "allow_missing_val_classes")
+IMAGES = (
+    *("data_root", "pack_dir", "workers", "loader", "skip_bad", "allow_missing_val_classes"),
+    *HoldOut.model_fields,
+)
 """Settings of the images of a run and of their loading."""
 
 Checkpoint = Annotated[

@@ -5,6 +5,9 @@ from typing import Final
 import typer
 
 COMMANDS: Final = {
+    "Images": {
+        "organize": "Sort images of other layouts into train/ and val/ with one folder per class.",
+    },
     "Workflow": {
         "prepare": "Decode and resize all images once, into a pack that training reads fast.",
         "check": "Decode every image, and list all problems that would stop or degrade training.",

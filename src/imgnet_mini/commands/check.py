@@ -8,7 +8,7 @@ from imgnet_mini.data.folder import ImageFolder, describe_ignored
 from imgnet_mini.data.scan import ScanResult, scan_images
 from imgnet_mini.data.tree import (
     case_collisions,
-    describe_data_root,
+    describe_folders,
     find_tree_problems,
     read_splits,
 )
@@ -26,8 +26,8 @@ def run(config: RunConfig) -> None:
         StoppedError: a signal ended the check.
     """
     root = config.run.data_root
-    splits = read_splits(root)
-    print_lines(*describe_data_root(root, splits[0]))
+    splits = read_splits(root, config.data.hold_out)
+    print_lines(*describe_folders(root, *splits))
     problems = find_tree_problems(
         *splits, allow_missing_val_classes=config.data.allow_missing_val_classes
     )

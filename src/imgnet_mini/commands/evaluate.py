@@ -5,7 +5,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from imgnet_mini.checkpoint.load import LoadedWeights, read_weights
@@ -13,6 +15,7 @@ from imgnet_mini.checkpoint.schema import Weights
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.data.loaders import build_eval_loader
+from imgnet_mini.data.run_images import read_image_list
 from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -33,7 +36,7 @@ from imgnet_mini.training.evaluation import Metrics, evaluate, to_predictions
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.setup import open_splits_once
 from imgnet_mini.utils.atomic_file import check_writable
-from imgnet_mini.utils.console import print_lines, show_table
+from imgnet_mini.utils.console import print_lines, print_warning, show_table
 from imgnet_mini.utils.signals import StopRequest
 
 
@@ -56,13 +59,18 @@ def run(
         CheckpointError: the checkpoint is missing, damaged, or does not fit the network or classes.
         DataError: the images cannot be used.
     """
-    config, path, (weights, sha256) = distributed.broadcast_from_rank0(
+    config, path, (weights, sha256), held_out = distributed.broadcast_from_rank0(
         lambda: _prepare(overrides, checkpoint, views)
     )
     paths = config.run.paths()
     device = choose_device(config.runtime, distributed)
-    images = open_splits_once(config, distributed, training=False, classes=weights.classes)
+    images = open_splits_once(
+        config, distributed, training=False, classes=weights.classes, held_out=held_out
+    )
     print_lines(*images.notes)
+    if held_out is not None and len(images.val) < len(held_out):
+        gone = len(held_out) - len(images.val)
+        print_lines(f"Note: {gone} of the {len(held_out)} images that the run held out are gone")
     if views is not TestTimeAugmentation.CENTER_CROP and not config.data.flip:
         print_lines(
             "Note: predictions include flipped images, but the run was "
@@ -104,8 +112,8 @@ def run(
 
 def _prepare(
     overrides: RunConfig, checkpoint: str, views: TestTimeAugmentation
-) -> tuple[RunConfig, Path, LoadedWeights]:
-    """Return the settings, and the path and content of the checkpoint."""
+) -> tuple[RunConfig, Path, LoadedWeights, NDArray[np.bytes_] | None]:
+    """Return the settings, path and content of the checkpoint, and the files it held out."""
     if checkpoint in ("best", "last"):
         saved_settings(overrides)  # wrong ones are reported before a missing checkpoint
     path = checkpoint_path(checkpoint, overrides)
@@ -132,7 +140,24 @@ def _prepare(
         check_saved_by(paths, path, loaded.sha256)
     check_writable(paths.report_dir)
     paths.clean_reports()
-    return config, path, loaded
+    return config, path, loaded, _held_out_files(config, paths, loaded.weights)
+
+
+def _held_out_files(
+    config: RunConfig, paths: RunPaths, weights: Weights
+) -> NDArray[np.bytes_] | None:
+    """Return the training images that the run of a checkpoint held out; None if not known."""
+    saved, hold_out = weights.config or {}, config.data.hold_out
+    if not hold_out.val_split or weights.images is None or weights.classes is None:
+        return None
+    if not hold_out.model_dump().items() <= saved.get("data", {}).items():
+        print_warning(
+            f"Warning:{hold_out.flags}: the run held out other images, so it was trained on most "
+            "of these: results are too good"
+        )
+        return None
+    listed = read_image_list(paths.images, weights.classes, weights.images)
+    return None if listed is None else listed[1].images.files
 
 
 def _measure(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.classes import imagenet_classes
-from imgnet_mini.data.tree import val_folder
+from imgnet_mini.data.layout import val_folder
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.export.check_images import find_images, load_check_images
 from imgnet_mini.export.formats import (
@@ -139,7 +139,7 @@ def _export_space(
     folder = output or config.run.paths().export_dir / "space"
     _check_folder(folder, overwrite=overwrite)
     exportable, source = _prepare(model, config)
-    val = val_folder(config.run.data_root)
+    val = val_folder(config.run.data_root, config.data.hold_out)
     title = model.path.stem if model.saved_settings is None else config.run.name
     parity, examples = write_space_folder(
         folder, exportable, title=title, images=find_images(val), decoding=model.decoding
@@ -212,7 +212,7 @@ def _prepare(
             img_size=model.img_size,
         )
 
-    val = val_folder(config.run.data_root)
+    val = val_folder(config.run.data_root, config.data.hold_out)
     images = load_check_images(
         val, model.crop, model.decoding, img_size=model.img_size, keep_pictures=raw
     )

@@ -8,7 +8,7 @@ from imgnet_mini.data.folder import ImageFolder, describe_ignored
 from imgnet_mini.data.pack.format import PackManifest, array_files, open_pack
 from imgnet_mini.data.pack.plan import PackPlan, make_plan
 from imgnet_mini.data.pack.writer import write_pack
-from imgnet_mini.data.tree import describe_data_root, find_splits
+from imgnet_mini.data.tree import describe_folders, find_splits
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import format_bytes, list_lines, print_lines
 from imgnet_mini.utils.progress import progress_bar
@@ -26,9 +26,11 @@ def run(config: RunConfig) -> None:
     """
     pack_dir = config.run.pack
     train, val = find_splits(
-        config.run.data_root, allow_missing_val_classes=config.data.allow_missing_val_classes
+        config.run.data_root,
+        allow_missing_val_classes=config.data.allow_missing_val_classes,
+        hold_out=config.data.hold_out,
     )
-    print_lines(*describe_data_root(config.run.data_root, train))
+    print_lines(*describe_folders(config.run.data_root, train, val))
     ignored = describe_ignored(train, val)
     if ignored:
         print_lines(f"Ignored files: {ignored}")

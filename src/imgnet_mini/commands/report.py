@@ -11,7 +11,7 @@ from imgnet_mini.commands import evaluate
 from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
-from imgnet_mini.data.tree import val_folder
+from imgnet_mini.data.layout import val_folder
 from imgnet_mini.errors import DataError
 from imgnet_mini.inference.settings import saved_settings
 from imgnet_mini.reporting.class_report import ClassReport
@@ -117,7 +117,7 @@ def _write_class_results(
 def _draw_samples(config: RunConfig, paths: RunPaths, predictions: Predictions) -> None:
     indices = choose_mixed(predictions, _SAMPLES)
     files = [predictions.images[index] for index in indices]
-    val = val_folder(config.run.data_root)
+    val = val_folder(config.run.data_root, config.data.hold_out)
     thumbnails = read_thumbnails(files, val, _reader(config), REPORT.side)
     names = display_names(predictions.classes)
     examples = [make_example(predictions, index, names, thumbnails) for index in indices]
@@ -150,7 +150,7 @@ def _list_skipped_images(paths: RunPaths) -> None:
 def _write_page(
     config: RunConfig, paths: RunPaths, predictions: Predictions, counts: NDArray[np.int64]
 ) -> None:
-    val_dir = val_folder(config.run.data_root)
+    val_dir = val_folder(config.run.data_root, config.data.hold_out)
     page = build_report_page(
         read_run(paths, paths.report_dir),
         predictions,

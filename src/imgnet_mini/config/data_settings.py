@@ -3,7 +3,7 @@
 import shlex
 from typing import Annotated, Any, Final, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 
 from imgnet_mini.config.fields import (
@@ -57,13 +57,37 @@ def with_saved_decoding(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str
     return tables | {"data": EARLIER_DECODING.model_dump() | data}
 
 
-class DataConfig(Decoding):
+class HoldOut(Section):
+    """Choice of the training images that are held out for validation."""
+
+    val_split: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Hold out this fraction of the training images for validation, stratified; 0: use val/."""
+
+    val_split_seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
+    """Seed of the choice of held-out images; independent of --seed."""
+
+    @property
+    def flags(self) -> str:
+        """The flags of these settings, with a leading space; empty if no images are held out."""
+        seed = f" --val-split-seed {self.val_split_seed}" if self.val_split_seed else ""
+        return f" --val-split {self.val_split:g}{seed}" if self.val_split else ""
+
+
+NO_HOLD_OUT: Final = HoldOut()
+
+
+class DataConfig(HoldOut, Decoding):
     """Decoding, loading and augmentation of images."""
 
     @property
     def decoding(self) -> Decoding:
         """The settings from an image file to its pixels alone."""
         return Decoding(**{name: getattr(self, name) for name in Decoding.model_fields})
+
+    @property
+    def hold_out(self) -> HoldOut:
+        """The settings of held-out images alone."""
+        return HoldOut(**{name: getattr(self, name) for name in HoldOut.model_fields})
 
     batch_size: Count = 64
     """Images per training step, over all processes."""

@@ -13,7 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from imgnet_mini.config.data_settings import NO_HOLD_OUT, HoldOut
 from imgnet_mini.data.images import EXTENSIONS
+from imgnet_mini.data.layout import is_split_folder
 from imgnet_mini.data.walk import HIDDEN, LeftOut, class_names, walk_images
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import join_names
@@ -30,6 +32,7 @@ class ImageFolder:
         would be copied into every worker.
     targets: (N,) int64, positions in `classes`.
     ignored: number and first path of the ignored files of a kind, such as `.txt` or `hidden`.
+    part: `train` or `val` where both splits lie in this folder, by `hold_out`.
     """
 
     root: Path
@@ -37,6 +40,8 @@ class ImageFolder:
     files: NDArray[np.bytes_]
     targets: NDArray[np.int64]
     ignored: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    part: str = ""
+    hold_out: HoldOut = NO_HOLD_OUT
 
     def __len__(self) -> int:
         return len(self.files)
@@ -49,6 +54,11 @@ class ImageFolder:
     def stamps(self) -> NDArray[np.int64]:
         """`file_stamps` of this split at the first access: (N, 3)."""
         return file_stamps(self)
+
+    @property
+    def data_root(self) -> Path:
+        """The folder that `--data-root` names: around train/ and val/, or around the classes."""
+        return self.root.parent if is_split_folder(self.root) else self.root
 
     def relative_path(self, index: int) -> str:
         """Return the path of an image relative to `root`, with forward slashes."""

@@ -149,7 +149,7 @@ def build_train_loader(
     if images.pack is not None:
         source = PackSource(sampler, images.pack.train, crop, data, device=device)
     elif data.pack_on_device == "on":
-        run = RunSection(data_root=images.train.root.parent)
+        run = RunSection(data_root=images.train.data_root)
         raise ConfigError(
             "--pack-on-device on: the images are read from their files; pack them first with\n"
             f"  {prepare_command(run, data)}"

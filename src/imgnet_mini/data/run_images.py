@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from imgnet_mini.config.data_settings import Decoding
 from imgnet_mini.data.folder import ImageFolder, find_rows, fingerprint, fingerprint_with_sizes
+from imgnet_mini.data.holdout import split_as_listed
 from imgnet_mini.data.images import ImageError, decode
 from imgnet_mini.data.pack.contents import content_digests, differing, one_per_class
 from imgnet_mini.errors import DataError
@@ -83,8 +84,12 @@ class RunImages:
         """
         if self.listed is None:
             return self._as_they_are(train, val)
+        if train.part:  # images that were added or removed may have changed the choice
+            train, val = split_as_listed(train, val, self.listed[1].images.files)
         listed_train, listed_val = (
-            listed._replace(images=replace(listed.images, root=now.root, ignored=now.ignored))
+            listed._replace(
+                images=replace(now, files=listed.images.files, targets=listed.images.targets)
+            )
             for listed, now in zip(self.listed, (train, val), strict=True)
         )
         found = [self._compare(listed_train, train), self._compare(listed_val, val)]

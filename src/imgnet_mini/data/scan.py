@@ -98,5 +98,6 @@ def check_images_decode(*splits: ImageFolder, decoding: Decoding = DEFAULT_DECOD
         raise DataError(
             f"{len(problems)} broken image file(s):\n{list_lines(problems, most=_MAX_LISTED)}\n"
             "Replace or remove them, or leave them out with --skip-bad. To list all there are:\n"
-            f"  imgnet-mini check --data-root {shlex.quote(str(splits[0].root.parent))}"
+            f"  imgnet-mini check --data-root {shlex.quote(str(splits[0].data_root))}"
+            f"{splits[0].hold_out.flags}"
         )

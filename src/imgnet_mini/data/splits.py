@@ -5,11 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from imgnet_mini.config.data_settings import DataConfig, Decoding
+from imgnet_mini.config.data_settings import DataConfig, Decoding, HoldOut
 from imgnet_mini.config.run_config import RunConfig, config_flags, fields_of
 from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.data.folder import ImageFolder, describe_ignored
+from imgnet_mini.data.layout import has_train
 from imgnet_mini.data.pack.format import (
     NoPackError,
     Pack,
@@ -19,12 +21,13 @@ from imgnet_mini.data.pack.format import (
 )
 from imgnet_mini.data.run_images import RunImages
 from imgnet_mini.data.scan import check_images_decode, find_broken_images
-from imgnet_mini.data.tree import describe_data_root, find_splits, find_val, has_train
+from imgnet_mini.data.tree import describe_folders, find_splits, find_val
 from imgnet_mini.errors import DataError
 
 _SETTINGS_OF_PACKS = {
     *("img_size", "eval_size", "skip_bad", "allow_missing_val_classes"),
     *Decoding.model_fields,
+    *HoldOut.model_fields,
 }
 
 Skipped = Mapping[str, str]
@@ -75,17 +78,24 @@ def find_images_of_run(
     *,
     training: bool = True,
     classes: Sequence[str] | None = None,
+    held_out: NDArray[np.bytes_] | None = None,
 ) -> tuple[ImageFolder, ImageFolder]:
     """Find the training and validation images; without training, val/ is enough.
 
     classes: of a network to evaluate, for a data set without train/.
+    held_out: files that its run has held out for validation, if known.
 
     Raises:
         DataError: see `find_splits`.
     """
     allow_missing = data.allow_missing_val_classes
     if training or has_train(run.data_root):
-        return find_splits(run.data_root, allow_missing_val_classes=allow_missing)
+        return find_splits(
+            run.data_root,
+            allow_missing_val_classes=allow_missing,
+            hold_out=data.hold_out,
+            listed=held_out,
+        )
     return find_val(run.data_root, classes, allow_missing_val_classes=allow_missing)
 
 
@@ -127,10 +137,10 @@ def open_splits(
         check_images_decode(*decoded, decoding=data.decoding)
     ignored = describe_ignored(train, val, hidden=False)
     notes = (
-        *describe_data_root(run.data_root, val),
+        *describe_folders(run.data_root, train, val),
         *images.notes,
         *([f"Note: ignored files: {ignored}"] if ignored else []),
-        *([f"Note: {_describe_skipped(images.skipped)}"] if images.skipped else []),
+        *([f"Note: {_describe_skipped(images)}"] if images.skipped else []),
     )
     return replace(images, notes=notes)
 
@@ -147,13 +157,14 @@ def _restore(
     return replace(images, train=train, val=val, resumed=resumed, notes=resumed.notes)
 
 
-def _describe_skipped(skipped: Skipped) -> str:
+def _describe_skipped(images: ImageSplits) -> str:
     """Describe how many files of each split were left out."""
-    train = sum(path.startswith("train/") for path in skipped)
-    return (
-        f"{len(skipped)} broken image file(s) left out, {train} of train/ and "
-        f"{len(skipped) - train} of val/"
+    skipped = images.skipped
+    names = dict.fromkeys(split.root.name for split in (images.train, images.val))
+    counts = (
+        f"{sum(path.startswith(f'{name}/') for path in skipped)} of {name}/" for name in names
     )
+    return f"{len(skipped)} broken image file(s) left out, {' and '.join(counts)}"
 
 
 def _choose_source(

@@ -1,34 +1,41 @@
 """The folders of a data set: train/ and val/, with one subfolder per class."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from imgnet_mini.config.data_settings import NO_HOLD_OUT, HoldOut
 from imgnet_mini.data.folder import ImageFolder, find_images
+from imgnet_mini.data.holdout import hold_out_val
 from imgnet_mini.data.images import EXTENSIONS
+from imgnet_mini.data.layout import (
+    find_data_root,
+    find_split_folders,
+    is_test_folder,
+    split_folder,
+)
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import join_names
 
-_SEARCH_DEPTH: Final = 3
-"""Levels of folders to search, as in `ILSVRC/Data/CLS-LOC/train`."""
-
-_MOST_FOLDERS: Final = 50
-"""A folder with more subfolders holds classes."""
-
 
 def find_splits(
-    data_root: Path, *, allow_missing_val_classes: bool = False
+    data_root: Path,
+    *,
+    allow_missing_val_classes: bool = False,
+    hold_out: HoldOut = NO_HOLD_OUT,
+    listed: NDArray[np.bytes_] | None = None,
 ) -> tuple[ImageFolder, ImageFolder]:
     """Find the training and validation images; both get the classes of the training images.
+
+    listed: files that a run has held out for validation, if known.
 
     Raises:
         DataError: a split is missing or empty, the classes differ, or a class is empty.
     """
-    train, val = read_splits(data_root)
+    train, val = read_splits(data_root, hold_out, listed)
     problems = find_tree_problems(train, val, allow_missing_val_classes=allow_missing_val_classes)
     if problems:
         raise DataError("\n".join(problems))
@@ -45,7 +52,8 @@ def find_val(
     Raises:
         DataError: there is no val/, it is empty, or its classes are not those of the network.
     """
-    val = find_images(find_data_root(data_root, ("val",)) / "val")
+    root = find_data_root(data_root, ("val",))
+    val = find_images(split_folder(root, "val") or root / "val")
     classes = val.classes if classes is None else tuple(classes)
     train = ImageFolder(
         val.root.with_name("train"), classes, np.array([], bytes), np.array([], np.int64)
@@ -67,78 +75,52 @@ def _with_classes(val: ImageFolder, classes: tuple[str, ...]) -> ImageFolder:
     return replace(val, classes=classes, targets=targets)
 
 
-def read_splits(data_root: Path) -> tuple[ImageFolder, ImageFolder]:
+def read_splits(
+    data_root: Path, hold_out: HoldOut = NO_HOLD_OUT, listed: NDArray[np.bytes_] | None = None
+) -> tuple[ImageFolder, ImageFolder]:
     """Find the images of both splits without checking them.
+
+    listed: files that a run has held out for validation, if known.
 
     Raises:
         DataError: a folder is missing, or cannot be read.
     """
-    root = find_data_root(data_root)
-    return find_images(root / "train"), find_images(root / "val")
+    train, val = find_split_folders(data_root, hold_out)
+    if hold_out.val_split:
+        return hold_out_val(find_images(train), hold_out, listed)
+    return find_images(train), find_images(val)
 
 
-def find_data_root(data_root: Path, splits: Sequence[str] = ("train", "val")) -> Path:
-    """Return the folder with these splits: the given one, or the only such folder inside it.
-
-    Archives often hold a folder of their own name, so that images are one folder too deep.
-
-    Raises:
-        DataError: there is none, or several.
-    """
-    if not data_root.is_dir():
-        raise DataError(_explain_missing(data_root, "there is no such folder"))
-    missing = [split for split in splits if not (data_root / split).is_dir()]
-    if not missing:
-        return data_root
-    is_half = any((data_root / split).is_dir() for split in ("train", "val"))
-    found = [] if is_half else [*_inner_roots(data_root, splits, _SEARCH_DEPTH)]
-    if len(found) > 1:
-        raise DataError(
-            f"{data_root} holds several data sets: name one of {join_names([*map(str, found)])} "
-            "with --data-root"
-        )
-    if not found:
-        raise DataError(_explain_missing(data_root, f"it has no folder {missing[0]}/"))
-    return found[0]
-
-
-def val_folder(data_root: Path) -> Path:
-    """Return the folder of the validation images, which need not exist."""
-    try:
-        return find_data_root(data_root, ("val",)) / "val"
-    except DataError:
-        return data_root / "val"
-
-
-def has_train(data_root: Path) -> bool:
-    """Return whether there are training images, or no data set at all."""
-    try:
-        return (find_data_root(data_root, ("val",)) / "train").is_dir()
-    except DataError:
-        return True
-
-
-def _inner_roots(folder: Path, splits: Sequence[str], depth: int) -> Iterator[Path]:
-    """Yield the folders inside that hold these splits, by name."""
-    with suppress(OSError):
-        inner = sorted(path for path in folder.iterdir() if path.is_dir())
-        for path in inner if len(inner) <= _MOST_FOLDERS else ():
-            if all((path / split).is_dir() for split in splits):
-                yield path
-            elif depth > 1 and not path.name.startswith("."):
-                yield from _inner_roots(path, splits, depth - 1)
-
-
-def describe_data_root(data_root: Path, split: ImageFolder) -> list[str]:
-    """Return a note if the images were found in a folder inside the data root."""
-    found = split.root.parent
-    return [] if found == data_root else [f"Note: the images of {data_root} are in {found}"]
+def describe_folders(data_root: Path, train: ImageFolder, val: ImageFolder) -> list[str]:
+    """Return notes on images that are not in train/ and val/ of the data root."""
+    root, notes = val.data_root, list[str]()
+    if root != data_root:
+        notes += [f"Note: the images of {data_root} are in {root}"]
+    if val.hold_out.val_split:
+        unused = split_folder(root, "val")
+        rest = "" if unused is None else f"; {unused} is not used (for that, --val-split 0)"
+        notes += [
+            f"Note: {len(val)} of {len(train) + len(val)} images of {val.root} are held out for "
+            f"validation ({val.hold_out.flags.strip()}){rest}"
+        ]
+        return notes
+    for split, images in (("train", train), ("val", val)):
+        if images.root.name != split:
+            notes += [f"Note: {images.root} is taken as {split}/"]
+    if is_test_folder(val.root):
+        notes += [
+            "  The best epoch is chosen by its images; to keep them for a final test, hold out "
+            "training images with --val-split 0.1"
+        ]
+    return notes
 
 
 def find_tree_problems(
     train: ImageFolder, val: ImageFolder, *, allow_missing_val_classes: bool
 ) -> list[str]:
     """Describe the problems of the class folders of two splits."""
+    # A class with a single image keeps it for training.
+    allow_missing_val_classes |= bool(val.hold_out.val_split)
     problems = _explain_empty(train)
     problems += [] if allow_missing_val_classes and len(val) else _explain_empty(val)
     if train.classes and val.classes:
@@ -194,15 +176,3 @@ def _explain_different_classes(
     if only_train and not allow_missing_val_classes:
         lines += [f"With --allow-missing-val-classes, val/ may lack classes of {of or 'train/'}."]
     return ["\n".join(lines)]
-
-
-def _explain_missing(data_root: Path, reason: str) -> str:
-    return (
-        f"no images at {data_root.absolute()}: {reason}.\n"
-        "Expected one folder per class, the same in both:\n"
-        f"  {data_root / 'train' / '<class>' / '<image>.JPEG'}\n"
-        f"  {data_root / 'val' / '<class>' / '<image>.JPEG'}\n"
-        "ImageNet-Mini is the Kaggle dataset ifigotin/imagenetmini-1000: unpack it like this, or\n"
-        "name another folder with --data-root. To try everything without data:\n"
-        "  imgnet-mini demo"
-    )

@@ -30,7 +30,7 @@ def unverified_images(
     """Return the indices (n,) of the images that changed since their last check, or had none."""
     verified = np.full_like(images.stamps, -1)
     with suppress(OSError, ValueError):
-        record = _read(_path(images.root, decoding))
+        record = _read(_path(images, decoding))
         rows = find_rows(record["file"], images.files)
         verified[rows >= 0] = record["stamps"][rows[rows >= 0]]
     return np.flatnonzero((images.stamps != verified).any(axis=1) | (images.stamps[:, 0] < 0))
@@ -43,7 +43,7 @@ def mark_verified(images: ImageFolder, decoding: Decoding = DEFAULT_DECODING) ->
     content = io.BytesIO()
     np.save(content, record)
     # The record is optional: without it the next start is slower.
-    with suppress(WriteError), atomic_write(_path(images.root, decoding)) as file:
+    with suppress(WriteError), atomic_write(_path(images, decoding)) as file:
         file.write(hashlib.sha256(content.getbuffer()).digest())
         file.write(content.getbuffer())
 
@@ -62,8 +62,8 @@ def _read(path: Path) -> NDArray[np.void]:
     return record
 
 
-def _path(root: Path, decoding: Decoding) -> Path:
-    """Return the record of a folder; the bit depth decides whether some files pass."""
-    key = os.fsencode(root.resolve()) + f"\0{decoding.bit_depth}".encode()
+def _path(images: ImageFolder, decoding: Decoding) -> Path:
+    """Return the record of a split; the bit depth decides whether some files pass."""
+    key = os.fsencode(images.root.resolve()) + f"\0{decoding.bit_depth}{images.part}".encode()
     name = hashlib.sha256(key).hexdigest()[:32]
     return user_cache_path("imgnet-mini", appauthor=False) / "verified" / name

@@ -37,6 +37,11 @@ class LeftOut:
         self.kinds[kind] = before + count, min(first, path)
 
 
+def is_visible_folder(path: Path) -> bool:
+    """Return whether a path is a folder, and neither hidden nor a helper folder."""
+    return path.is_dir() and not path.name.startswith(".") and path.name not in _HELPER_FOLDERS
+
+
 def class_names(root: Path, left_out: LeftOut) -> Iterator[str]:
     """Yield the names of the class folders in a split.
 

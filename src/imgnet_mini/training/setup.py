@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import PIL
 import torch
 import torchvision
+from numpy.typing import NDArray
 from torch import nn
 
 from imgnet_mini import __version__
@@ -119,10 +121,12 @@ def open_splits_once(
     training: bool = True,
     resumed: RunImages | None = None,
     classes: Sequence[str] | None = None,
+    held_out: NDArray[np.bytes_] | None = None,
 ) -> ImageSplits:
     """Find and check the images once per machine; its other ranks map the same listing.
 
     classes: of a network to evaluate, for a data set without train/.
+    held_out: files that its run has held out for validation, if known.
 
     Raises:
         ConfigError, DataError: see `open_splits`.
@@ -133,7 +137,7 @@ def open_splits_once(
 
     def find() -> tuple[_Found, str, Mapping[str, str], RunImages | None, str]:
         nonlocal listing
-        found = find_images_of_run(run, data, training=training, classes=classes)
+        found = find_images_of_run(run, data, training=training, classes=classes, held_out=held_out)
         images = open_splits(run, data, training=training, resumed=resumed, found=found)
         opened.append(images)
         if distributed.nodes > 1:

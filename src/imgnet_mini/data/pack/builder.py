@@ -105,7 +105,7 @@ class PackBuilder:
             path = self._folder / PROBLEMS
             write_text(path, "".join(f"{problem}\n" for problem in problems))
             raise DataError(
-                f"{len(problems)} file(s) in {splits['train'].root.parent} cannot be decoded, all "
+                f"{len(problems)} file(s) in {splits['train'].data_root} cannot be decoded, all "
                 f"listed in {path}:\n{list_lines(problems)}\n"
                 "Replace or remove them, or leave them out with --skip-bad"
             )

@@ -13,7 +13,7 @@ The manifest is written last: a folder without it is not a pack.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -166,7 +166,7 @@ def open_pack(
                 )
         side = manifest.pack_size if split == "train" else manifest.eval_size
         splits[split] = _packed_split(pack_dir, split, source, index, side)
-        places += [f"{split}/{os.fsdecode(file)}" for file in skipped["file"]]
+        places += [f"{source.root.name}/{os.fsdecode(file)}" for file in skipped["file"]]
     skipped_reasons = _reasons(pack_dir, places, manifest.skipped)
     has_contents = all(split_file(pack_dir, split, "source").exists() for split in SPLITS)
     return Pack(manifest, **splits, skipped=skipped_reasons, has_contents=has_contents)
@@ -225,11 +225,10 @@ def _packed_split(
         raise _damaged(
             path, f"{pixels.dtype} of shape {pixels.shape}, expected uint8 of {expected}"
         )
-    images = ImageFolder(
-        source.root,
-        source.classes,
-        np.ascontiguousarray(index["file"]),
-        index["target"].astype(np.int64),
+    images = replace(
+        source,
+        files=np.ascontiguousarray(index["file"]),
+        targets=index["target"].astype(np.int64),
     )
     return PackedSplit(images, pixels, np.stack([index["width"], index["height"]], 1))
 
