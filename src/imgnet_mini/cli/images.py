@@ -12,6 +12,31 @@ from imgnet_mini.config.run_config import RunConfig, fields_of
 
 
 @app.command(rich_help_panel="Images")
+def download(
+    handle: Annotated[
+        str,
+        typer.Argument(
+            metavar="imagenet-mini|KAGGLE_HANDLE", help="Data set: OWNER/NAME, or its address."
+        ),
+    ] = "imagenet-mini",
+    *,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Folder for the images.", show_default="data/ and its name"
+        ),
+    ] = None,
+) -> None:
+    """Download a data set from Kaggle, such as ImageNet-Mini.
+
+    An interrupted download continues when the command is run again.
+    """
+    from imgnet_mini.commands import download
+
+    download.run(handle, data_root)
+
+
+@app.command(rich_help_panel="Images")
 @config_options("data", leave_out=fields_of("data").keys() - HoldOut.model_fields.keys())
 def organize(
     source: Annotated[

@@ -6,6 +6,7 @@ import typer
 
 COMMANDS: Final = {
     "Images": {
+        "download": "Download a data set from Kaggle, such as ImageNet-Mini.",
         "organize": "Sort images of other layouts into train/ and val/ with one folder per class.",
     },
     "Workflow": {

@@ -64,7 +64,7 @@ class HoldOut(Section):
     """Hold out this fraction of the training images for validation, stratified; 0: use val/."""
 
     val_split_seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
-    """Seed of the choice of held-out images; independent of --seed."""
+    """Seed of the choice of held-out images, apart from the seed of the training."""
 
     @property
     def flags(self) -> str:

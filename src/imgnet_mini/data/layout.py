@@ -185,7 +185,10 @@ def _explain_missing(data_root: Path, reason: str) -> str:
         "Expected one folder per class, the same in both:\n"
         f"  {data_root / 'train' / '<class>' / '<image>.JPEG'}\n"
         f"  {data_root / 'val' / '<class>' / '<image>.JPEG'}\n"
-        "ImageNet-Mini is the Kaggle dataset ifigotin/imagenetmini-1000: unpack it like this, or\n"
-        "name another folder with --data-root. To try everything without data:\n"
+        "ImageNet-Mini is the Kaggle dataset ifigotin/imagenetmini-1000: get it with the first "
+        "command below.\n"
+        "For images of another layout, see imgnet-mini organize; name another folder with "
+        "--data-root. To try everything without data, use the second:\n"
+        "  imgnet-mini download\n"
         "  imgnet-mini demo"
     )
