@@ -16,6 +16,8 @@ from imgnet_mini.data import kaggle
 pytest.importorskip("kagglehub")
 
 DEST = Path("data/images")
+MIB = 2**20
+"""kagglehub writes a transfer in pieces of this size."""
 STAGING = Path("data/.images.download")
 
 
@@ -31,6 +33,7 @@ def zipped(folder):
 def server(monkeypatch, tmp_path):
     """Kaggle with ImageNet-Mini as it is there: in a folder of its own name."""
     write_folder(Path("there/imagenet-mini"), classes=["n01440764", "n01443537"])
+    Path("there/imagenet-mini/notes.bin").write_bytes(bytes(3 * MIB))
     with serving(zipped(Path("there"))) as server:
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")  # http://localhost, by a proxy
@@ -70,23 +73,22 @@ def test_a_data_set_is_downloaded_to_where_training_looks(cli, server):
 
 
 def test_a_transfer_that_is_cut_goes_on_where_it_was(cli, server):
-    server.cuts = [1000, 2000]
+    server.cuts = {0: 3 * MIB // 2, MIB: 3 * MIB // 2}
     assert cli("download", "a/images") == 0, cli.err
-    assert server.ranges[:1] == [None]
-    assert server.ranges[1:] == ["bytes=1000-", "bytes=3000-"]
-    assert "The transfer was cut after 3.0 kB: continuing" in cli.out
+    assert server.ranges == [MIB, 2 * MIB]
+    assert "The transfer was cut after 2.1 MB: continuing" in cli.out
     assert is_complete(cli)
 
 
 def test_a_transfer_without_progress_ends_and_the_next_command_goes_on(cli, server):
-    server.cuts = [1000, 1000, 0, 0]
+    server.cuts = {0: 3 * MIB // 2, MIB: 1000}
     assert cli("download", "a/images") == 4
     assert cli.says("Kaggle cannot be reached, or the connection was cut")
-    assert cli.says("after 2.0 kB. Run the same command again to continue")
+    assert cli.says("after 1.0 MB. Run the same command again to continue")
     assert not DEST.exists()
-    server.cuts, server.ranges = [], []
+    server.cuts, server.ranges = {}, []
     assert cli("download", "a/images") == 0, cli.err
-    assert server.ranges == ["bytes=2000-"]
+    assert server.ranges == [MIB]
     assert is_complete(cli)
 
 

@@ -12,8 +12,10 @@ from conftest import SMALL
 from imgnet_mini.checkpoint.reader import load_tensors
 from imgnet_mini.config.data_settings import HoldOut
 from imgnet_mini.data.holdout import choose_held_out
+from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import DataError
+from imgnet_mini.training.same_images import Listing
 
 FIFTH = HoldOut(val_split=0.2)
 ONE_EPOCH = ("--epochs", 1, "--batch-size", 4)
@@ -75,6 +77,13 @@ def test_both_splits_come_from_train_or_from_class_folders_alone(make_folder):
     Path("data/train").rename(flat)
     assert names(find_splits(Path("flat"), hold_out=FIFTH)[1]) == names(val)
     assert find_splits(Path("flat"), hold_out=FIFTH)[1].data_root == flat
+
+
+def test_machines_compare_both_parts(make_folder):
+    make_folder(Path("data"), train=10)
+    listing = Listing(ImageSplits(*find_splits(Path("data"), hold_out=FIFTH)), training=True)
+    counts = {name: count for name, (count, _) in listing.classes.items()}
+    assert counts == {f"{s}/class_0{i}": n for s, n in (("train", 8), ("val", 2)) for i in range(3)}
 
 
 def test_a_single_image_per_class_cannot_be_split(make_folder):

@@ -10,17 +10,20 @@ from contextlib import contextmanager
 class KaggleServer(http.server.ThreadingHTTPServer):
     """Serves one archive.
 
-    cuts: bytes after which each transfer ends early, one after the other.
+    cuts: bytes after which a transfer ends early, by the byte it starts with.
     status: of every answer, if it is an error.
-    ranges: the `Range` of each transfer.
+    ranges: first bytes of the transfers that were continued.
     """
 
     def __init__(self, archive: bytes) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.archive = archive
-        self.cuts: list[int] = []
+        self.cuts: dict[int, int] = {}
         self.status = 200
-        self.ranges: list[str | None] = []
+        self.ranges: list[int] = []
+
+    def handle_error(self, *args: object) -> None:
+        """Ignore a client that has read enough."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -44,14 +47,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {"Accept-Ranges": "bytes"}
         if wanted:
             headers["Content-Range"] = f"bytes {first}-{first + len(body) - 1}/{first + len(body)}"
-        if self.server.cuts or wanted:
-            self.server.ranges.append(wanted)
-        cut = self.server.cuts.pop(0) if self.server.cuts else len(body)
+            self.server.ranges.append(first)
+        cut = self.server.cuts.get(first, len(body))
         self._answer(206 if wanted else 200, body, cut, **headers)
 
     def _answer(self, status: int, body: bytes, cut: int | None = None, **headers: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        kind = "zip" if self.command == "GET" else "json"
+        self.send_header("Content-Type", f"application/{kind}")
         self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)

@@ -164,7 +164,7 @@ def _cache_folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def _translate_errors(name: str) -> Iterator[None]:
     from kagglehub.exceptions import DataCorruptionError, UnauthenticatedError  # noqa: PLC0415
-    from requests import HTTPError, RequestException  # noqa: PLC0415
+    from requests import HTTPError, JSONDecodeError, RequestException  # noqa: PLC0415
 
     try:
         yield
@@ -175,6 +175,11 @@ def _translate_errors(name: str) -> Iterator[None]:
     except HTTPError as error:
         raise _status_error(
             name, 0 if error.response is None else error.response.status_code
+        ) from error
+    except JSONDecodeError as error:
+        raise DataError(
+            f"the answer for {name} is not one of Kaggle: a proxy, or the login page of a network, "
+            "may have sent it"
         ) from error
     except RequestException as error:
         reason = f"Kaggle cannot be reached, or the connection was cut ({type(error).__name__})"

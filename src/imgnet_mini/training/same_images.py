@@ -46,7 +46,10 @@ class Listing:
             digest = hashlib.sha256(b"\0".join(split.files[rows].tolist()))
             if self._has_sizes(split):
                 digest.update(split.stamps[rows, 0].tobytes())
-            found[f"{split.root.name}/{name}"] = rows.stop - rows.start, digest.hexdigest()
+            found[f"{split.part or split.root.name}/{name}"] = (
+                rows.stop - rows.start,
+                digest.hexdigest(),
+            )
         return found
 
     @property
@@ -57,7 +60,7 @@ class Listing:
     def files(self, wanted: str) -> _Files:
         """Return the files of a class, such as `train/cat`."""
         for split, name, rows in self._rows():
-            if f"{split.root.name}/{name}" == wanted:
+            if f"{split.part or split.root.name}/{name}" == wanted:
                 names = map(split.path_in_root, range(rows.start, rows.stop))
                 sizes = split.stamps[rows, 0].tolist() if self._has_sizes(split) else None
                 return dict(zip(names, sizes, strict=True)) if sizes else dict.fromkeys(names, 0)
