@@ -1,4 +1,4 @@
-"""Where a data set keeps its splits: the folder around them, and the names of theirs."""
+"""Locations of the splits of a data set: the folder around them, and their names."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
