@@ -19,6 +19,7 @@ from imgnet_mini.commands import evaluate as evaluate_command
 from imgnet_mini.commands import resume as resume_command
 from imgnet_mini.commands import train as train_command
 from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_names
+from imgnet_mini.config.training_settings import check_one_length
 from imgnet_mini.data.transforms import TestTimeAugmentation
 from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.distributed.process_group import init_distributed
@@ -196,6 +197,7 @@ def _build_config(
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise ConfigError(f"{name}: unknown setting{hint}")
         tables.setdefault(sections[name], {})[name] = value
+    check_one_length(tables.get("schedule", {}))
     base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
     if file is not None:
         base = base.override_from(Path(file))

@@ -6,28 +6,24 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import torch
 from annotated_types import Len
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 from torch import Tensor
 
 from imgnet_mini.checkpoint.field_types import (
+    Checked,
     ClassNames,
     Digest,
     NonNegativeFiniteFloat,
-    Percent,
+    Open,
     PositiveFiniteFloat,
+    Progress,
     RandomState,
+    Record,
     ScalerState,
     StateDict,
     Tables,
     Text,
+    TimePlan,
 )
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.errors import CheckpointError
@@ -39,49 +35,7 @@ FORMAT: Final = 2
 T = TypeVar("T", bound=BaseModel)
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="ignore")
-
-
-class _Exact(_Checked):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Open(_Checked):
-    """Keeps fields that are not listed: numbers of torch, which nothing is computed from."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class Progress(_Exact):
-    """The fields of `training.train_state.TrainState`."""
-
-    epoch: NonNegativeInt
-    step: NonNegativeInt
-    batch: NonNegativeInt
-    lr: FiniteFloat
-    loss_sum: FiniteFloat
-    top1: NonNegativeInt
-    top5: NonNegativeInt
-    seconds: FiniteFloat
-    skipped: NonNegativeInt = 0
-    best_top1: Percent
-    best_epoch: Annotated[int, Field(ge=-1)]
-
-
-class Record(_Exact):
-    """The fields of `runs.records.EpochRecord`."""
-
-    epoch: NonNegativeInt
-    phase: Literal["train", "val", "ema"]
-    loss: FiniteFloat
-    top1: Percent
-    top5: Percent
-    lr: FiniteFloat
-    imgs_per_sec: FiniteFloat
-
-
-class ParameterGroup(_Open):
+class ParameterGroup(Open):
     """One group of an optimizer, under a one-cycle schedule."""
 
     params: list[NonNegativeInt]
@@ -92,32 +46,32 @@ class ParameterGroup(_Open):
     weight_decay: NonNegativeFiniteFloat
 
 
-class OptimizerState(_Checked):
+class OptimizerState(Checked):
     """`state_dict` of an optimizer; names and shapes of its tensors are checked on loading."""
 
     state: dict[NonNegativeInt, dict[str, Tensor]]
     param_groups: Annotated[list[ParameterGroup], Len(1, 8)]
 
 
-class ScheduleState(_Open):
+class ScheduleState(Open):
     """`state_dict` of a schedule."""
 
     total_steps: PositiveInt
     last_epoch: NonNegativeInt
 
 
-class Environment(_Open):
+class Environment(Open):
     """Device, versions and ranks, on which the bits of a result depend too."""
 
     __pydantic_extra__: dict[str, str | int]
     world_size: PositiveInt
 
 
-class _Finished(_Checked):
+class _Finished(Checked):
     epoch: NonNegativeInt
 
 
-class Weights(_Checked):
+class Weights(Checked):
     """Fields that evaluation and inference read; a plain state dict is all `model`."""
 
     model: StateDict
@@ -142,7 +96,7 @@ class Weights(_Checked):
         return self.epoch
 
 
-class _OfRun(_Checked):
+class _OfRun(Checked):
     """The run that a file belongs to.
 
     images: digest of the image files; pack: of the pack they were read from.
@@ -154,9 +108,9 @@ class _OfRun(_Checked):
     config: Tables
     classes: ClassNames
     images: Digest
-    skipped: dict[Text, Text] = {}
-    dropped: dict[Text, Text] = {}
-    changed: dict[Text, NonNegativeInt] = {}
+    skipped: dict[Text, Text] = Field(default_factory=dict)
+    dropped: dict[Text, Text] = Field(default_factory=dict)
+    changed: dict[Text, NonNegativeInt] = Field(default_factory=dict)
     pack: Digest | None = None
     class_weights: Annotated[list[PositiveFiniteFloat], Len(1)] | None = None
     environment: Environment
@@ -184,6 +138,7 @@ class RunCheckpoint(_OfRun):
     ema: the moving average of the weights in `model`.
     rng_of_others: of rank 1 and up.
     best: digest of best.pth.
+    time_plan: of a run with `--hours`.
     """
 
     model: StateDict
@@ -193,9 +148,10 @@ class RunCheckpoint(_OfRun):
     scaler: ScalerState
     state: Progress
     rng: RandomState
-    rng_of_others: list[RandomState] = []
+    rng_of_others: list[RandomState] = Field(default_factory=list)
     records: list[Record]
     best: Digest | None = None
+    time_plan: TimePlan | None = None
 
     @classmethod
     def read(cls, content: Content, path: Path) -> Self:

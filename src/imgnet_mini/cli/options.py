@@ -14,6 +14,7 @@ from imgnet_mini.config.data_settings import HoldOut
 from imgnet_mini.config.fields import TrainingOnly, describe_bounds
 from imgnet_mini.config.recipes import recipe_names
 from imgnet_mini.config.run_config import RunConfig, Tables, fields_of, former_names
+from imgnet_mini.config.training_settings import check_one_length
 
 Command = Callable[..., None]
 
@@ -108,6 +109,7 @@ def config_options(
                 value = values.pop(name)
                 if _was_typed(ctx, name):
                     changes.setdefault(section, {})[name] = value
+            check_one_length(changes.get("schedule", {}))
             base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
             if config_file:
                 base = base.override_from(config_file, flag="--config")

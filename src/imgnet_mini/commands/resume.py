@@ -13,6 +13,7 @@ from imgnet_mini.errors import CheckpointError, DataError
 from imgnet_mini.runs.logger import RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths, describe_runs
 from imgnet_mini.runs.records import EpochRecord
+from imgnet_mini.training.hours import TimePlan
 from imgnet_mini.training.resume_policy import (
     check_world_size,
     describe_changes,
@@ -174,7 +175,10 @@ def _restore(
             )
             state.best_top1, state.best_epoch = -1.0, -1
         logger = RunLogger(paths, records, step=state.step)
-    return TrainingRun(config, paths, setup, trainer, logger, store)
+    time_plan = None
+    if saved.time_plan is not None and config.schedule.hours is not None:
+        time_plan = TimePlan(**saved.time_plan.model_dump())
+    return TrainingRun(config, paths, setup, trainer, logger, store, time_plan)
 
 
 def _finish(config: ResolvedConfig, paths: RunPaths, loaded: LoadedCheckpoint) -> None:

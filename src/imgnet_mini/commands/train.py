@@ -1,6 +1,8 @@
 """Train a network from scratch: assemble the parts of a run and run its epochs."""
 
+import math
 import signal
+import time
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
@@ -19,7 +21,9 @@ from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.training.class_weights import describe_class_weights
 from imgnet_mini.training.compilation import report_compilation
 from imgnet_mini.training.device import translate_torch_errors
+from imgnet_mini.training.evaluation import Metrics, Validation
 from imgnet_mini.training.full_size import check_full_size
+from imgnet_mini.training.hours import TimePlan, plan_hours
 from imgnet_mini.training.model import weights_sha256
 from imgnet_mini.training.peak_lr import find_max_lr, note_other_images
 from imgnet_mini.training.run import TrainingRun
@@ -40,7 +44,7 @@ def run(
         ConfigError: a run of this name exists and `overwrite` is off; see also `build_setup`.
         InUseError: another process is at it.
     """
-    paths = config.run.paths()
+    began, paths = time.perf_counter(), config.run.paths()
 
     def plan() -> float:
         _check_no_run(config, paths, overwrite=overwrite)
@@ -50,6 +54,10 @@ def run(
     setup = build_setup(config, distributed=distributed)
     resolved = config.resolve(max_lr, steps=config.schedule.epochs * len(setup.train_loader))
     resolved = resolved.override({"data": {"loader": setup.images.loader}})
+    time_plan: TimePlan | None = None
+    if resolved.schedule.hours is not None:
+        with translate_torch_errors(resolved.data.batch_size):
+            resolved, time_plan = plan_hours(resolved, setup, elapsed=time.perf_counter() - began)
     if distributed.is_main_process:
         note_other_images(config, setup, paths)
     check_full_size(resolved, setup)
@@ -66,7 +74,8 @@ def run(
             _announce(resolved, paths, setup, _describe_auto(config, resolved))
             logger = RunLogger(paths, [], step=0)
         store = CheckpointStore(paths, keep=resolved.checkpoint.keep)
-        train(TrainingRun(resolved, paths, setup, trainer, logger, store), new_plan=True)
+        run = TrainingRun(resolved, paths, setup, trainer, logger, store, time_plan)
+        train(run, new_plan=True)
 
 
 def writing(paths: RunPaths, distributed: DistributedContext) -> AbstractContextManager[None]:
@@ -123,6 +132,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         run.begin(new_plan=new_plan)
         try:
             while state.epoch < run.config.schedule.epochs:
+                began = time.perf_counter() if state.batch == 0 else None
                 trained = run.trainer.train_epoch(
                     train_loader,
                     run.step_logger,
@@ -135,6 +145,7 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
                 validation = repeat_with_more_memory(
                     lambda: run.trainer.validate(val_loader, stop), train_loader, distributed
                 )
+                _replan(run, trained, validation, began)
                 run.finish_epoch(trained, validation)
         except StopRequestedError as error:
             run.save()
@@ -153,6 +164,30 @@ def train(run: TrainingRun, *, new_plan: bool) -> None:
         f"Next: imgnet-mini report{run_flags(run.config.run)}",
     )
     _stop_at_the_end(run, stop)
+
+
+def _replan(
+    run: TrainingRun, trained: Metrics, validation: Validation, began: float | None
+) -> None:
+    """Correct the number of epochs of a run with `--hours`, once.
+
+    began: when this process began the epoch; None if an earlier one did.
+    """
+    plan, done = run.time_plan, run.trainer.state.epoch + 1
+    if plan is None or plan.replan_after(run.config) != done:
+        return
+    timed = [trained, *(metrics for metrics, _ in validation.values())]
+    seconds = math.fsum(metrics.images / metrics.imgs_per_sec for metrics in timed)
+    if began is not None:  # with what comes between
+        seconds = time.perf_counter() - began
+    steps = len(run.setup.train_loader)
+    config, line = run.setup.distributed.broadcast_from_rank0(
+        lambda: plan.replan(run.config, done=done, steps=steps, seconds=seconds)
+    )
+    plan.replanned = True
+    if config.schedule.epochs != run.config.schedule.epochs:
+        run.change_epochs(config)
+    print_lines(line)
 
 
 def _stop_at_the_end(run: TrainingRun, stop: StopRequest) -> None:

@@ -25,6 +25,7 @@ from imgnet_mini.config.training_settings import (
     ResolvedOptimizer,
     ResolvedSchedule,
     ScheduleConfig,
+    sets_epochs_alone,
 )
 from imgnet_mini.errors import ConfigError
 
@@ -114,7 +115,10 @@ class RunConfig(Section):
         Raises:
             ConfigError: a setting is unknown, out of bounds, or contradicts another one.
         """
-        config = _validate(type(self), _merge(self.explicit(), changes))
+        base = self.explicit()
+        if sets_epochs_alone(changes.get("schedule")):
+            base.get("schedule", {}).pop("hours", None)
+        config = _validate(type(self), _merge(base, changes))
         config._recipe = self._recipe
         return config
 
@@ -213,6 +217,8 @@ def config_flags(config: RunConfig, *sections: str, leave_out: Collection[str] =
         values = getattr(config, section)
         for name, value in values:
             is_default = name not in values.model_fields_set
+            if name == "epochs" and config.schedule.hours is not None:
+                continue  # the hours decide
             if is_default or name in leave_out or value == getattr(getattr(base, section), name):
                 continue
             flag = name.replace("_", "-")

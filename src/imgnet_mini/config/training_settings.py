@@ -16,6 +16,7 @@ from imgnet_mini.config.fields import (
     WeightDecay,
 )
 from imgnet_mini.config.section import Section
+from imgnet_mini.errors import ConfigError
 
 _WEIGHT_DECAY_SHARE: Final = 0.15
 """Of the training steps: the time in which weights would decay to 1/e at the peak learning rate."""
@@ -156,6 +157,9 @@ class ScheduleConfig(Section):
     epochs: Count = 20
     """Number of passes over the training images."""
 
+    hours: Annotated[float | None, Gt(0)] = None
+    """Train for as many epochs as fit into this time, from measured speed, instead of epochs."""
+
     max_lr: MaxLr = None
     """Peak learning rate; auto: the latest from find-lr; unset: 0.1 x batch size / 256 for SGD, and
     0.001 x sqrt(batch size / 256) for AdamW and Muon."""
@@ -169,12 +173,34 @@ class ScheduleConfig(Section):
     final_div_factor: Annotated[float, Ge(1)] = 1e4
     """Final learning rate: the initial one divided by this."""
 
+    def in_use(self) -> dict[str, Any]:
+        """Return the settings by name, without the number of epochs where hours decide it."""
+        return self.model_dump(exclude={"epochs"} if self.hours is not None else None)
+
 
 class ResolvedSchedule(ScheduleConfig):
     """The schedule with its peak learning rate as a number."""
 
     max_lr: Annotated[float, Gt(0)]
     """Peak learning rate."""
+
+
+def check_one_length(typed: dict[str, Any]) -> None:
+    """Check that the length of a training is typed as epochs or as hours.
+
+    typed: values of the section.
+
+    Raises:
+        ConfigError: it is typed as both.
+    """
+    epochs, hours = typed.get("epochs"), typed.get("hours")
+    if epochs is not None and hours is not None:
+        raise ConfigError(f"--epochs {epochs} and --hours {hours}: choose one of the two")
+
+
+def sets_epochs_alone(changes: Any) -> bool:
+    """Return whether changes of the section set epochs, in place of hours."""
+    return isinstance(changes, dict) and "epochs" in changes and "hours" not in changes
 
 
 class FinderConfig(Section):

@@ -95,6 +95,10 @@ class Loader(BatchLoader):
         """Free device memory that the batches can do without; return whether there was any."""
         return self._source.free_memory()
 
+    def resize_progressively(self, sizes: ProgressiveResize) -> None:
+        """Take the image sizes of later epochs from another schedule."""
+        self._sampler.sizes = sizes
+
     def close(self) -> None:
         """End the worker processes or threads."""
         self._source.close()

@@ -251,6 +251,16 @@ def fast_forward(scheduler: LRScheduler, step: int) -> None:
                 scheduler.step()
 
 
+def check_same_plan(optimizer: Optimizer, scheduler: LRScheduler, saved: dict[str, Any]) -> None:
+    """Compare hyper-parameters and length of the schedule with those of a saved state.
+
+    Raises:
+        ValueError: a number differs.
+    """
+    check_same_settings(optimizer, saved["optimizer"])
+    check_same_length(scheduler, saved["scheduler"])
+
+
 def check_same_settings(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Compare the hyper-parameters of an optimizer with saved ones, taken after the same step.
 

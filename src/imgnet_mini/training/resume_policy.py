@@ -46,6 +46,9 @@ def merge_resume_config(
         for section, values in overrides.explicit().items()
         if section != "finder"
     }
+    schedule = changes.get("schedule", {})
+    if "hours" in schedule:
+        schedule.pop("epochs", None)  # of a recipe or a file: the hours have decided
     _check_same_settings(
         saved,
         changes,
@@ -53,7 +56,9 @@ def merge_resume_config(
         replan=replan,
         allow_world_size_change=allow_world_size_change,
     )
-    plan = saved.override(changes)
+    if not replan:
+        schedule.setdefault("hours", saved.schedule.hours)
+    plan = saved.override(changes | {"schedule": schedule})
     # The run may have been moved since: its saved name and folder do not count.
     place = {"name": overrides.run.name, "output_dir": overrides.run.output_dir}
     plan = plan.override({"run": place})
@@ -72,7 +77,7 @@ def _check_same_settings(
 ) -> None:
     may_change = {section: set(names) for section, names in MAY_CHANGE.items()}
     if replan:
-        may_change["schedule"] = set(fields_of("schedule"))
+        may_change["schedule"] = set(fields_of("schedule")) - {"hours"}
     if allow_world_size_change:
         for section, names in WORLD_SIZE_DEPENDENT.items():
             may_change[section] |= names
@@ -124,7 +129,8 @@ def _refusal(section: str, name: str, before: Any, after: Any, recipe: str | Non
         started = "without it"
     elif isinstance(before, bool):
         started, flag = f"with {_spell(flag, before)}", setting
-    cure = "add --replan to resume with a new schedule, " if section == "schedule" else ""
+    is_plan = section == "schedule" and name != "hours"
+    cure = "add --replan to resume with a new schedule, " if is_plan else ""
     if name in WORLD_SIZE_DEPENDENT.get(section, ()):
         cure = "add --allow-world-size-change if results need not be bit-identical, "
     if recipe is not None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from imgnet_mini.checkpoint.host_copy import HostCopier, HostCopy
 from imgnet_mini.checkpoint.schema import BestCheckpoint, RunCheckpoint
 from imgnet_mini.checkpoint.store import CheckpointStore, tensor_bytes
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
+from imgnet_mini.config.run_config import ResolvedConfig
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.data.run_images import write_image_list
+from imgnet_mini.data.sampler import build_progressive_resize
 from imgnet_mini.errors import (
     ConfigError,
     ImgnetMiniError,
@@ -24,8 +25,9 @@ from imgnet_mini.runs.records import EpochRecord, Phase
 from imgnet_mini.runs.results import RunEnvironment
 from imgnet_mini.training.device import less_memory
 from imgnet_mini.training.evaluation import Metrics, TopKPredictions, Validation
+from imgnet_mini.training.hours import TimePlan
 from imgnet_mini.training.resume_hint import resume_command, resume_hint
-from imgnet_mini.training.setup import Setup, describe_environment
+from imgnet_mini.training.setup import Setup, describe_environment, hyper_parameters
 from imgnet_mini.training.train_state import StepLogger, TrainState
 from imgnet_mini.training.trainer import Trainer
 from imgnet_mini.utils.atomic_file import free_bytes, write_text
@@ -41,16 +43,13 @@ _RECORDED = (
 )
 """Parts of the environment that decide the bits of a result."""
 
-_WITHOUT_EFFECT = {
-    *("workers", "loader", "pack_on_device", "skip_bad", "allow_missing_val_classes"),
-    *("device", "compile", "compile_mode", "amp"),
-}
-"""Settings that hardly change a result; `precision` says more than `amp`."""
 
-
-@dataclass(frozen=True)
+@dataclass
 class TrainingRun:
-    """The parts of a run. Only the main process holds the run's lock, has a logger, and writes."""
+    """The parts of a run. Only the main process holds the run's lock, has a logger, and writes.
+
+    time_plan: of a run with `--hours`, which once changes the number of epochs.
+    """
 
     config: ResolvedConfig
     paths: RunPaths
@@ -58,6 +57,7 @@ class TrainingRun:
     trainer: Trainer
     logger: RunLogger | None
     store: CheckpointStore
+    time_plan: TimePlan | None = None
 
     @cached_property
     def saving(self) -> BackgroundThread:
@@ -77,7 +77,7 @@ class TrainingRun:
         write_text(self.paths.config, self.config.to_toml())
         self._describe_start()
         precision = {"precision": self.setup.precision.name}
-        self.logger.log_hparams(_hyper_parameters(self.config) | precision, self.config.to_toml())
+        self.logger.log_hparams(hyper_parameters(self.config) | precision, self.config.to_toml())
         self.logger.write()
 
     def _describe_start(self) -> None:
@@ -118,6 +118,16 @@ class TrainingRun:
             self.store.save(checkpoint)
 
         return write
+
+    def change_epochs(self, config: ResolvedConfig) -> None:
+        """Continue with the same settings but for the number of epochs, at the present step."""
+        self.config = config
+        self.__dict__.pop("_origin", None)
+        loader, epochs = self.setup.train_loader, config.schedule.epochs
+        loader.resize_progressively(build_progressive_resize(config.data, epochs))
+        self.trainer.change_length(config.schedule, epochs * len(loader))
+        if self.logger is not None:
+            write_text(self.paths.config, config.to_toml())
 
     def finish_epoch(self, trained: Metrics, validation: Validation) -> None:
         """Log an epoch and save it in the background; a run killed meanwhile repeats the epoch.
@@ -228,7 +238,8 @@ class TrainingRun:
         self.saving.wait()  # else a checkpoint would change while it is written
         copied = self._host_copier.copy(state)
         records = [asdict(record) for record in self.logger.records]
-        content = copied.state | self._origin | {"records": records}
+        plan = None if self.time_plan is None else self.time_plan.to_dict()
+        content = copied.state | self._origin | {"records": records, "time_plan": plan}
         return copied, RunCheckpoint.model_validate(content)
 
     @cached_property
@@ -276,23 +287,7 @@ def _is_shown(epoch: int, epochs: int) -> bool:
     return count == epochs or count & (count - 1) == 0
 
 
-def _hyper_parameters(config: RunConfig) -> dict[str, float | str]:
-    """Return the settings that runs are compared by; TensorBoard would show a bool as a number."""
-    settings: dict[str, float | str] = {}
-    for section in ("data", "model", "optimizer", "schedule", "runtime"):
-        for name, value in getattr(config, section).in_use().items():
-            if name not in _WITHOUT_EFFECT and value is not None:
-                settings[name] = str(value).lower() if isinstance(value, bool) else value
-    return settings
-
-
 def _record(state: TrainState, phase: Phase, metrics: Metrics) -> EpochRecord:
     return EpochRecord(
-        epoch=state.epoch,
-        phase=phase,
-        loss=metrics.loss,
-        top1=metrics.top1,
-        top5=metrics.top5,
-        lr=state.lr,
-        imgs_per_sec=metrics.imgs_per_sec,
+        state.epoch, phase, metrics.loss, metrics.top1, metrics.top5, state.lr, metrics.imgs_per_sec
     )

@@ -39,6 +39,12 @@ from imgnet_mini.utils.console import print_warning
 
 _Found = tuple[ImageFolder, ImageFolder]
 
+_WITHOUT_EFFECT = {
+    *("workers", "loader", "pack_on_device", "skip_bad", "allow_missing_val_classes"),
+    *("device", "compile", "compile_mode", "amp"),
+}
+"""Settings that hardly change a result; `precision` says more than `amp`."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -222,3 +228,13 @@ def describe_environment(setup: Setup) -> dict[str, Any]:
         "parameters": count_parameters(setup.model),
         "command": ["imgnet-mini", *sys.argv[1:]],
     }
+
+
+def hyper_parameters(config: RunConfig) -> dict[str, float | str]:
+    """Return the settings that runs are compared by; TensorBoard would show a bool as a number."""
+    settings: dict[str, float | str] = {}
+    for section in ("data", "model", "optimizer", "schedule", "runtime"):
+        for name, value in getattr(config, section).in_use().items():
+            if name not in _WITHOUT_EFFECT and value is not None:
+                settings[name] = str(value).lower() if isinstance(value, bool) else value
+    return settings

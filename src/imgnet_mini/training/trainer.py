@@ -11,23 +11,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from imgnet_mini.config.training_settings import ResolvedSchedule
 from imgnet_mini.data.loaders import BatchLoader, Loader
 from imgnet_mini.data.rng import hash_seed
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext, no_sync
 from imgnet_mini.distributed.rank_sync import RankSync
 from imgnet_mini.errors import CheckpointError, DivergedError
 from imgnet_mini.runs.records import Phase
+from imgnet_mini.training import optim
 from imgnet_mini.training.batch_counts import BatchCounts
 from imgnet_mini.training.compilation import compile_per_size
 from imgnet_mini.training.ema import ModelEma, load_ema
 from imgnet_mini.training.evaluation import Metrics, Validation, evaluate
-from imgnet_mini.training.optim import (
-    check_same_length,
-    check_same_settings,
-    fast_forward,
-    load_optimizer,
-    state_tensors,
-)
 from imgnet_mini.training.precision import MIN_SCALE, FiniteBuffers, Precision
 from imgnet_mini.training.step_undo import StepUndo, take_steps
 from imgnet_mini.training.train_state import (
@@ -78,10 +73,8 @@ class Trainer:
         self._batch_counts = BatchCounts(model)
         self._ddp_model = distributed.wrap_ddp(model)
         self._mark_step = compile_per_size(self._ddp_model, compile_mode)
-        self._criterion = criterion
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-        self._precision = precision
+        self._criterion, self._precision = criterion, precision
+        self._optimizer, self._scheduler = optimizer, scheduler
         self._scaler = precision.build_scaler(clip_grad)
         self._statistics = FiniteBuffers(model) if self._scaler.is_enabled() else None
         self._last_step = math.inf if total_steps is None else total_steps - 1
@@ -213,6 +206,14 @@ class Trainer:
         """Learning rate of the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
+    def change_length(self, schedule: ResolvedSchedule, total_steps: int) -> None:
+        """Continue at the present step of a schedule of another length."""
+        self._scheduler = optim.build_scheduler(
+            schedule, self._optimizer, max_lr=schedule.max_lr, total_steps=total_steps
+        )
+        self._last_step = total_steps - 1
+        optim.fast_forward(self._scheduler, int(min(self.state.step, self._last_step)))
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that later steps depend on, of all ranks, as tensors and plain data.
 
@@ -251,11 +252,10 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         load_ema(self._ema, state.get("ema"))
         step = state["state"]["step"]
-        load_optimizer(self._optimizer, state["optimizer"])
-        fast_forward(self._scheduler, int(min(step, self._last_step)))
+        optim.load_optimizer(self._optimizer, state["optimizer"])
+        optim.fast_forward(self._scheduler, int(min(step, self._last_step)))
         if not replan:
-            check_same_settings(self._optimizer, state["optimizer"])
-            check_same_length(self._scheduler, state["scheduler"])
+            optim.check_same_plan(self._optimizer, self._scheduler, state)
         if state["scaler"] and self._scaler.is_enabled():  # empty without gradient scaling
             self._scaler.load_state_dict(state["scaler"])
         self.state = TrainState(**state["state"])
@@ -291,7 +291,7 @@ class Trainer:
 
     def _check_finite(self) -> None:
         """Check the weights, the buffers and the optimizer's state. Blocking."""
-        tensors = state_tensors(self._optimizer)
+        tensors = optim.state_tensors(self._optimizer)
         for network in self._networks.values():
             tensors += network.state_dict().values()
         if not all_finite(tensors):
