@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from helpers.outcomes import differences, outcome
+from helpers.rank_runs import run_ranks
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.runs.records import read_csv, select_phase
@@ -225,3 +227,23 @@ def test_a_new_number_of_epochs_ends_the_plan(train, cli, slower, monkeypatch):
     assert content["state"]["epoch"] == 4
     assert "time_plan" not in content
     assert content["config"]["schedule"]["hours"] is None
+
+
+def disagree():
+    """Let each rank fit another number of epochs, at the start and in the correction."""
+    rank = int(os.environ["RANK"])
+    TimePlan.epochs_within = lambda *_, done=0, **__: 4 + rank + (done > 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the ranks are forked")
+def test_ranks_measure_together_and_take_the_plan_of_the_first(data):
+    command = (
+        *("train", "--data-root", "data", "--arch", "plain", "--img-size", 32, "--name", "a"),
+        *("--batch-size", 6, "--workers", 0, "--hours", 1, "--max-lr", 0.02),
+    )
+    assert run_ranks(Path(), 2, *command, before=disagree) == [0, 0]
+    text = Path("terminal.log").read_text("utf-8")
+    assert text.count("--hours 1: 4 epochs fit") == 1
+    assert text.count("--hours 1: 5 epochs, instead of 4") == 1
+    content = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)
+    assert (content["state"]["epoch"], content["config"]["schedule"]["epochs"]) == (5, 5)
