@@ -31,8 +31,8 @@ class Decoding(Section):
     """Significant bits of 16- and 32-bit images, such as 12; unset: as declared in the file."""
 
     fit: Literal["crop", "pad", "squash"] = "crop"
-    """How images become squares: cut off what is too long, pad with the background color, or
-    squash to a square."""
+    """Square from an image: crop the longer side, pad the shorter one with the background color, or
+    squash (without the aspect ratio)."""
 
     @property
     def flags(self) -> str:
