@@ -127,7 +127,7 @@ def test_too_little_time_is_refused_with_enough(train, cli):
 
 def test_the_speed_is_measured_without_a_trace(train, cli, monkeypatch):
     """The run is that of as many epochs, bit by bit, though dropout draws in the measurement."""
-    flags = ("--arch", "squeezenet1_1", "--img-size", 64, "--max-lr", 1e-3)
+    flags = ("--arch", "squeezenet1_1", "--max-lr", 1e-3)
     monkeypatch.setattr(TimePlan, "epochs_within", lambda *_, **__: 2)
     monkeypatch.setattr(TimePlan, "replan_after", lambda *_: None)
     assert train("--name", "a", "--hours", 1, *flags) == 0, cli.err
@@ -151,9 +151,14 @@ class Clock:
             take(trainer, batches)
 
         monkeypatch.setattr(Trainer, "train_step", take_step)
-        fake = SimpleNamespace(perf_counter=lambda: self.now)
-        for module in ("training.hours", "training.trainer", "commands.train"):
+        fake = SimpleNamespace(perf_counter=self.read)
+        modules = ("training.hours", "training.trainer", "training.evaluation", "commands.train")
+        for module in modules:
             monkeypatch.setattr(f"imgnet_mini.{module}.time", fake)
+
+    def read(self):
+        self.now += 1e-6  # nothing takes no time
+        return self.now
 
 
 @pytest.fixture
@@ -184,7 +189,7 @@ def test_a_plan_that_was_wrong_is_corrected_and_the_time_held(train, cli, slower
     assert train("--name", "a", "--hours", HOURS) == 0, cli.err
     assert "14 epochs fit, of about 4.0 s each" in cli.out
     assert "7 epochs, instead of 14. The last epoch took 8.0 s (expected: 4.0 s)" in cli.out
-    assert slower.now - began == 56
+    assert slower.now - began == pytest.approx(56, abs=0.01)
     records = select_phase(read_csv(Path("out/a/train_log.csv")), "train")
     assert len(records) == 7
     lrs = [record.lr for record in records]
@@ -197,20 +202,21 @@ def test_a_plan_that_was_wrong_is_corrected_and_the_time_held(train, cli, slower
     content = torch.load("checkpoints/a/checkpoint.pth", weights_only=True)
     assert content["scheduler"]["total_steps"] == 7 * STEPS
     assert content["time_plan"]["replanned"]
-    assert content["time_plan"]["elapsed"] == 56
+    assert content["time_plan"]["elapsed"] == pytest.approx(56, abs=0.01)
     assert lrs[-1] == pytest.approx(content["optimizer"]["param_groups"][0]["min_lr"])
 
 
-@pytest.mark.parametrize("checks", [3, 8, 14, 30])
-def test_a_stopped_run_goes_on_by_its_plan_to_the_same_bits(
-    train, cli, slower, monkeypatch, checks
-):
-    """Stopped in the first epoch, at its end, in the third after the correction, and late."""
-    flags = ("--hours", HOURS, "--ema-decay", 0.5, "--max-lr", 1e-3)
+def test_a_stopped_run_goes_on_by_its_plan_to_the_same_bits(train, cli, slower, monkeypatch):
+    """Stopped in the first epoch, in the second before the correction, and after it."""
+    flags = ("--hours", HOURS, "--max-lr", 1e-3)
     assert train("--name", "a", *flags) == 0, cli.err
-    with monkeypatch.context() as patched:
-        stop_at(patched, checks)
-        assert train("--name", "b", *flags) == 130
+    for checks, epoch in ((3, 0), (8, 1), (9, 3)):
+        with monkeypatch.context() as patched:
+            stop_at(patched, checks)
+            assert train("--name", "b", "--resume", *flags) == 130
+        content = torch.load("checkpoints/b/checkpoint.pth", weights_only=True)
+        assert content["state"]["epoch"] == epoch
+        assert content["time_plan"]["replanned"] == (epoch > 1)
     assert cli("resume", "--name", "b", "--hours", 3) == 2
     assert cli.says("--hours 3.0: this run was started with")
     assert "--replan" not in cli.err

@@ -7,7 +7,7 @@ import torch
 
 from helpers.events import read_events
 
-TIMED = ("seconds", "imgs_per_sec", "time", "started")
+TIMED = ("seconds", "imgs_per_sec", "time", "started", "elapsed")
 """Keys whose values differ between any two runs."""
 
 
