@@ -25,7 +25,7 @@ from imgnet_mini.config.training_settings import (
     ResolvedOptimizer,
     ResolvedSchedule,
     ScheduleConfig,
-    sets_epochs_alone,
+    drop_replaced_hours,
 )
 from imgnet_mini.errors import ConfigError
 
@@ -115,9 +115,7 @@ class RunConfig(Section):
         Raises:
             ConfigError: a setting is unknown, out of bounds, or contradicts another one.
         """
-        base = self.explicit()
-        if sets_epochs_alone(changes.get("schedule")):
-            base.get("schedule", {}).pop("hours", None)
+        base = drop_replaced_hours(self.explicit(), changes.get("schedule"))
         config = _validate(type(self), _merge(base, changes))
         config._recipe = self._recipe
         return config
@@ -210,6 +208,8 @@ def config_flags(config: RunConfig, *sections: str, leave_out: Collection[str] =
 
     A recipe is named, followed only by the settings that differ from it.
     """
+    if config.schedule.hours is not None:  # in place of the epochs
+        leave_out = {*leave_out, "epochs"}
     recipe = config.recipe
     words = [] if recipe is None else ["--recipe", recipe]
     base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)
@@ -217,8 +217,6 @@ def config_flags(config: RunConfig, *sections: str, leave_out: Collection[str] =
         values = getattr(config, section)
         for name, value in values:
             is_default = name not in values.model_fields_set
-            if name == "epochs" and config.schedule.hours is not None:
-                continue  # the hours decide
             if is_default or name in leave_out or value == getattr(getattr(base, section), name):
                 continue
             flag = name.replace("_", "-")

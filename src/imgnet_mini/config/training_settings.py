@@ -198,9 +198,13 @@ def check_one_length(typed: dict[str, Any]) -> None:
         raise ConfigError(f"--epochs {epochs} and --hours {hours}: choose one of the two")
 
 
-def sets_epochs_alone(changes: Any) -> bool:
-    """Return whether changes of the section set epochs, in place of hours."""
-    return isinstance(changes, dict) and "epochs" in changes and "hours" not in changes
+def drop_replaced_hours(
+    tables: dict[str, dict[str, Any]], changes: object
+) -> dict[str, dict[str, Any]]:
+    """Return settings without `hours` if changes of the section set epochs in their place."""
+    if isinstance(changes, dict) and "epochs" in changes and "hours" not in changes:
+        tables.get("schedule", {}).pop("hours", None)
+    return tables
 
 
 class FinderConfig(Section):
