@@ -25,7 +25,7 @@ from imgnet_mini.config.training_settings import (
     ResolvedOptimizer,
     ResolvedSchedule,
     ScheduleConfig,
-    drop_replaced_hours,
+    drop_hours,
 )
 from imgnet_mini.errors import ConfigError
 
@@ -115,8 +115,7 @@ class RunConfig(Section):
         Raises:
             ConfigError: a setting is unknown, out of bounds, or contradicts another one.
         """
-        base = drop_replaced_hours(self.explicit(), changes.get("schedule"))
-        config = _validate(type(self), _merge(base, changes))
+        config = _validate(type(self), _merge(drop_hours(self.explicit(), changes), changes))
         config._recipe = self._recipe
         return config
 
@@ -208,8 +207,7 @@ def config_flags(config: RunConfig, *sections: str, leave_out: Collection[str] =
 
     A recipe is named, followed only by the settings that differ from it.
     """
-    if config.schedule.hours is not None:  # in place of the epochs
-        leave_out = {*leave_out, "epochs"}
+    leave_out = leave_out if config.schedule.hours is None else {*leave_out, "epochs"}
     recipe = config.recipe
     words = [] if recipe is None else ["--recipe", recipe]
     base = RunConfig() if recipe is None else RunConfig.from_recipe(recipe)

@@ -198,11 +198,10 @@ def check_one_length(typed: dict[str, Any]) -> None:
         raise ConfigError(f"--epochs {epochs} and --hours {hours}: choose one of the two")
 
 
-def drop_replaced_hours(
-    tables: dict[str, dict[str, Any]], changes: object
-) -> dict[str, dict[str, Any]]:
-    """Return settings without `hours` if changes of the section set epochs in their place."""
-    if isinstance(changes, dict) and "epochs" in changes and "hours" not in changes:
+def drop_hours(tables: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without `hours` if changes, which may be anything, set epochs alone."""
+    schedule = changes.get("schedule")
+    if isinstance(schedule, dict) and "epochs" in schedule and "hours" not in schedule:
         tables.get("schedule", {}).pop("hours", None)
     return tables
 
