@@ -149,7 +149,8 @@ def _export_space(
         _title(model, "space", folder / MODEL),
         _describe_check(parity, source),
         f"Wrote {folder}, with {examples} images of {val} as examples",
-        f"Try: cd {place} && pip install -r requirements.txt && python app.py",
+        "Try, in a new virtual environment: "
+        f"cd {place} && pip install -r requirements.txt && python app.py",
         f"Push, with the examples: hf upload USER/NAME {place} . --repo-type space",
     )
 
