@@ -114,7 +114,7 @@ def test_every_setting_can_be_typed(options, section):
     samples |= {"progressive": "48:224", "eval_size": 256}
     samples |= {"loader": "pack", "pack_on_device": "off", "data_root": Path("x")}
     samples |= {"pack_dir": Path("y"), "output_dir": Path("z"), "clip_grad": 1.5}
-    samples |= {"class_weights": "balanced"}
+    samples |= {"class_weights": "balanced", "hours": 5.0}
     for name, field in fields_of(section).items():
         flag = "--" + name.replace("_", "-")
         if field.annotation is bool:
