@@ -140,7 +140,7 @@ def engines(session: nox.Session) -> None:
 
 @nox.session
 def extras(session: nox.Session) -> None:
-    """The page of `export --format space`, in an environment of its own pinned requirements."""
+    """Optional packages: the page of `export --format space` in its own environment, trackers."""
     install_group(session, "tests")
     folder = Path(session.create_tmp()).resolve() / "space"
     session.run("python", "-m", "venv", "--clear", str(folder))
@@ -148,6 +148,8 @@ def extras(session: nox.Session) -> None:
     requirements = "src/imgnet_mini/export/space_files/requirements.txt"
     session.run(python, "-m", "pip", "install", "-q", "-r", requirements, external=True)
     run_tests(session, "not gpu", "tests/test_space_app.py", *session.posargs, SPACE_PYTHON=python)
+    session.install(".[trackio,wandb]")  # last: trackio requires an old Pillow
+    run_tests(session, "not gpu", "tests/test_real_trackers.py", *session.posargs)
 
 
 @nox.session

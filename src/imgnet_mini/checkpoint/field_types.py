@@ -23,6 +23,7 @@ def _keep(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 StateDict = Annotated[dict[str, Tensor], WrapValidator(_keep)]
 """As torch made it, with its version metadata."""
+Tracking = Annotated[str, Field(pattern="^[a-z]{1,20}:[A-Za-z0-9._-]{1,100}$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = InstanceOf[str]
 """Also names whose bytes are not UTF-8, which pydantic's own `str` refuses."""

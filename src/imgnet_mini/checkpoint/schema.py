@@ -24,6 +24,7 @@ from imgnet_mini.checkpoint.field_types import (
     Tables,
     Text,
     TimePlan,
+    Tracking,
 )
 from imgnet_mini.checkpoint.reader import Content
 from imgnet_mini.errors import CheckpointError
@@ -139,6 +140,7 @@ class RunCheckpoint(_OfRun):
     rng_of_others: of rank 1 and up.
     best: digest of best.pth.
     time_plan: of a run with `--hours`.
+    tracking: `runs.tracking.TrackerRecord`, as text.
     """
 
     model: StateDict
@@ -152,6 +154,7 @@ class RunCheckpoint(_OfRun):
     records: list[Record]
     best: Digest | None = None
     time_plan: TimePlan | None = None
+    tracking: Tracking | None = None
 
     @classmethod
     def read(cls, content: Content, path: Path) -> Self:

@@ -146,7 +146,8 @@ app = _new_app()
 
 def load_commands() -> typer.Typer:
     """Return the app with all commands and their options."""
-    from imgnet_mini.cli import images, training, results  # noqa: F401, I001 - the order of --help
+    # In the order of --help.
+    from imgnet_mini.cli import images, training, results, trials  # noqa: F401, I001
 
     return app
 

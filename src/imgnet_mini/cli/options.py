@@ -24,11 +24,12 @@ TRAINING_ONLY = (
     "zero_init_residual",
     *(
         name
-        for name, field in fields_of("data").items()
+        for section in ("run", "data")
+        for name, field in fields_of(section).items()
         if any(isinstance(mark, TrainingOnly) for mark in field.metadata)
     ),
 )
-"""Settings of the data, model and runtime sections without effect on evaluation."""
+"""Settings of the run, data, model and runtime sections without effect on evaluation."""
 
 IMAGES = (
     *("data_root", "pack_dir", "workers", "loader", "skip_bad", "allow_missing_val_classes"),

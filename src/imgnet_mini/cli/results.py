@@ -1,4 +1,4 @@
-"""Commands that evaluate, report and use a trained model, and commands to try things out."""
+"""Commands that evaluate, report and use a trained model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from imgnet_mini.cli.entry import app
 from imgnet_mini.cli.options import IMAGES, TRAINING_ONLY, Checkpoint, config_options
-from imgnet_mini.cli.values import parse_integer, parse_number
+from imgnet_mini.cli.values import parse_integer
 from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.utils.console import print_lines
 
@@ -73,7 +73,7 @@ def report(*, config: RunConfig) -> None:
 
 
 @app.command(rich_help_panel="Workflow")
-@config_options("run", leave_out=("data_root", "pack_dir", "name"))
+@config_options("run", leave_out=("data_root", "pack_dir", "name", "track"))
 def compare(
     *,
     names: Annotated[
@@ -89,7 +89,7 @@ def compare(
 
 
 @app.command(rich_help_panel="Workflow")
-@config_options("run", leave_out=("name", "pack_dir"))
+@config_options("run", leave_out=("name", "pack_dir", "track"))
 def readme(
     *,
     name: Annotated[
@@ -153,6 +153,13 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write each image with a heat map of what speaks for its most likely class.",
+        ),
+    ] = None,
     config: RunConfig,
 ) -> None:
     """Predict the most likely classes of images, with probabilities.
@@ -169,6 +176,7 @@ def predict(
         checkpoint=checkpoint,
         top_k=None if top_k is None else parse_integer("--top-k", top_k, at_least=1),
         form="json" if as_json else "csv" if as_csv else "text",
+        explain=explain,
     )
 
 
@@ -254,46 +262,3 @@ def export(
         overwrite=overwrite,
         hub=HubOptions(push, private, license_id),
     )
-
-
-@app.command(rich_help_panel="Try it")
-@config_options(
-    *("run", "data", "model", "optimizer", "runtime"),
-    leave_out=("name", "output_dir", "sync_bn", "dist_timeout"),
-    recipes=True,
-)
-def bench(
-    *,
-    seconds: Annotated[
-        str,
-        typer.Option(
-            metavar="FLOAT",
-            help="Approximate duration of the measurement in seconds (at least 1).",
-            rich_help_panel="Bench",
-        ),
-    ] = "60",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON.", rich_help_panel="Bench")
-    ] = False,
-    config: RunConfig,
-) -> None:
-    """Find the bottleneck of training on this machine, and try settings that remove it."""
-    from imgnet_mini.commands import bench
-
-    duration = parse_number("--seconds", seconds, at_least=1)
-    bench.run(config, seconds=duration, as_json=as_json)
-
-
-@app.command(rich_help_panel="Try it")
-def demo(
-    directory: Annotated[
-        Path, typer.Option("--dir", help="Folder to create; must be empty if it exists.")
-    ] = Path("imgnet-mini-demo"),
-    device: Annotated[
-        str, typer.Option(metavar="auto|cuda|mps|cpu", help="Device to run on.")
-    ] = "auto",
-) -> None:
-    """Run the whole workflow on handwritten digits: 2 to 3 minutes on two slow CPU cores."""
-    from imgnet_mini.commands import demo
-
-    demo.run(directory, device=device)

@@ -52,7 +52,7 @@ def check(*, config: RunConfig) -> None:
 @app.command(rich_help_panel="Workflow")
 @config_options(
     *("run", "data", "model", "optimizer", "schedule", "finder", "runtime"),
-    leave_out=("max_lr", "hours"),
+    leave_out=("max_lr", "hours", "track"),
     recipes=True,
 )
 def find_lr(*, config: RunConfig) -> None:

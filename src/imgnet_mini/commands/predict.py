@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -16,13 +16,17 @@ from imgnet_mini.data.images import ImageError, file_orientation
 from imgnet_mini.data.pixels import UPRIGHT
 from imgnet_mini.data.transforms import eval_resize
 from imgnet_mini.data.walk import LeftOut
-from imgnet_mini.errors import FailedImagesError
+from imgnet_mini.errors import ConfigError, FailedImagesError
 from imgnet_mini.inference.model import InferenceModel, Prediction, load_inference_model
 from imgnet_mini.training.device import choose_device
+from imgnet_mini.utils.atomic_file import check_writable
 from imgnet_mini.utils.console import escape_line, print_lines, print_warning, write_stdout
 from imgnet_mini.utils.csv_file import table_text
 from imgnet_mini.utils.progress import progress_bar
 from imgnet_mini.utils.signals import StopRequest
+
+if TYPE_CHECKING:
+    from imgnet_mini.inference.explain import HeatMapWriter
 
 Form = Literal["text", "json", "csv"]
 
@@ -36,16 +40,19 @@ def run(
     checkpoint: str = "best",
     top_k: int | None = None,
     form: Form = "text",
+    explain: Path | None = None,
 ) -> None:
     """Print the most likely classes of each image, then the images that could not be read.
 
     places: image files and folders.
     top_k: number of classes; by default 5, or all if there are fewer.
+    explain: folder for a picture per image, with a heat map of its most likely class.
 
     Raises:
         DataError: a place does not exist, or is a folder without images.
         CheckpointError: see `load_inference_model`.
-        ConfigError: see `load_inference_model`, or `top_k` exceeds the number of classes.
+        ConfigError: see `load_inference_model`; `top_k` exceeds the number of classes; the network
+            has no heat maps.
         FailedImagesError: some images could not be read; the others are printed.
     """
     left_out = LeftOut()
@@ -56,13 +63,16 @@ def run(
     model = load_inference_model(overrides, checkpoint, choose_device(overrides.runtime))
     count = model.check_top_k(top_k)
     _warn_of_turned(model, files)
-    predictions, failed = _predict(model, files, count, overrides.data.batch_size)
+    writer = None if explain is None else _open_writer(model, explain)
+    predictions, failed = _predict(model, files, count, overrides.data.batch_size, writer)
     if form == "json":
         write_stdout(json.dumps(_to_document(model, predictions, failed), indent=2) + "\n")
     elif form == "csv":
         write_stdout(_to_table(predictions, count))
     else:
         _show(model, predictions)
+    if writer is not None:
+        print_warning(f"Wrote {len(predictions)} pictures to {explain}")
     if failed:
         print_warning(
             *(f"{escape_line(str(error.path))}: {escape_line(error.reason)}" for error in failed)
@@ -85,8 +95,22 @@ def _warn_of_turned(model: InferenceModel, files: Sequence[Path]) -> None:
         )
 
 
+def _open_writer(model: InferenceModel, folder: Path) -> "HeatMapWriter":
+    from imgnet_mini.inference.explain import HeatMapWriter  # noqa: PLC0415 - matplotlib
+
+    check_writable(folder)
+    try:
+        return HeatMapWriter(model, folder)
+    except ConfigError as error:
+        raise ConfigError(f"--explain: {error}") from error
+
+
 def _predict(
-    model: InferenceModel, files: Sequence[Path], top_k: int, batch_size: int
+    model: InferenceModel,
+    files: Sequence[Path],
+    top_k: int,
+    batch_size: int,
+    writer: "HeatMapWriter | None",
 ) -> tuple[list[FilePrediction], list[ImageError]]:
     predictions: list[FilePrediction] = []
     failed: list[ImageError] = []
@@ -100,8 +124,11 @@ def _predict(
         for batch in batches:
             failed += batch.broken
             if batch.images:
-                found = model.predict(torch.stack(batch.images), top_k=top_k)
+                images = torch.stack(batch.images)
+                found = model.predict(images, top_k=top_k)
                 predictions += zip(batch.files, found, strict=True)
+                if writer is not None:
+                    writer.write(batch.files, images, [one.indices[0] for one in found])
             bar.show(len(predictions) + len(failed))
             stop.check()
     return predictions, failed

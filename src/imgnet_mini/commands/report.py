@@ -1,10 +1,12 @@
 """Write the report of a run: plots, tables and a page."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from imgnet_mini.checkpoint.reader import file_sha256
 from imgnet_mini.commands import evaluate
@@ -12,7 +14,9 @@ from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.data.classes import display_names, human_names
 from imgnet_mini.data.images import read_image
 from imgnet_mini.data.layout import val_folder
-from imgnet_mini.errors import DataError
+from imgnet_mini.errors import CheckpointError, ConfigError, DataError
+from imgnet_mini.inference.explain import draw_heat_maps
+from imgnet_mini.inference.model import load_inference_model
 from imgnet_mini.inference.settings import saved_settings
 from imgnet_mini.reporting.class_report import ClassReport
 from imgnet_mini.reporting.classification import (
@@ -40,11 +44,14 @@ from imgnet_mini.runs.paths import RunPaths, describe_runs
 from imgnet_mini.runs.predictions import Predictions, load_predictions
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.runs.results import EvaluationResult, RunEnvironment
+from imgnet_mini.training.device import choose_device
 from imgnet_mini.training.model import build_model
 from imgnet_mini.utils.atomic_file import write_text
 from imgnet_mini.utils.console import escape_line, print_lines
 
 _SAMPLES = 24
+_BATCH = 8
+"""Images whose heat maps are made at once."""
 
 
 def run(overrides: RunConfig) -> None:
@@ -81,7 +88,7 @@ def run(overrides: RunConfig) -> None:
     _draw_samples(config, paths, predictions)
     _describe_network(config, paths, classes=len(result.classes))
     _list_skipped_images(paths)
-    _write_page(config, paths, predictions, counts)
+    _write_page(config, paths, result, predictions, counts)
     print_lines(
         f"Report on {result.checkpoint}: top-1 {result.top1:.2f}%, balanced top-1 "
         f"{report.balanced_top1:.2f}%, top-5 {result.top5:.2f}% of {result.images} images",
@@ -148,7 +155,11 @@ def _list_skipped_images(paths: RunPaths) -> None:
 
 
 def _write_page(
-    config: RunConfig, paths: RunPaths, predictions: Predictions, counts: NDArray[np.int64]
+    config: RunConfig,
+    paths: RunPaths,
+    result: EvaluationResult,
+    predictions: Predictions,
+    counts: NDArray[np.int64],
 ) -> None:
     val_dir = val_folder(config.run.data_root, config.data.hold_out)
     page = build_report_page(
@@ -158,6 +169,7 @@ def _write_page(
         human_names(predictions.classes),
         val_dir=val_dir,
         read_image=_reader(config),
+        draw_heat_maps=partial(_draw_heat_maps, config, paths, result),
     )
     write_text(paths.page, page.html)
     if page.missing:
@@ -165,3 +177,33 @@ def _write_page(
             f"{page.missing} of the {page.shown} images shown cannot be read in {val_dir}; "
             "give their folder with --data-root"
         )
+
+
+def _draw_heat_maps(
+    config: RunConfig,
+    paths: RunPaths,
+    result: EvaluationResult,
+    files: Sequence[str],
+    classes: Sequence[int],
+) -> dict[str, Image.Image]:
+    """Return images with a heat map of a class by file name; none if the network has no such maps.
+
+    Where ten crops were evaluated, the maps are those of the center crop.
+    """
+    is_best = paths.best.exists() and file_sha256(paths.best) == result.checkpoint_sha256
+    config = config.override({"data": {"eval_size": result.img_size}})
+    val_dir = val_folder(config.run.data_root, config.data.hold_out)
+    is_flipped = result.views == "hflip"
+    drawn: dict[str, Image.Image] = {}
+    try:
+        device = choose_device(config.runtime)
+        model = load_inference_model(config, "best" if is_best else "last", device)
+        for start in range(0, len(files), _BATCH):
+            part = slice(start, start + _BATCH)
+            found = [val_dir / file for file in files[part]]
+            pixels = torch.stack([model.crop.load(path) for path in found])
+            pictures = draw_heat_maps(model, found, pixels, classes[part], hflip=is_flipped)
+            drawn |= zip(files[part], pictures, strict=True)
+    except (CheckpointError, ConfigError, DataError) as error:
+        print_lines(f"Note: no heat maps of the mistakes: {error}")
+    return drawn

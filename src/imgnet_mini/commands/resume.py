@@ -13,6 +13,7 @@ from imgnet_mini.errors import CheckpointError, DataError
 from imgnet_mini.runs.logger import RunLogger, write_logs
 from imgnet_mini.runs.paths import RunPaths, describe_runs
 from imgnet_mini.runs.records import EpochRecord
+from imgnet_mini.runs.tracking import TrackerRecord, build_tracker, check_tracker
 from imgnet_mini.training.hours import TimePlan
 from imgnet_mini.training.resume_policy import (
     check_world_size,
@@ -107,6 +108,7 @@ def _continue(
         if distributed.is_main_process:
             _finish(config, paths, loaded)
         return None
+    check_tracker(config.run.track)
     was_skipping = loaded.checkpoint.config["data"].get("skip_bad", False)
     images = RunImages(
         digest=loaded.checkpoint.images,
@@ -174,11 +176,27 @@ def _restore(
                 f"epoch {state.best_epoch:03d}; it will be the best of the epochs to come"
             )
             state.best_top1, state.best_epoch = -1.0, -1
-        logger = RunLogger(paths, records, step=state.step)
+        tracker = build_tracker(
+            config.run.track,
+            paths,
+            _tracker_record(loaded),
+            step=state.step,
+            steps_per_epoch=steps,
+            records=records,
+        )
+        logger = RunLogger(paths, records, step=state.step, tracker=tracker)
     time_plan = None
     if saved.time_plan is not None and config.schedule.hours is not None:
         time_plan = TimePlan(**saved.time_plan.model_dump())
     return TrainingRun(config, paths, setup, trainer, logger, store, time_plan)
+
+
+def _tracker_record(loaded: LoadedCheckpoint) -> TrackerRecord | None:
+    """Return the tracker's record of the run; None if the run goes another way from here."""
+    tracking = loaded.checkpoint.tracking
+    if tracking is None or not loaded.is_newest:
+        return None
+    return TrackerRecord(*tracking.split(":"))
 
 
 def _finish(config: ResolvedConfig, paths: RunPaths, loaded: LoadedCheckpoint) -> None:

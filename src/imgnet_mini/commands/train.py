@@ -18,6 +18,7 @@ from imgnet_mini.errors import ConfigError, StoppedError
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.logger import RunLogger
 from imgnet_mini.runs.paths import RunPaths
+from imgnet_mini.runs.tracking import build_tracker, check_tracker
 from imgnet_mini.training.class_weights import describe_class_weights
 from imgnet_mini.training.compilation import report_compilation
 from imgnet_mini.training.device import translate_torch_errors
@@ -45,6 +46,7 @@ def run(
         InUseError: another process is at it.
     """
     began, paths = time.perf_counter(), config.run.paths()
+    check_tracker(config.run.track)
 
     def plan() -> float:
         _check_no_run(config, paths, overwrite=overwrite)
@@ -72,7 +74,8 @@ def run(
             _check_no_run(config, paths, overwrite=overwrite)  # by one that was quicker
             _remove_run(paths)
             _announce(resolved, paths, setup, _describe_auto(config, resolved))
-            logger = RunLogger(paths, [], step=0)
+            tracker = build_tracker(resolved.run.track, paths)
+            logger = RunLogger(paths, [], step=0, tracker=tracker)
         store = CheckpointStore(paths, keep=resolved.checkpoint.keep)
         run = TrainingRun(resolved, paths, setup, trainer, logger, store, time_plan)
         train(run, new_plan=True)

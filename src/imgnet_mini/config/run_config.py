@@ -199,7 +199,7 @@ def former_names(section: str) -> dict[str, str]:
 
 def run_flags(run: RunSection) -> str:
     """Return the flags that name this run in another command, with a leading space."""
-    return config_flags(RunConfig(run=run), "run", leave_out=("data_root", "pack_dir"))
+    return config_flags(RunConfig(run=run), "run", leave_out=("data_root", "pack_dir", "track"))
 
 
 def config_flags(config: RunConfig, *sections: str, leave_out: Collection[str] = ()) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 from pydantic import field_validator
 
-from imgnet_mini.config.fields import RunName
+from imgnet_mini.config.fields import RunName, TrainingOnly
 from imgnet_mini.config.section import Section
 from imgnet_mini.runs.paths import RunPaths
 
@@ -25,6 +25,9 @@ class RunSection(Section):
 
     output_dir: Path = Path()
     """Parent folder of checkpoints/, out/, runs/ and reports/."""
+
+    track: Annotated[Literal["none", "trackio", "wandb"], TrainingOnly()] = "none"
+    """Experiment tracker to log to, besides TensorBoard."""
 
     @field_validator("data_root", "pack_dir", "output_dir")
     @classmethod

@@ -22,7 +22,13 @@ from imgnet_mini.data.crops import (
     sample_padded_crop,
     scale_crop,
 )
-from imgnet_mini.data.fit import fit_whole, padding_color, shorten_strip
+from imgnet_mini.data.fit import (
+    MAX_ASPECT_RATIO,
+    fit_whole,
+    padding_color,
+    place_in_square,
+    shorten_strip,
+)
 from imgnet_mini.data.images import read_pixels
 
 MEAN = (123.675, 116.28, 103.53)
@@ -90,6 +96,7 @@ class EvalCrop:
         is_padded = decoding.fit == "pad"
         self._color = padding_color(decoding.background) if is_padded else None
         short_side = eval_resize(img_size) if resize is None else resize
+        self._sizes = short_side, img_size
         self._crop = v2.Compose([v2.Resize(short_side), v2.CenterCrop(img_size)])
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Image.Image:
@@ -99,6 +106,24 @@ class EvalCrop:
         image: Image.Image = self._crop(Image.fromarray(shorten_strip(pixels)))
         return image
 
+    def region(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return the part of an image of this size that the crop shows.
+
+        Gives left, top, right and bottom, as fractions of the width and the height; padding lies
+        beyond 0 and 1.
+        """
+        if self._decoding.fit == "squash":
+            return 0.0, 0.0, 1.0, 1.0
+        if self._decoding.fit == "pad":
+            side = self._size
+            x, y, shown_width, shown_height = place_in_square(width, height, side)
+            start, end = (-x / shown_width, -y / shown_height), (side - x, side - y)
+            return *start, end[0] / shown_width, end[1] / shown_height
+        longest = MAX_ASPECT_RATIO * min(width, height)
+        across = _central_part(width, min(width, longest), min(width, height), self._sizes)
+        down = _central_part(height, min(height, longest), min(width, height), self._sizes)
+        return across[0], down[0], across[1], down[1]
+
     def load(self, path: Path, *_: object) -> Tensor:
         """Read and crop one image: (3, S, S) uint8. Takes and ignores `TrainCrop.load`'s arguments.
 
@@ -106,6 +131,18 @@ class EvalCrop:
             DataError: it cannot be decoded.
         """
         return torch.from_numpy(np.array(self(read_pixels(path, self._decoding)))).permute(2, 0, 1)
+
+
+def _central_part(
+    side: int, kept: int, shortest: int, sizes: tuple[int, int]
+) -> tuple[float, float]:
+    """Return start and end of the crop along one side of an image, as fractions of it.
+
+    kept: pixels left by `shorten_strip`; sizes: short side after the resize, and of the crop.
+    """
+    resized = int(sizes[0] * kept / shortest)  # as torchvision rounds
+    start = round((resized - sizes[1]) / 2) * kept / resized + (side - kept) // 2
+    return start / side, (start + sizes[1] * kept / resized) / side
 
 
 def eval_resize(img_size: int, fit: str = "crop") -> int:

@@ -20,6 +20,9 @@ from imgnet_mini.utils.console import escape_line
 ReadImage = Callable[[Path], Image.Image]
 """Decodes a file to RGB as for the network, or raises a DataError."""
 
+DrawHeatMaps = Callable[[Sequence[str], Sequence[int]], Mapping[str, Image.Image]]
+"""Returns images with heat maps by file name, for names of files and a class of each."""
+
 _JPEG_QUALITY: Final = 80
 
 
@@ -38,12 +41,14 @@ class Example:
 
     file: path relative to the validation folder, on one line.
     thumbnail: square; None if the file can no longer be read.
+    heat_map: thumbnail with a heat map of the likeliest class; None without one.
     """
 
     file: str
     thumbnail: Image.Image | None
     true: str
     predictions: tuple[PredictedClass, ...]
+    heat_map: Image.Image | None = None
 
     @property
     def top1(self) -> PredictedClass:
@@ -58,12 +63,12 @@ class Example:
     @cached_property
     def data_uri(self) -> str | None:
         """The thumbnail as a JPEG; of pixels alone, without the file's metadata."""
-        if self.thumbnail is None:
-            return None
-        file = io.BytesIO()
-        pixels = Image.fromarray(np.asarray(self.thumbnail))
-        pixels.save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        return None if self.thumbnail is None else _to_data_uri(self.thumbnail)
+
+    @cached_property
+    def heat_map_uri(self) -> str | None:
+        """The heat map as a JPEG."""
+        return None if self.heat_map is None else _to_data_uri(self.heat_map)
 
 
 def read_thumbnails(
@@ -103,6 +108,13 @@ def make_example(
             for label, probability in zip(top.tolist(), probabilities, strict=True)
         ),
     )
+
+
+def _to_data_uri(image: Image.Image) -> str:
+    file = io.BytesIO()
+    pixels = Image.fromarray(np.asarray(image))
+    pixels.save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def choose_mixed(predictions: Predictions, count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""train_log.csv, logs.md and TensorBoard, from one stream of epoch records."""
+"""train_log.csv, logs.md, TensorBoard and a tracker, from one stream of epoch records."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from imgnet_mini.runs.paths import RunPaths
-from imgnet_mini.runs.records import EpochRecord, Phase, to_csv, to_markdown
+from imgnet_mini.runs.records import EpochRecord, Phase, tagged_values, to_csv, to_markdown
+from imgnet_mini.runs.tracking import Tracker
 from imgnet_mini.utils.atomic_file import atomic_write, translate_write_errors, write_text
 from imgnet_mini.utils.console import escape_control_chars
 
@@ -36,20 +37,33 @@ _LOGGED_ANEW = (
 
 
 class RunLogger:
-    """Logs a run to TensorBoard, train_log.csv and logs.md.
+    """Logs a run to TensorBoard, train_log.csv and logs.md, and to a tracker if there is one.
 
     The text files are small; each epoch rewrites them. Every method but `close` raises a
     `WriteError` if a file cannot be written.
     """
 
-    def __init__(self, paths: RunPaths, records: Sequence[EpochRecord], *, step: int) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        records: Sequence[EpochRecord],
+        *,
+        step: int,
+        tracker: Tracker | None = None,
+    ) -> None:
         """Start at a step, after whole epochs; events logged beyond it are dropped."""
         self._paths = paths
+        self.tracker = tracker
         self.records = list(records)
         with translate_write_errors(paths.event_dir):
             epochs = len({record.epoch for record in self.records})
             _drop_events_beyond(paths.event_dir, step=step, epoch=epochs)
             self._events = SummaryWriter(str(paths.event_dir))
+
+    @property
+    def tracking(self) -> str | None:
+        """The tracker's record of the run, as text for a checkpoint."""
+        return None if self.tracker is None else str(self.tracker.record)
 
     def log_steps(self, first_step: int, losses: Sequence[float], lrs: Sequence[float]) -> None:
         """Log the loss and the learning rate of consecutive steps."""
@@ -57,24 +71,33 @@ class RunLogger:
             for offset, (loss, lr) in enumerate(zip(losses, lrs, strict=True)):
                 self._events.add_scalar("train/loss_step", loss, first_step + offset)
                 self._events.add_scalar("train/lr", lr, first_step + offset)
+                if self.tracker is not None:
+                    values = {"train/loss_step": loss, "train/lr": lr}
+                    self.tracker.log_step(first_step + offset, values)
 
     def log_epoch(self, *phases: EpochRecord) -> None:
         """Log an epoch to TensorBoard; `write` updates the text files."""
         with translate_write_errors(self._paths.event_dir):
             for record in phases:
-                for name in ("loss", "top1", "top5", "imgs_per_sec"):
-                    tag = f"{record.phase}/{name}"
-                    self._events.add_scalar(tag, getattr(record, name), record.epoch)
+                values = tagged_values(record)
+                for tag, value in values.items():
+                    self._events.add_scalar(tag, value, record.epoch)
+                if self.tracker is not None:
+                    self.tracker.log_epoch({"epoch": record.epoch, **values})
                 self.records.append(record)
         self.flush()
 
     def log_balanced_top1(self, phase: Phase, value: float, epoch: int) -> None:
-        """Log the balanced top-1 of an epoch to TensorBoard."""
+        """Log the balanced top-1 of an epoch to TensorBoard, before `log_epoch`."""
         with translate_write_errors(self._paths.event_dir):
             self._events.add_scalar(f"{phase}/balanced_top1", value, epoch)
+        if self.tracker is not None:
+            self.tracker.log_epoch({f"{phase}/balanced_top1": value})
 
     def log_hparams(self, settings: Mapping[str, float | str], text: str) -> None:
-        """Log the hyper-parameters, and the settings file as text."""
+        """Log the hyper-parameters, and the settings file as text; open the tracker's record."""
+        if self.tracker is not None:
+            self.tracker.start(settings)
         experiment, start, _ = hparams(dict(settings), dict.fromkeys(METRICS, 0))
         with translate_write_errors(self._paths.event_dir):
             self._events._get_file_writer().add_summary(experiment, 0)
@@ -94,6 +117,8 @@ class RunLogger:
         _, _, end = hparams({}, {})
         with translate_write_errors(self._paths.event_dir):
             self._events.add_scalar("val/best_top1", best_top1, epoch)
+            if self.tracker is not None:
+                self.tracker.log_epoch({"val/best_top1": best_top1})
             self._events._get_file_writer().add_summary(end, epoch)
 
     def write(self) -> None:
@@ -102,13 +127,17 @@ class RunLogger:
 
     def flush(self) -> None:
         """Write all events to the file, before a checkpoint counts them as logged."""
+        if self.tracker is not None:
+            self.tracker.flush()
         with translate_write_errors(self._paths.event_dir):
             self._events.flush()
 
     def close(self) -> None:
-        """Close the event file."""
+        """Close the event file and the tracker's record."""
         with suppress(OSError):  # reported before, by the call that failed
             self._events.close()
+        if self.tracker is not None:
+            self.tracker.close()
 
 
 class NullLogger:

@@ -55,6 +55,12 @@ class EpochRecord:
         )
 
 
+def tagged_values(record: EpochRecord) -> dict[str, float]:
+    """Return the results by their tags in TensorBoard, such as `val/top1`."""
+    names = ("loss", "top1", "top5", "imgs_per_sec")
+    return {f"{record.phase}/{name}": getattr(record, name) for name in names}
+
+
 def select_phase(records: Iterable[EpochRecord], phase: Phase) -> list[EpochRecord]:
     """Return the records of one phase, in their order."""
     return [record for record in records if record.phase == phase]

@@ -8,7 +8,7 @@ from imgnet_mini.distributed.context import DistributedContext
 from imgnet_mini.errors import CheckpointError, ConfigError
 
 MAY_CHANGE = {
-    "run": {"data_root", "pack_dir", "name", "output_dir"},
+    "run": {"data_root", "pack_dir", "name", "output_dir", "track"},
     "data": {"workers", "pack_on_device", "skip_bad"},
     "checkpoint": {"keep", "save_minutes"},
     "runtime": {"device", "compile", "compile_mode", "dist_timeout"},

@@ -239,7 +239,8 @@ class TrainingRun:
         copied = self._host_copier.copy(state)
         records = [asdict(record) for record in self.logger.records]
         plan = None if self.time_plan is None else self.time_plan.to_dict()
-        content = copied.state | self._origin | {"records": records, "time_plan": plan}
+        own = {"records": records, "time_plan": plan, "tracking": self.logger.tracking}
+        content = copied.state | self._origin | own
         return copied, RunCheckpoint.model_validate(content)
 
     @cached_property

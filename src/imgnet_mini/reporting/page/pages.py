@@ -1,12 +1,13 @@
 """The report page of one run, and the page that compares several."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageOps
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.reporting.advice import remarks
@@ -14,6 +15,7 @@ from imgnet_mini.reporting.classification import most_confused, tabulate_classes
 from imgnet_mini.reporting.comparison import Comparison
 from imgnet_mini.reporting.confusion import confusion_image
 from imgnet_mini.reporting.examples import (
+    DrawHeatMaps,
     Example,
     ReadImage,
     choose_confident_hits,
@@ -96,17 +98,20 @@ def build_report_page(
     *,
     val_dir: Path,
     read_image: ReadImage,
+    draw_heat_maps: DrawHeatMaps | None = None,
 ) -> ReportPage:
     """Build the page of an evaluated run.
 
     predictions: of at least one image; counts: (C, C), a row for each true class; names: human
-    name of each class; val_dir: folder of the images.
+    name of each class; val_dir: folder of the images; draw_heat_maps: for the confident mistakes.
 
     Raises:
         DataError: the curve of the run's range test is damaged.
     """
     names = [escape_line(name) for name in names]
     images = _collect_images(predictions, counts, names, val_dir, read_image)
+    if draw_heat_maps is not None:
+        images = _add_heat_maps(images, predictions, draw_heat_maps)
     calibration = calibrate(predictions)
     html = render_page(
         "report.html.j2",
@@ -190,6 +195,26 @@ def _collect_images(
         shown=len(files),
         missing=len(files) - len(thumbnails),
     )
+
+
+def _add_heat_maps(images: PageImages, predictions: Predictions, draw: DrawHeatMaps) -> PageImages:
+    """Return the images with a heat map beside each confident mistake that can be read."""
+    indices = choose_confident_mistakes(predictions, _MISTAKES)
+    shown = [
+        index
+        for index, example in zip(indices, images.mistakes, strict=True)
+        if example.thumbnail is not None
+    ]
+    files = [predictions.images[index] for index in shown]
+    maps = draw(files, predictions.top[shown, 0].tolist()) if files else {}
+    side = (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)
+    mistakes = [
+        replace(example, heat_map=ImageOps.fit(maps[file], side)) if file in maps else example
+        for file, example in zip(
+            [predictions.images[index] for index in indices], images.mistakes, strict=True
+        )
+    ]
+    return replace(images, mistakes=mistakes)
 
 
 def _group_settings(run: RunView) -> dict[str, list[tuple[str, str, bool]]]:
