@@ -4,6 +4,7 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,14 +69,7 @@ def run(
         config, distributed, training=False, classes=weights.classes, held_out=held_out
     )
     print_lines(*images.notes)
-    if held_out is not None and len(images.val) < len(held_out):
-        gone = len(held_out) - len(images.val)
-        print_lines(f"Note: {gone} of the {len(held_out)} images that the run held out are gone")
-    if views is not TestTimeAugmentation.CENTER_CROP and not config.data.flip:
-        print_lines(
-            "Note: predictions include flipped images, but the run was "
-            "trained without them (--no-flip)"
-        )
+    _note_differences(config, images, views, held_out)
     with translate_torch_errors(config.data.batch_size):
         model = _load_network(config, weights, path, images.train, device)
     measure = partial(_measure, config, model, images, device, distributed=distributed)
@@ -88,19 +82,12 @@ def run(
     predictions.save(paths.predictions)
     result = EvaluationResult.model_validate(
         asdict(metrics)
+        | _describe_setting(config, views, device)
         | {
             "checkpoint": path.name,
             "checkpoint_sha256": sha256,
             "epoch": weights.finished_epoch,
-            "arch": config.model.arch,
-            "img_size": config.data.eval_size,
-            "fit": config.data.fit,
-            "resize": views.resize_size(config.data.eval_size, config.data.fit),
-            "views": views.value,
             "center": center,
-            "precision": "fp32",
-            "device": describe_device(device),
-            "torch": str(torch.__version__),
             "classes": images.val.classes,
         }
     )
@@ -158,6 +145,40 @@ def _held_out_files(
         return None
     listed = read_image_list(paths.images, weights.classes, weights.images)
     return None if listed is None else listed[1].images.files
+
+
+def _note_differences(
+    config: RunConfig,
+    images: ImageSplits,
+    views: TestTimeAugmentation,
+    held_out: NDArray[np.bytes_] | None,
+) -> None:
+    """Say where the images or views are not those of the training."""
+    if held_out is not None and len(images.val) < len(held_out):
+        gone = len(held_out) - len(images.val)
+        print_lines(f"Note: {gone} of the {len(held_out)} images that the run held out are gone")
+    if views is not TestTimeAugmentation.CENTER_CROP and not config.data.flip:
+        print_lines(
+            "Note: predictions include flipped images, but the run was "
+            "trained without them (--no-flip)"
+        )
+
+
+def _describe_setting(
+    config: RunConfig, views: TestTimeAugmentation, device: torch.device
+) -> dict[str, Any]:
+    """Return how the images are measured, for metrics.json."""
+    data = config.data
+    return {
+        "arch": config.model.arch,
+        "img_size": data.eval_size,
+        "fit": data.fit,
+        "resize": views.resize_size(data.eval_size, data.fit),
+        "views": views.value,
+        "precision": "fp32",
+        "device": describe_device(device),
+        "torch": str(torch.__version__),
+    }
 
 
 def _measure(
