@@ -355,7 +355,7 @@ def test_the_events_hold_nothing_but_what_stands_under_fixed_tags(published):
     shown = read_events(published.paths.event_dir)
     scalars = {f"{phase}/{name}" for phase in ("train", "val") for name in ("loss", "top1", "top5")}
     scalars |= {"train/imgs_per_sec", "val/imgs_per_sec", "train/loss_step", "train/lr"}
-    assert shown.scalars.keys() == scalars | {"val/best_top1"}
+    assert shown.scalars.keys() == scalars | {"val/best_top1", "val/balanced_top1"}
     assert shown.pictures.keys() == {"val/samples", "val/confusion_matrix"}
     assert shown.texts.keys() == {"settings/text_summary"}
     assert shown.kinds == {"scalars", "images", "tensors"}
@@ -376,7 +376,9 @@ def test_a_setting_in_tensorboard_is_no_name_from_a_disk(published):
     hparams = read_events(published.paths.event_dir).hparams
     ((_, start),) = hparams["_hparams_/session_start_info"]
     texts = {value.string_value for value in start.hparams.values()}
-    assert texts <= {"", "shufflenet_v2_x0_5", "sgd", "fp32", "bf16", "true", "false", "white"}
+    assert texts <= {
+        *("", "shufflenet_v2_x0_5", "sgd", "fp32", "bf16", "true", "false", "white", "crop")
+    }
 
 
 def test_a_picture_shows_a_name_as_text(published, name):

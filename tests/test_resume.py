@@ -677,7 +677,7 @@ def test_a_process_stopped_within_an_epoch_goes_on_bit_by_bit_with_all_that_may_
     assert run(tmp_path / "whole", "train", *options) == 0
     stopped = tmp_path / "stopped"
     assert run(stopped, "train", *options, signal_at=2) == 143
-    for looks in (5, 6):  # in the validation of the averaged weights, and in the second epoch
+    for looks in (7, 8):  # in the validation of the averaged weights, and in the second epoch
         assert run(stopped, "resume", "--name", "a", signal_at=looks) == 143
     saved = torch.load(stopped / "checkpoints/a/checkpoint.pth", weights_only=True)
     assert (saved["state"]["epoch"], len(saved["records"])) == (1, 3)

@@ -88,7 +88,12 @@ class RunImages:
             train, val = split_as_listed(train, val, self.listed[1].images.files)
         listed_train, listed_val = (
             listed._replace(
-                images=replace(now, files=listed.images.files, targets=listed.images.targets)
+                images=replace(
+                    now,
+                    classes=listed.images.classes,
+                    files=listed.images.files,
+                    targets=listed.images.targets,
+                )
             )
             for listed, now in zip(self.listed, (train, val), strict=True)
         )
