@@ -7,10 +7,11 @@ from imgnet_mini.runs.results import EvaluationResult, RunEnvironment
 from imgnet_mini.utils.json_file import JsonModel, Text
 
 RESULT = {
-    "loss": 2.5, "top1": 41.5, "balanced_top1": 40.5, "top5": 70, "images": 8, "imgs_per_sec": 300.0,
-    "checkpoint": "best.pth", "checkpoint_sha256": "0" * 64, "epoch": None, "arch": "resnet50",
-    "img_size": 224, "fit": "crop", "resize": 256, "views": "center", "precision": "fp32", "device": "CPU",
-    "torch": "2.15.0", "classes": ["a", "caf\udce9"], "center": None,
+    "loss": 2.5, "top1": 41.5, "balanced_top1": 40.5, "top5": 70, "images": 8,
+    "imgs_per_sec": 300.0, "checkpoint": "best.pth", "checkpoint_sha256": "0" * 64, "epoch": None,
+    "arch": "resnet50", "img_size": 224, "fit": "crop", "resize": 256, "views": "center",
+    "precision": "fp32", "device": "CPU", "torch": "2.15.0", "classes": ["a", "caf\udce9"],
+    "center": None,
 }  # fmt: skip
 
 
