@@ -31,7 +31,7 @@ COMMANDS: Final = {
     "Try it": {
         "bench": "Find the bottleneck of training on this machine, and try settings that remove "
         "it.",
-        "demo": "Run the whole workflow on handwritten digits: 2 to 3 minutes on two slow CPU "
+        "demo": "Run the whole workflow on handwritten digits: 1 to 2 minutes on two slow CPU "
         "cores.",
     },
 }

@@ -48,7 +48,7 @@ def demo(
         str, typer.Option(metavar="auto|cuda|mps|cpu", help="Device to run on.")
     ] = "auto",
 ) -> None:
-    """Run the whole workflow on handwritten digits: 2 to 3 minutes on two slow CPU cores."""
+    """Run the whole workflow on handwritten digits: 1 to 2 minutes on two slow CPU cores."""
     from imgnet_mini.commands import demo
 
     demo.run(directory, device=device)
