@@ -81,8 +81,8 @@ def test_a_signal_to_torchrun_saves_once_and_ends_all_ranks(images, started, tmp
     os.kill(job.process.pid, number)
     began = time.monotonic()
     assert job.wait(60) != 0
-    assert time.monotonic() - began < 10
-    assert are_gone(ranks, seconds=5)
+    assert time.monotonic() - began < 28  # after 30 seconds, torchrun kills its processes
+    assert are_gone(ranks, seconds=15)
     assert job.text.count(f"stopped by {number.name} and saved: step") == 1
     saved = torch.load(tmp_path / "checkpoints/a/checkpoint.pth", weights_only=True)
     step = saved["state"]["step"]
