@@ -13,6 +13,7 @@ from imgnet_mini.checkpoint.load import read_run
 from imgnet_mini.config.run_config import RunConfig, run_flags
 from imgnet_mini.runs import tracking
 from imgnet_mini.runs.tracking import OpenRecord, Tracker, TrackerRecord, build_tracker
+from imgnet_mini.utils import packages
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Service:
 def service(monkeypatch):
     service = Service()
     monkeypatch.setitem(tracking.TRACKERS, "wandb", service.open)
-    monkeypatch.setattr(tracking, "find_spec", lambda name: name)
+    monkeypatch.setattr(packages, "find_spec", lambda name: name)
     return service
 
 
@@ -226,11 +227,11 @@ def test_another_tracker_takes_a_record_of_its_own(service):
 def test_a_missing_package_is_named_with_its_cure(
     data, copy_run, cli, monkeypatch, run_small, command
 ):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     copy_run(data.parent, "--max-lr", 0.05, "--epochs", 1)
     more = ["--name", "b"] if command == "train" else ["--name", "a", "--epochs", 2, "--replan"]
     assert cli(command, "--track", "trackio", *more) == 2
-    assert cli.says("--track trackio requires trackio, which is not installed")
+    assert cli.says("--track trackio requires trackio, not installed")
     assert 'pip install "imgnet-mini[trackio]"' in cli.err
     assert not Path("checkpoints/b").exists()
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from imgnet_mini.checkpoint.reader import MAX_BYTES, MAX_PICKLE_BYTES, Content
 from imgnet_mini.config.data_settings import Decoding
-from imgnet_mini.errors import CheckpointError, ConfigError
+from imgnet_mini.errors import CheckpointError
 from imgnet_mini.utils.console import escape_line, join_names
+from imgnet_mini.utils.packages import require_packages
 
 DESCRIPTION: Final = "imgnet-mini.json"
 """Metadata key of the description that `export` writes into a safetensors file."""
@@ -36,14 +37,10 @@ def load_safetensors(file: BinaryIO, path: Path) -> Content:
         CheckpointError: the file is damaged.
         ConfigError: the package safetensors is not installed.
     """
-    try:
-        from safetensors import SafetensorError  # noqa: PLC0415 - optional
-        from safetensors.torch import load  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(
-            f'{path} requires safetensors, not installed. Run:\n  pip install "imgnet-mini'
-            '[safetensors]"'
-        ) from error
+    require_packages(str(path), ["safetensors"], extra="safetensors")
+    from safetensors import SafetensorError  # noqa: PLC0415 - optional
+    from safetensors.torch import load  # noqa: PLC0415
+
     file.seek(0)
     header_bytes = int.from_bytes(file.read(8), "little")
     if header_bytes > MAX_PICKLE_BYTES or file.seek(0, 2) > MAX_BYTES:

@@ -3,8 +3,6 @@
 import shlex
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from imgnet_mini.config.data_settings import NO_HOLD_OUT
 from imgnet_mini.config.run_settings import RunSection
 from imgnet_mini.data.kaggle import (
@@ -14,13 +12,14 @@ from imgnet_mini.data.kaggle import (
     find_dataset,
     parse_handle,
     place,
-    require_kagglehub,
 )
 from imgnet_mini.data.layout import class_folders_root
 from imgnet_mini.data.organize.plan import make_plan
 from imgnet_mini.data.tree import describe_folders, find_splits
-from imgnet_mini.errors import ConfigError, DataError, InUseError
+from imgnet_mini.errors import ConfigError, DataError
 from imgnet_mini.utils.console import format_bytes, print_lines
+from imgnet_mini.utils.file_lock import lock_file
+from imgnet_mini.utils.packages import require_packages
 
 
 def run(text: str, data_root: Path | None) -> None:
@@ -40,59 +39,45 @@ def run(text: str, data_root: Path | None) -> None:
     own = default if text == IMAGENET_MINI else default.with_name(name.partition("/")[2])
     dest = own if data_root is None else data_root
     if dest.is_file() or (dest.is_dir() and any(dest.iterdir())):
-        _check_present(dest)
-        print_lines(f"{dest} holds images already, and nothing is downloaded")
-        _print_next(dest)
+        found = _describe_next(dest, must_hold_images=True)
+        print_lines(f"{dest} holds images already, and nothing is downloaded", *found)
         return
-    require_kagglehub()
+    require_packages("download", ["kagglehub"], extra="download")
     staging = dest.absolute().with_name(f".{dest.name}.download")
     dataset = find_dataset(name, version)
     check_space(dataset, staging)
     size = f", {format_bytes(dataset.size)}" if dataset.size else ""
     print_lines(f"{name}, version {dataset.version}{size}, into {dest}")
     staging.mkdir(parents=True, exist_ok=True)
-    lock = staging.with_suffix(".lock")
-    try:
-        with FileLock(lock, blocking=False):
-            content = download(dataset, staging)
-            place(content, dest, staging)
-            lock.unlink(missing_ok=True)
-    except Timeout as error:
-        raise InUseError(f"another download writes {staging}: wait for it to end") from error
-    print_lines(f"Downloaded {name} into {dest}")
-    _print_next(dest)
+    message = f"another download writes {staging}: wait for it to end"
+    with lock_file(staging.with_suffix(".lock"), message):
+        content = download(dataset, staging)
+        place(content, dest, staging)
+    print_lines(f"Downloaded {name} into {dest}", *_describe_next(dest, must_hold_images=False))
 
 
-def _check_present(dest: Path) -> None:
-    """Check that a folder that is not empty holds images.
+def _describe_next(dest: Path, *, must_hold_images: bool) -> list[str]:
+    """Return what was found in a folder, and the command to continue with.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the folder holds neither splits nor class folders, and must hold images.
     """
-    try:
-        find_splits(dest, allow_missing_val_classes=True)
-    except DataError as error:
-        if not dest.is_dir() or class_folders_root(dest) is None:
-            raise ConfigError(
-                f"{dest} holds other files: name a new folder with --data-root"
-            ) from error
-
-
-def _print_next(dest: Path) -> None:
-    """Print what was found in a folder, and the command to continue with."""
-    quoted = shlex.quote(str(dest))
     try:
         train, val = find_splits(dest, allow_missing_val_classes=True)
     except DataError as error:
-        print_lines(*_suggest_organize(dest, error))
-        return
-    flag = "" if dest == RunSection().data_root else f" --data-root {quoted}"
-    print_lines(
+        if must_hold_images and class_folders_root(dest) is None:
+            raise ConfigError(
+                f"{dest} holds other files: name a new folder with --data-root"
+            ) from error
+        return _suggest_organize(dest, error)
+    is_default = dest == RunSection().data_root
+    flag = "" if is_default else f" --data-root {shlex.quote(str(dest))}"
+    return [
         *describe_folders(dest, train, val),
         f"{len(train)} training and {len(val)} validation images of {len(train.classes)} classes",
         f"Next: imgnet-mini prepare --recipe mini{flag}",
         f"  or: imgnet-mini train --recipe mini{flag}",
-    )
+    ]
 
 
 def _suggest_organize(dest: Path, problem: DataError) -> list[str]:

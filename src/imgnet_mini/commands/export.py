@@ -12,14 +12,8 @@ from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.data.classes import imagenet_classes
 from imgnet_mini.data.layout import val_folder
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.export.check_images import find_images, load_check_images
-from imgnet_mini.export.formats import (
-    FORMATS,
-    HUB,
-    Description,
-    describe,
-    to_json,
-)
+from imgnet_mini.export.check_images import CheckImages, load_check_images
+from imgnet_mini.export.formats import FORMATS, Description, describe, to_json
 from imgnet_mini.export.hub import (
     CARD,
     UNKNOWN_LICENSE,
@@ -78,7 +72,7 @@ def run(
     """
     form = choose_format(form, output)
     check_inputs(inputs, form)
-    check_packages(form, FORMATS["onnx" if form == "space" else form] if form != "hub" else HUB)
+    check_packages(form)
     hub = check_hub_options(form, hub or HubOptions())
     model = load_inference_model(overrides, checkpoint, _CPU)
     config = checkpoint_settings(overrides, checkpoint, model.path, model.saved_settings)
@@ -103,12 +97,14 @@ def _export_file(
     path = output or config.run.paths().export_dir / f"{model.path.stem}{export_format.suffix}"
     json_path = path.with_name(f"{path.name}.json")
     _check_new([path, json_path], model, overwrite=overwrite)
-    exportable, source = _prepare(model, config, raw=inputs == "uint8")
+    exportable, images = _prepare(model, config, raw=inputs == "uint8")
     parity = write_checked(export_format, exportable, path)
     write_text(json_path, to_json(exportable.description))
     print_lines(
         _title(model, form, path),
-        _describe_check(parity, source, "log-probabilities" if exportable.pictures else "logits"),
+        _describe_check(
+            parity, images.source, "log-probabilities" if exportable.pictures else "logits"
+        ),
         f"Wrote {path} and {json_path}",
     )
 
@@ -138,16 +134,16 @@ def _export_space(
 ) -> None:
     folder = output or config.run.paths().export_dir / "space"
     _check_folder(folder, overwrite=overwrite)
-    exportable, source = _prepare(model, config)
+    exportable, images = _prepare(model, config)
     val = val_folder(config.run.data_root, config.data.hold_out)
     title = model.path.stem if model.saved_settings is None else config.run.name
     parity, examples = write_space_folder(
-        folder, exportable, title=title, images=find_images(val), decoding=model.decoding
+        folder, exportable, title=title, images=images.files, decoding=model.decoding
     )
     place = shlex.quote(str(folder))
     print_lines(
         _title(model, "space", folder / MODEL),
-        _describe_check(parity, source),
+        _describe_check(parity, images.source),
         f"Wrote {folder}, with {examples} images of {val} as examples",
         "Try, in a new virtual environment: "
         f"cd {place} && pip install -r requirements.txt && python app.py",
@@ -158,18 +154,16 @@ def _export_space(
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
     is_empty = folder.is_dir() and not any(folder.iterdir())
     if folder.exists() and not is_empty and not overwrite:
-        raise ConfigError(
-            f"{folder} exists; replace it with --overwrite, or name another one with --output"
-        )
+        raise _exists_error(folder)
 
 
 def _write_hub(model: InferenceModel, config: RunConfig, folder: Path, hub: HubOptions) -> None:
-    exportable, source = _prepare(model, config)
+    exportable, images = _prepare(model, config)
     card = _make_card(model, config.run.paths(), exportable.description, hub)
     parity, checked_with = write_hub_folder(folder, exportable, card)
     print_lines(
         _title(model, "hub", folder / WEIGHTS),
-        _describe_check(parity, f"{source} with {checked_with}"),
+        _describe_check(parity, f"{images.source} with {checked_with}"),
         f"timm loads it: timm.create_model('local-dir:{folder}', pretrained=True)"
         if card.in_timm
         else f"timm has no network with the tensors of {model.arch}: imgnet-mini and torchvision "
@@ -199,8 +193,8 @@ def _make_card(
 
 def _prepare(
     model: InferenceModel, config: RunConfig, *, raw: bool = False
-) -> tuple[Exportable, str]:
-    """Return the model with images to check it on, and where these are from.
+) -> tuple[Exportable, CheckImages]:
+    """Return the model to export, and the images to check it on.
 
     raw: for a model that takes images as they are.
     """
@@ -228,7 +222,7 @@ def _prepare(
         images.crops,
         describe_raw(description) if raw else description,
         images.pictures,
-    ), images.source
+    ), images
 
 
 def _title(model: InferenceModel, form: str, path: Path) -> str:
@@ -248,6 +242,10 @@ def _check_new(files: list[Path], model: InferenceModel, *, overwrite: bool) -> 
         if file.resolve() == model.path.resolve():
             raise ConfigError(f"--output {file}: that is the checkpoint itself")
         if file.exists() and not overwrite:
-            raise ConfigError(
-                f"{file} exists; replace it with --overwrite, or name another one with --output"
-            )
+            raise _exists_error(file)
+
+
+def _exists_error(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} exists; replace it with --overwrite, or name another one with --output"
+    )

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from imgnet_mini.config.data_settings import DEFAULT_DECODING, Decoding
-from imgnet_mini.data.pixels import UPRIGHT, read_orientation, to_pixels, turn_upright
+from imgnet_mini.data.pixels import (
+    FORMATS,
+    MAX_PIXELS,
+    UPRIGHT,
+    read_orientation,
+    to_pixels,
+    turn_upright,
+)
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.console import escape_line
 
@@ -22,11 +29,6 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Formats that Pillow may open; some of its others start external programs, such as EPS."""
-
-MAX_PIXELS: Final = 50_000_000
-"""Larger images are refused: a few kilobytes can decode to gigabytes."""
 
 # Pillow checks the header, warns above this limit and raises above twice the limit.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2

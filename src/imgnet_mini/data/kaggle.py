@@ -54,21 +54,6 @@ def parse_handle(text: str) -> tuple[str, int | None]:
     return match[1], None if match[2] is None else int(match[2])
 
 
-def require_kagglehub() -> None:
-    """Check that kagglehub is installed.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    try:
-        import kagglehub  # noqa: F401, PLC0415 - optional
-    except ImportError as error:
-        raise ConfigError(
-            "download requires kagglehub, not installed. Run:\n"
-            '  pip install "imgnet-mini[download]"'
-        ) from error
-
-
 def find_dataset(name: str, version: int | None) -> KaggleDataset:
     """Ask Kaggle for the newest version of a data set, and for its size.
 
@@ -99,8 +84,7 @@ def check_space(dataset: KaggleDataset, staging: Path) -> None:
     Raises:
         WriteError: it is too small.
     """
-    present = sum(path.stat().st_size for path in staging.rglob("*.archive"))
-    needed, free = 2 * dataset.size - present, free_bytes(staging)
+    needed, free = 2 * dataset.size - _arrived_bytes(staging), free_bytes(staging)
     if needed > free:
         raise WriteError(
             f"{dataset.name} needs about {format_bytes(needed)}, twice its size while it is "
@@ -127,7 +111,7 @@ def download(dataset: KaggleDataset, staging: Path) -> Path:
             with _translate_errors(dataset.name), _cache_folder(staging):
                 return Path(kagglehub.dataset_download(dataset.handle))
         except _CutError as error:
-            done = sum(path.stat().st_size for path in staging.rglob("*.archive"))
+            done = _arrived_bytes(staging)
             if done <= before or done == 0:
                 part = f" after {format_bytes(done)}" if done else ""
                 raise DataError(f"{error}{part}. {_AGAIN}") from error
@@ -140,6 +124,11 @@ def download(dataset: KaggleDataset, staging: Path) -> Path:
                 f"the archive of {dataset.name} is damaged ({error}), and is removed: run the same "
                 "command again"
             ) from error
+
+
+def _arrived_bytes(staging: Path) -> int:
+    """Return the size of an unfinished archive; 0 without one."""
+    return sum(path.stat().st_size for path in staging.rglob("*.archive"))
 
 
 class _CutError(DataError):

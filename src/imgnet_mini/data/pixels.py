@@ -9,6 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that Pillow may open; some of its others start external programs, such as EPS."""
+
+MAX_PIXELS: Final = 50_000_000
+"""Larger images are refused: a few kilobytes can decode to gigabytes."""
+
 UPRIGHT: Final = 1
 """The EXIF orientation of an image that is stored as it is to be seen."""
 

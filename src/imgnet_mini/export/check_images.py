@@ -25,30 +25,28 @@ _COUNT: Final = 16
 class CheckImages:
     """Images to check a model on, and where they are from.
 
+    files: all images of the validation folder, most of which are not used.
     crops: (N, 3, S, S) float32, normalized.
     pictures: of the crops, (H, W, 3) uint8 each; none if they are not needed.
     """
 
+    files: list[Path]
     crops: Tensor
     pictures: tuple[Tensor, ...]
     source: str
-
-
-def find_images(val: Path) -> list[Path]:
-    """Return the images of a validation folder; none if it is missing: it may be elsewhere."""
-    with suppress(DataError):
-        return find_inference_images([val])
-    return []
 
 
 def load_check_images(
     val: Path, crop: EvalCrop, decoding: Decoding, *, img_size: int, keep_pictures: bool
 ) -> CheckImages:
     """Return some validation images, or random ones if there are none; broken ones are left out."""
+    files: list[Path] = []
+    with suppress(DataError):  # the folder may be elsewhere
+        files = find_inference_images([val])
     crops: list[NDArray[np.uint8]] = []
     pictures = []
     source = f"images of {val}"
-    for picture in _read(find_images(val), decoding):
+    for picture in _read(files, decoding):
         crops.append(np.array(crop(picture)))
         pictures += [torch.from_numpy(picture)] if keep_pictures else []
     if not crops:
@@ -58,7 +56,7 @@ def load_check_images(
         pictures = [torch.from_numpy(picture) for picture in drawn if keep_pictures]
     pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
     images = Normalize(torch.device("cpu"))(pixels).contiguous()
-    return CheckImages(images, tuple(pictures), source)
+    return CheckImages(files, images, tuple(pictures), source)
 
 
 def _read(files: list[Path], decoding: Decoding) -> Iterator[NDArray[np.uint8]]:

@@ -238,3 +238,7 @@ def _quiet() -> Iterator[None]:
         warnings.simplefilter("ignore", jit._trace.TracerWarning)
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         yield
+
+
+FOLDER_FORMATS: Final = {"hub": HUB, "space": FORMATS["onnx"]}
+"""Formats of the model in folders that hold more than it."""

@@ -2,12 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from imgnet_mini.errors import ConfigError
-from imgnet_mini.export.formats import FORMATS, ExportFormat
+from imgnet_mini.export.formats import FOLDER_FORMATS, FORMATS
 from imgnet_mini.export.hub import UNKNOWN_LICENSE, check_repository
+from imgnet_mini.utils.packages import require_packages
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def choose_format(form: str | None, output: Path | None) -> str:
     if form is None:
         suffixes = {known.suffix: name for name, known in FORMATS.items()}
         form = suffixes.get(output.suffix.lower(), "pt2") if output is not None else "pt2"
-    names = [*FORMATS, "hub", "space"]
+    names = [*FORMATS, *FOLDER_FORMATS]
     if form not in names:
         raise ConfigError(f"--format {form}: choose one of {', '.join(names)}")
     return form
@@ -76,15 +76,11 @@ def check_hub_options(form: str, hub: HubOptions) -> HubOptions:
     return hub
 
 
-def check_packages(form: str, export_format: ExportFormat) -> None:
+def check_packages(form: str) -> None:
     """Check that the packages of a format are installed.
 
     Raises:
         ConfigError: one is missing.
     """
-    missing = [package for package in export_format.packages if find_spec(package) is None]
-    if missing:
-        raise ConfigError(
-            f"--format {form} requires {', '.join(missing)}, not installed. Run:\n"
-            f'  pip install "imgnet-mini[{export_format.extra}]"'
-        )
+    export_format = (FORMATS | FOLDER_FORMATS)[form]
+    require_packages(f"--format {form}", export_format.packages, extra=export_format.extra)

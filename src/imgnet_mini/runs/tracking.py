@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from imgnet_mini.errors import ConfigError
 from imgnet_mini.runs.paths import RunPaths
 from imgnet_mini.runs.records import EpochRecord, tagged_values
 from imgnet_mini.utils.console import escape_line, print_warning
+from imgnet_mini.utils.packages import require_packages
 
 Metrics = Mapping[str, float]
 Settings = Mapping[str, float | str]
@@ -125,10 +124,9 @@ def check_tracker(track: str) -> None:
     Raises:
         ConfigError: it is not.
     """
-    if track != "none" and find_spec(track) is None:
-        raise ConfigError(
-            f"--track {track} requires {track}, which is not installed. Use --track none, or run:\n"
-            f'  pip install "imgnet-mini[{track}]"'
+    if track != "none":
+        require_packages(
+            f"--track {track}", [track], extra=track, alternative="Leave it with --track none. "
         )
 
 

@@ -76,6 +76,12 @@ def _note_unused_gpu() -> None:
     )
 
 
+def wait_for_device() -> None:
+    """Wait until a GPU has finished what it was given, before the time is taken."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Compute float32 in float32, not TF32, and by kernels that are not chosen by their speed."""

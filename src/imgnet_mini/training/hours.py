@@ -20,6 +20,7 @@ from imgnet_mini.data.sampler import build_progressive_resize
 from imgnet_mini.errors import ConfigError
 from imgnet_mini.reporting.format import format_duration
 from imgnet_mini.runs.logger import NullLogger
+from imgnet_mini.training.device import wait_for_device
 from imgnet_mini.training.setup import Setup, build_trainer
 from imgnet_mini.training.train_state import random_state, set_random_state
 from imgnet_mini.utils.console import print_lines
@@ -233,10 +234,10 @@ class _TimedSteps(BatchLoader):
         del epoch, start
         batches = self._loader.endless()
         yield from islice(batches, self._warm_up * self._micro_batches)
-        _wait_for_device()
+        wait_for_device()
         began = time.perf_counter()
         yield from islice(batches, self._steps * self._micro_batches)
-        _wait_for_device()
+        wait_for_device()
         self.seconds = (time.perf_counter() - began) / self._steps
 
 
@@ -258,15 +259,10 @@ def _validation_seconds(config: ResolvedConfig, setup: Setup) -> float:
             with precision.autocast():
                 model(images)
             if not done and len(loader) > 1:  # workers and kernels are started with the first
-                _wait_for_device()
+                wait_for_device()
                 began = time.perf_counter()
             done += 1
-        _wait_for_device()
+        wait_for_device()
         seconds = time.perf_counter() - began
         model.train()
         return networks * len(loader) * seconds / max(1, done - 1)
-
-
-def _wait_for_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -5,13 +5,13 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import repeat
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import BatchLoader, build_train_loader
 from imgnet_mini.data.splits import ImageSplits
 from imgnet_mini.training.compilation import choose_compile_mode
+from imgnet_mini.training.device import wait_for_device
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import choose_precision
 from imgnet_mini.training.train_state import StepLogger
@@ -77,13 +77,13 @@ class TimedLoader(BatchLoader):
         del epoch, start
         batches = self._make_batches()
         yield from self._limited(batches, at_most=self._warm_up)
-        _wait_for_device()
+        wait_for_device()
         started = time.perf_counter()
         steps = 0
         for batch in self._limited(batches):
             yield batch
             steps += 1
-        _wait_for_device()
+        wait_for_device()
         elapsed = time.perf_counter() - started
         self._images_per_second = steps * self.images_per_step / elapsed
 
@@ -163,8 +163,3 @@ class TrainingBenchmark:
             warm_up=warm_up,
             spare=self.loader,
         )
-
-
-def _wait_for_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 from annotated_types import Len
-from filelock import FileLock, Timeout
 
 from imgnet_mini.data.layout import SPLIT_NAMES
 from imgnet_mini.data.organize.plan import FileMove
-from imgnet_mini.errors import DataError, InUseError, WriteError
+from imgnet_mini.errors import DataError, WriteError
 from imgnet_mini.utils.atomic_file import TEMPORARY_SUFFIX, free_bytes, translate_write_errors
 from imgnet_mini.utils.console import format_bytes, join_names
+from imgnet_mini.utils.file_lock import lock_file
 from imgnet_mini.utils.json_file import JsonModel, Text
 
 How = Literal["copy", "move", "link"]
@@ -251,12 +251,8 @@ def recorded(dest: Path, record: TransferRecord) -> Iterator[None]:
     """
     with translate_write_errors(dest):
         dest.mkdir(parents=True, exist_ok=True)
-        lock = dest / ".organize.lock"
-        try:
-            with FileLock(lock, blocking=False):
-                record.write(dest / _UNFINISHED)
-                yield
-                (dest / _UNFINISHED).replace(dest / RECORD)
-                lock.unlink(missing_ok=True)
-        except Timeout as error:
-            raise InUseError(f"another organize is writing {dest}; wait for it to end") from error
+        message = f"another organize is writing {dest}; wait for it to end"
+        with lock_file(dest / ".organize.lock", message):
+            record.write(dest / _UNFINISHED)
+            yield
+            (dest / _UNFINISHED).replace(dest / RECORD)

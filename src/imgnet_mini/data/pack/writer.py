@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from imgnet_mini.data.pack.builder import OnImage, PackBuilder
 from imgnet_mini.data.pack.format import MANIFEST, PROBLEMS, PROGRESS, PackManifest, array_files
 from imgnet_mini.data.pack.plan import PackPlan
-from imgnet_mini.errors import ConfigError, InUseError, WriteError
+from imgnet_mini.errors import ConfigError, WriteError
 from imgnet_mini.utils.atomic_file import (
     TEMPORARY_SUFFIX,
     free_bytes,
@@ -18,6 +16,7 @@ from imgnet_mini.utils.atomic_file import (
     remove_temporary_files,
 )
 from imgnet_mini.utils.console import format_bytes
+from imgnet_mini.utils.file_lock import lock_file
 
 
 def write_pack(plan: PackPlan, pack_dir: Path, *, skip: bool, on_image: OnImage) -> PackManifest:
@@ -96,16 +95,8 @@ class PackFolder:
             InUseError: another process holds the lock.
         """
         path = self.partial.with_name(f".{self.partial.name}.lock")
-        try:
-            with FileLock(path, blocking=False):
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-        except Timeout as error:
-            raise InUseError(
-                f"another prepare is writing {self.pack_dir}; wait for it to end"
-            ) from error
+        with lock_file(path, f"another prepare is writing {self.pack_dir}; wait for it to end"):
+            yield
 
     def clean_partial(self) -> None:
         """Remove the manifest of an earlier build, and temporary files of killed processes."""

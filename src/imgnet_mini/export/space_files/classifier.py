@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from imgnet_mini.data.fit import fit_whole, shorten_strip
-from imgnet_mini.data.pixels import BitDepthError, to_pixels
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Formats that Pillow may open; some of its others start external programs, such as EPS."""
-
-MAX_PIXELS: Final = 50_000_000
-"""Larger images are refused: a few kilobytes can decode to gigabytes."""
+from imgnet_mini.data.pixels import FORMATS, MAX_PIXELS, BitDepthError, to_pixels
 
 _THREADS: Final = 2
 """Cores of a small host, where ONNX Runtime would start a thread per core of the whole machine."""
