@@ -7,6 +7,8 @@ from PIL import Image
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.summary.writer import event_file_writer
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from helpers.events import read_events as read_all
 from imgnet_mini.runs.logger import METRICS, RunLogger
@@ -208,7 +210,11 @@ def seen_by_tensorboard(reader, tag):
     ],
     ids=["old", "slow"],
 )
-def test_a_watching_tensorboard_sees_each_value_once_after_a_resume(paths, reader, guidance):
+@pytest.mark.parametrize("writers", [0, 9])
+def test_a_watching_tensorboard_sees_each_value_once_after_a_resume(
+    paths, reader, guidance, writers, monkeypatch
+):
+    monkeypatch.setattr(event_file_writer, "_global_uid", AtomicCounter(writers))
     with closing(RunLogger(paths, [], step=0)) as history:
         log_epoch(history, 0)
         log_epoch(history, 1, shift=0.5)

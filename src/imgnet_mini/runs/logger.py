@@ -1,6 +1,7 @@
 """train_log.csv, logs.md, TensorBoard and a tracker, from one stream of epoch records."""
 
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ STEP_TAGS = ("train/loss_step", "train/lr")
 
 METRICS = ("val/top1", "val/top5", "val/loss", "train/loss", "val/best_top1")
 """Tags whose last values TensorBoard shows beside the hyper-parameters."""
+
+_EVENT_FILES = "events.out.tfevents.*"
 
 _LOGGED_ANEW = (
     *(EXPERIMENT_TAG, SESSION_START_INFO_TAG, SESSION_END_INFO_TAG),
@@ -58,7 +61,7 @@ class RunLogger:
         with translate_write_errors(paths.event_dir):
             epochs = len({record.epoch for record in self.records})
             _drop_events_beyond(paths.event_dir, step=step, epoch=epochs)
-            self._events = SummaryWriter(str(paths.event_dir))
+            self._events = _open_events(paths.event_dir)
 
     @property
     def tracking(self) -> str | None:
@@ -157,6 +160,25 @@ def write_logs(paths: RunPaths, records: Sequence[EpochRecord]) -> None:
     write_text(paths.markdown_log, to_markdown(records))
 
 
+def _open_events(event_dir: Path) -> SummaryWriter:
+    """Create an event file whose name sorts after those of all others, as TensorBoard requires.
+
+    A name ends in second, host, process and number of the writer, so that within a second number 10
+    sorts before number 9; the next second solves that.
+    """
+    others = sorted(event_dir.glob(_EVENT_FILES))
+    writer = SummaryWriter(str(event_dir))
+    if not others:
+        return writer
+    (created,) = set(event_dir.glob(_EVENT_FILES)).difference(others)
+    if created > others[-1]:
+        return writer
+    writer.close()
+    created.unlink()
+    time.sleep(1)
+    return SummaryWriter(str(event_dir))
+
+
 def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
     """Replace the event files by one with the values before a step and an epoch.
 
@@ -164,7 +186,7 @@ def _drop_events_beyond(event_dir: Path, *, step: int, epoch: int) -> None:
     starts with marks that make a running TensorBoard discard what it has read: one of its readers
     takes the first mark that it sees for the start of the run.
     """
-    found = sorted(event_dir.glob("events.out.tfevents.*"))
+    found = sorted(event_dir.glob(_EVENT_FILES))
     for path in found:
         if path.is_symlink():  # its target belongs to others
             path.unlink()
