@@ -172,3 +172,9 @@ def test_every_page_is_in_the_navigation_and_the_readme():
 def test_the_settings_page_is_fresh():
     page = (ROOT / "docs/settings.md").read_text("utf-8")
     assert page == render_reference(), f"docs/settings.md is out of date; run\n  {COMMAND}"
+
+
+def test_the_example_page_is_fresh(cli):
+    folder = ROOT / "docs" / "example"
+    example = ["--name", "tiny-imagenet-mini", "--output-dir", folder]
+    assert cli("readme", *example, "--readme", folder.with_suffix(".md"), "--check") == 0
