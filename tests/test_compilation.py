@@ -22,6 +22,7 @@ from imgnet_mini.training.compilation import (
     choose_compile_mode,
     report_compilation,
 )
+from imgnet_mini.training.device import less_memory
 from imgnet_mini.training.optim import build_loss, build_optimizer, build_scheduler
 from imgnet_mini.training.precision import Precision
 from imgnet_mini.training.resume_hint import resume_hint
@@ -131,7 +132,9 @@ def test_cuda_graphs_are_refused_where_they_would_overwrite_gradients(data, proc
 )
 def test_a_run_with_cuda_graphs_that_needs_less_memory_goes_on_without(mode, change):
     runtime = {"compile": True, "compile_mode": mode}
-    config = RunConfig().override({"runtime": runtime}).resolve(0.1)
+    settings = RunConfig().override({"runtime": runtime})
+    assert f"--grad-accum-steps 2{change}, which" in less_memory(settings)
+    config = settings.resolve(0.1)
     parts = SimpleNamespace(distributed=SINGLE_PROCESS)
     assert resume_hint(MemoryLimitError("no memory"), config, parts).endswith(
         f" --grad-accum-steps 2 --allow-world-size-change{change}"

@@ -95,6 +95,13 @@ def test_out_of_memory_names_what_fits(data, pixels, cures):
     assert all(parameter.grad is None for parameter in ours.model.parameters())
 
 
+def test_a_run_with_cuda_graphs_is_told_to_leave_them_for_micro_batches():
+    graphs = {"runtime": {"compile": True, "compile_mode": "reduce-overhead"}}
+    config = settings().override(graphs)
+    with pytest.raises(ConfigError, match="use --grad-accum-steps 2 --compile-mode default; or"):
+        check_full_size(config, setup(config, 8 * 128**2))
+
+
 def test_every_cure_is_accepted_and_fits(make_folder, tmp_path):
     images = ImageSplits(*find_splits(make_folder(tmp_path / "data", train=8)))
     cures = (

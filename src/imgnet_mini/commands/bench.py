@@ -89,9 +89,7 @@ def run(config: RunConfig, *, seconds: float, as_json: bool) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(RunLogger(RunPaths(Path(folder), "bench"), [], step=0)) as logger,
-        translate_torch_errors(
-            config.data.batch_size, less_memory=lambda: less_memory(config.data)
-        ),
+        translate_torch_errors(config.data.batch_size, less_memory=lambda: less_memory(config)),
         StopRequest(lambda name: f"bench stopped by {name}") as stop,
     ):
         bench = _Bench(config, setup, logger, stop, seconds / _MEASUREMENTS)

@@ -104,7 +104,7 @@ def _search(config: RunConfig, setup: Setup) -> Search:
         ) as stop,
         translate_torch_errors(
             config.data.batch_size,
-            less_memory=lambda: less_memory(config.data, distributed.world_size),
+            less_memory=lambda: less_memory(config, distributed.world_size),
         ),
         closing(setup.train_loader),
     ):

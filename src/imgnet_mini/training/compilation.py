@@ -33,6 +33,11 @@ def uses_cuda_graphs(runtime: RuntimeConfig) -> bool:
     return choose_compile_mode(runtime) in _WITH_CUDA_GRAPHS
 
 
+def flag_without_graphs(runtime: RuntimeConfig) -> str:
+    """Return the flag that micro-batches need besides their own, with a leading space; or ""."""
+    return " --compile-mode default" if uses_cuda_graphs(runtime) else ""
+
+
 def check_compile_mode(runtime: RuntimeConfig, data: DataConfig, world_size: int) -> None:
     """Refuse CUDA graphs where something keeps the gradients that they write.
 

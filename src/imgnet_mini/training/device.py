@@ -11,10 +11,12 @@ from contextlib import contextmanager
 import torch
 
 from imgnet_mini.config.data_settings import DataConfig
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.data.folder_source import lost_worker_error
 from imgnet_mini.distributed.context import SINGLE_PROCESS, DistributedContext
 from imgnet_mini.errors import ConfigError, MemoryLimitError
+from imgnet_mini.training.compilation import flag_without_graphs
 from imgnet_mini.utils.console import print_warning
 
 
@@ -185,12 +187,14 @@ def micro_batches(data: DataConfig, world_size: int = 1) -> int | None:
     return next((number for number in larger if images % number == 0), None)
 
 
-def less_memory(data: DataConfig, world_size: int = 1) -> str:
+def less_memory(config: RunConfig, world_size: int = 1) -> str:
     """Return the options of a training that needs less memory, to end a message with."""
+    data = config.data
     divisor = world_size * data.grad_accum_steps
     smaller = data.batch_size // 2 // divisor * divisor
     number = micro_batches(data, world_size)
     choices = [f"--batch-size {smaller}"] if smaller >= 2 * divisor else []
     if number is not None:
-        choices += [f"--grad-accum-steps {number}, which splits the batch into micro-batches"]
+        flags = f"--grad-accum-steps {number}{flag_without_graphs(config.runtime)}"
+        choices += [f"{flags}, which splits the batch into micro-batches"]
     return f": try {', or '.join([*choices, 'a smaller --img-size or --arch'])}"

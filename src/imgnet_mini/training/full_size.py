@@ -8,6 +8,7 @@ import torch
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.sampler import ProgressiveResize, build_progressive_resize
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.training.compilation import flag_without_graphs
 from imgnet_mini.training.device import is_out_of_memory
 from imgnet_mini.training.setup import Setup
 from imgnet_mini.training.train_state import random_state, set_random_state
@@ -56,7 +57,7 @@ def _fitting_batches(config: RunConfig, setup: Setup, images: int) -> Iterator[s
         steps *= 2
         if _fits(setup, images, size):
             if data.batch_size % steps == 0:
-                yield f"use --grad-accum-steps {steps}"
+                yield f"use --grad-accum-steps {steps}{flag_without_graphs(config.runtime)}"
             yield f"use --batch-size {images * data.grad_accum_steps}"
             return
 

@@ -10,7 +10,7 @@ from imgnet_mini.errors import (
     LostWorkerError,
     MemoryLimitError,
 )
-from imgnet_mini.training.compilation import uses_cuda_graphs
+from imgnet_mini.training.compilation import flag_without_graphs
 from imgnet_mini.training.device import micro_batches
 from imgnet_mini.training.setup import Setup
 
@@ -49,7 +49,7 @@ def _changes_against(error: ImgnetMiniError, config: ResolvedConfig, setup: Setu
     if isinstance(error, MemoryLimitError):
         number = micro_batches(config.data, setup.distributed.world_size)
         if number is not None:
-            mode = " --compile-mode default" if uses_cuda_graphs(config.runtime) else ""
+            mode = flag_without_graphs(config.runtime)
             return f" --grad-accum-steps {number} --allow-world-size-change{mode}"
     return ""
 

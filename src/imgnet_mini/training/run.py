@@ -172,7 +172,7 @@ class TrainingRun:
         """Return advice on memory, to end a message with: empty if the run has to be resumed."""
         if self._has_steps:
             return ""
-        return less_memory(self.config.data, self.setup.distributed.world_size)
+        return less_memory(self.config, self.setup.distributed.world_size)
 
     @contextmanager
     def add_resume_hint(self) -> Iterator[None]:
