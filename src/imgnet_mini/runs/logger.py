@@ -170,11 +170,12 @@ def _open_events(event_dir: Path) -> SummaryWriter:
     writer = SummaryWriter(str(event_dir))
     if not others:
         return writer
-    (created,) = set(event_dir.glob(_EVENT_FILES)).difference(others)
-    if created > others[-1]:
+    created = set(event_dir.glob(_EVENT_FILES)).difference(others)
+    if created and min(created) > others[-1]:
         return writer
     writer.close()
-    created.unlink()
+    if len(created) == 1:
+        created.pop().unlink()
     time.sleep(1)
     return SummaryWriter(str(event_dir))
 
