@@ -121,6 +121,7 @@ def ablation(session: nox.Session) -> None:
     """Hours, or a GPU: `nox -s ablation -- --data-root FOLDER --work-dir FOLDER`; it goes on."""
     session.install(".")
     session.run("python", "benchmarks/ablation.py", *session.posargs)
+    session.run("python", "benchmarks/overfitting.py", *session.posargs)
     session.run("python", "benchmarks/lr_advice.py", *session.posargs)
 
 

@@ -22,10 +22,10 @@ def resolve(steps, max_lr=0.1, **settings):
 
 
 def test_decays_act_over_a_share_of_the_training():
-    for steps in (67, 5400, 10**6):
+    for steps, of_decay in ((67, 5000), (5400, 5000), (40_000, 6000), (10**6, 150_000)):
         for max_lr in (0.05, 2.0):
             found = resolve(steps, max_lr).optimizer
-            assert 1 / (max_lr * found.weight_decay) == pytest.approx(0.15 * steps)
+            assert 1 / (max_lr * found.weight_decay) == pytest.approx(of_decay)
             assert 1 / (1 - found.ema_decay) == pytest.approx(0.03 * steps)
     assert ema_decay_at(0, found.ema_decay) == 0.1  # with a warm-up all the same
 
@@ -33,12 +33,12 @@ def test_decays_act_over_a_share_of_the_training():
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_weights_decay_as_fast_whatever_the_momentum(momentum):
     """Without a gradient, at a constant learning rate."""
-    steps = 20_000
+    steps = 40_000
     settings = resolve(steps, momentum=momentum).optimizer
     weight = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(weight.weight)
     optimizer = build_optimizer(settings, weight, lr=0.1)
-    for _ in range(300):  # a tenth of 0.15 of the training, since momentum multiplies steps by ten
+    for _ in range(600):  # a tenth of 0.15 of the training, since momentum multiplies steps by ten
         weight.weight.grad = torch.zeros(1, 1)
         optimizer.step()
     assert weight.weight.item() == pytest.approx(torch.e**-1, rel=0.03)
@@ -50,9 +50,18 @@ def test_decoupled_decay_has_no_momentum(optimizer):
     assert 1 / (1e-3 * found.weight_decay) == pytest.approx(150)
 
 
+def test_sgd_takes_auto_decay_for_a_step():
+    assert resolve(1, ema_decay=0).optimizer.weight_decay == pytest.approx(1 / (0.1 * 5000))
+
+
 @pytest.mark.parametrize(
     ("settings", "flag"),
-    [(AUTO, "--weight-decay"), ({"weight_decay": 1e-4}, "--ema-decay"), ({"ema_decay": 0}, "--we")],
+    [
+        ({"optimizer": "adamw"}, "--weight-decay"),
+        ({"optimizer": "adamw", "weight_decay": 1e-4}, "--ema-decay"),
+        ({"optimizer": "muon", "ema_decay": 0}, "--weight-decay"),
+        ({}, "--ema-decay"),
+    ],
 )
 def test_a_training_that_is_too_short_is_refused(settings, flag):
     for steps in (1, 66):
@@ -84,7 +93,7 @@ def test_train_shows_and_saves_the_decays_as_numbers(run_small, cli, monkeypatch
     assert run_small("train", "--name", "a", *flags) == 0, cli.err
     (run,) = runs
     steps = 50 * len(run.setup.train_loader)
-    decay, ema = 1 / (0.2 * 0.15 * steps), 1 - 1 / (0.03 * steps)
+    decay, ema = 1 / (0.2 * 5000), 1 - 1 / (0.03 * steps)
     decays = f"weight decay {decay:.4g} (auto), EMA decay {ema:.4g} (auto)"
     assert f"learning rate up to 0.2, {decays}" in " ".join(cli.out.split())
     assert run.trainer._optimizer.param_groups[0]["weight_decay"] == pytest.approx(decay)
@@ -106,5 +115,5 @@ def test_find_lr_tests_with_the_decay_of_the_training_and_passes_auto_on(run_sma
     flags = ("--weight-decay", "auto", "--epochs", 100, "--trials", 0, "--num-iter", 20)
     assert run_small("find-lr", "--name", "a", *flags) == 0, cli.err
     (shown,) = re.findall(r"Weight decay (\S+) in the range test", cli.out)
-    assert float(shown) == pytest.approx(1 / (0.1 * 6 / 256 * 0.15 * 400), rel=1e-2)
+    assert float(shown) == pytest.approx(1 / (0.1 * 6 / 256 * 5000), rel=1e-2)
     assert "--weight-decay auto" in " ".join(cli.out.split())
