@@ -28,7 +28,7 @@ from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 import torch
 from ablation_table import Result, show
@@ -155,9 +155,7 @@ def measure(row: str, seed: int, options: argparse.Namespace) -> Result:
     imgnet_mini("train", "--resume", *place, *network, *plan.train, *options.more, log=log)
     weights = [] if "--checkpoint" in plan.evaluate else ["--checkpoint", "last"]
     imgnet_mini("evaluate", *place, *weights, *plan.evaluate, log=log)
-    metrics = json.loads((options.work_dir / "reports" / name / "metrics.json").read_text())
-    with (options.work_dir / "out" / name / "train_log.csv").open(newline="") as file:
-        training = [line for line in csv.DictReader(file) if line["phase"] == "train"]
+    metrics, training = measured(options.work_dir, name)
     return Result(
         row=row,
         seed=seed,
@@ -168,10 +166,18 @@ def measure(row: str, seed: int, options: argparse.Namespace) -> Result:
         arithmetic=round(plan.arithmetic, 3),
         top1=metrics["top1"],
         top5=metrics["top5"],
-        train_loss=round(float(training[-1]["loss"]), 4),
+        train_loss=round(float(training["loss"]), 4),
         torch=version("torch"),
         options=" ".join([*plan.train, "/", *weights, *plan.evaluate]),
     )
+
+
+def measured(work_dir: Path, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the metrics of a run's evaluation, and the line of its last training epoch."""
+    metrics = json.loads((work_dir / "reports" / name / "metrics.json").read_text("utf-8"))
+    with (work_dir / "out" / name / "train_log.csv").open(newline="") as file:
+        training = [line for line in csv.DictReader(file) if line["phase"] == "train"]
+    return metrics, training[-1]
 
 
 def parts_of(row: str) -> list[Row]:
@@ -217,12 +223,14 @@ def operations(arch: str, side: int) -> int:
     return int(counter.get_total_flops())
 
 
-def imgnet_mini(*words: str, log: Path) -> None:
+def imgnet_mini(
+    *words: str, log: Path, program: Sequence[str | Path] = ("-m", "imgnet_mini")
+) -> None:
     """Run a command on one thread, because several run in parallel."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         subprocess.run(
-            [sys.executable, "-m", "imgnet_mini", *words],
+            [sys.executable, *program, *words],
             check=True,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -13,14 +13,9 @@ table of the file into a page.
 """
 
 import argparse
-import csv
-import json
-import os
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +26,7 @@ from threading import Lock
 from typing import Final
 
 import torch
+from ablation import imgnet_mini, measured
 from figures import add_result, read_results
 from scipy.stats import t
 
@@ -110,15 +106,13 @@ def make(row: str, seed: int, options: argparse.Namespace) -> Result:
     weights = last_weights(work / "checkpoints" / name)
     whole = ["--data-root", f"{every}", "--checkpoint", f"{weights}"]
     run("evaluate", *place, *network, *whole, log=log)
-    metrics = json.loads((work / "reports" / name / "metrics.json").read_text("utf-8"))
-    with (work / "out" / name / "train_log.csv").open(newline="") as file:
-        training = [line for line in csv.DictReader(file) if line["phase"] == "train"]
+    metrics, training = measured(work, name)
     return Result(
         row=row,
         seed=seed,
         classes=options.classes,
         epochs=options.epochs,
-        train_top1=round(float(training[-1]["top1"]), 2),
+        train_top1=round(float(training["top1"]), 2),
         top1=metrics["top1"],
         top5=metrics["top5"],
         loss=round(metrics["loss"], 4),
@@ -135,6 +129,7 @@ def image_folders(options: argparse.Namespace) -> tuple[Path, Path]:
             continue
         classes = sorted(path.name for path in (options.data_root / "train").iterdir())
         making = folder.with_name(f"{folder.name}.making")
+        shutil.rmtree(making, ignore_errors=True)  # of a process that was stopped
         for name in classes[:: len(classes) // options.classes][: options.classes]:
             shutil.copytree(options.data_root / "train" / name, making / "train" / name)
             (making / "val" / name).mkdir(parents=True)
@@ -155,16 +150,8 @@ def last_weights(checkpoints: Path) -> Path:
 
 
 def run(*words: str, log: Path) -> None:
-    """Run a command on one thread, because several run in parallel."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        subprocess.run(
-            [sys.executable, HERE / "narrow.py", *words],
-            check=True,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+    """Run a command that knows the narrow network."""
+    imgnet_mini(*words, log=log, program=(HERE / "narrow.py",))
 
 
 def table(results: Sequence[Result]) -> str:

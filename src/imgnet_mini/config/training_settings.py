@@ -22,7 +22,7 @@ _WEIGHT_DECAY_SHARE: Final = 0.15
 """Of the training steps: the time in which weights would decay to 1/e at the peak learning rate."""
 
 _MIN_DECAY_STEPS: Final = 5000
-"""Least of the above in SGD; measured where training overfits, in trainings of 5,000 steps."""
+"""Least of the above in SGD; measured where training overfits, in trainings of 5,400 steps."""
 
 _EMA_SHARE: Final = 0.03
 """Of the training steps: the time over which the weights are averaged."""
