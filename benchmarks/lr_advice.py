@@ -3,13 +3,14 @@
     python benchmarks/lr_advice.py --data-root data/tiny-imagenet-mini --work-dir out
 
 For each recipe and batch size: a grid of peaks, a factor of 2 apart, extended while its best is at
-an end; the suggestions of each method of find-lr over several seeds; and a training at the
-geometric mean of each method's suggestions. One row of the CSV is one result. Results that exist
-are not measured again, so a stopped benchmark can be continued, and several can share the work.
+an end; the suggestions of each method of find-lr over several seeds; a training at the geometric
+mean of each method's suggestions; and for each seed one at the peak that find-lr recommended to it.
+One row of the CSV is one result. Results that exist are not measured again, so a stopped benchmark
+can be continued, and several can share the work.
 
 The defaults are for one CPU. With a GPU: --arch resnet50 --img-size 64 --epochs 25 --seeds 0 1 2.
 --subset 10 12 takes 12 training images of each of 10 classes, --grid-seeds 0 1 2 trains each peak
-with three seeds.
+with three seeds, --methods recommended leaves the single methods out.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import narrow  # noqa: F401  # registers resnet18_half
 from figures import Row, add_output_options, add_result, describe_run, read_results, show
 from torch import Tensor, nn
 from torchvision.models._api import register_model
@@ -34,6 +36,9 @@ from imgnet_mini.training.setup import build_setup, build_trainer
 from imgnet_mini.utils.signals import StopRequest
 
 RECIPES: Final = ("reference", "mini")
+
+RECOMMENDED: Final = "recommended"
+"""The method that stands for the advice of find-lr, whichever method it is from."""
 
 FAR: Final = 10.0
 """Rates this many times below the lowest of the grid are not trained at."""
@@ -150,8 +155,8 @@ class Bench:
         folder = self.options.work_dir / "lr_finder_plots"
         saved = [SavedResult.read(path) for path in folder.glob("*.json")]
         newest = max((found for found in saved if found.name == name), key=lambda found: found.time)
-        rates = newest.suggestions.items()
-        self.add(*(self.result(cell, seed, method, lr or math.nan) for method, lr in rates))
+        rates = newest.suggestions | {RECOMMENDED: newest.lr}
+        self.add(*(self.result(cell, seed, method, lr or math.nan) for method, lr in rates.items()))
 
     def run(self, command: str, *words: str, name: str, cell: Cell, seed: int = 0) -> None:
         """Run a command of imgnet-mini."""
@@ -242,14 +247,20 @@ def train_as_suggested(bench: Bench, cell: Cell) -> list[Row]:
     rows: list[Row] = [
         about | {"method": "best of the grid", "rate": f"{best:.3g}", "top-1": grid[best]}
     ]
-    for method in dict.fromkeys(row.method for row in results if row.method != "train"):
-        found = [row.lr for row in results if row.method == method and row.lr > 0]
-        if not found:
+    methods = bench.options.methods or [row.method for row in results if row.method != "train"]
+    for method in dict.fromkeys(methods):
+        by_seed = {row.seed: row.lr for row in results if row.method == method and row.lr > 0}
+        if not by_seed:
             rows.append(about | {"method": method, "rate": "none"})
             continue
+        found = list(by_seed.values())
         lr = statistics.geometric_mean(found)
-        is_far = lr * FAR < min(grid)
-        top1 = None if is_far else bench.train_seeds(cell, lr)
+        top1: float | None
+        if method == RECOMMENDED:
+            top1 = statistics.fmean(bench.train(cell, seed, by_seed[seed]) for seed in by_seed)
+        else:
+            is_far = lr * FAR < min(grid)
+            top1 = None if is_far else bench.train_seeds(cell, lr)
         rows.append(
             about
             | {"method": method, "rate": f"{lr:.3g}", "top-1": top1}
@@ -302,6 +313,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of find-lr")
     parser.add_argument("--grid-seeds", type=int, nargs="+", default=[0], help="of each training")
     parser.add_argument("--grid", type=int, nargs="+", default=[1, 2, 3], help="doublings")
+    parser.add_argument("--methods", nargs="+", help="those of the table; default: all")
     parser.add_argument("--find-lr", default="", help="more options for find-lr, as one word")
     parser.add_argument("--only", choices=["grid", "find-lr"], help="half of the work, no table")
     add_output_options(parser)

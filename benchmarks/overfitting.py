@@ -6,7 +6,8 @@
 Each row is trained by `imgnet-mini train` for the same number of epochs of the same images, with
 ResNet-18 of half the channels at 32 px, and its last weights (the averaged ones, if there are any)
 are measured by `imgnet-mini evaluate` with one center crop: no epoch is selected. Settings were
-chosen on seed 100, which has a table of its own.
+chosen on seed 100, which has a table of its own. `other_classes.py` makes folders of classes on
+which nothing was chosen, with more validation images.
 
 Each run is a row of a CSV file and is not repeated; an interrupted one continues. `--show` puts a
 table of the file into a page.
@@ -77,9 +78,11 @@ TUNING: Final = 100
 class Result:
     """One run. Top-1 and top-5 are in percent.
 
+    data: name of the image folder.
     train_top1: of the last epoch, with its augmentation.
     """
 
+    data: str
     row: str
     seed: int
     classes: int
@@ -95,7 +98,8 @@ class Result:
 def make(row: str, seed: int, options: argparse.Namespace) -> Result:
     """Train a row, unless it is trained already, and evaluate its last weights."""
     name = re.sub(r"[^a-z0-9]+", "-", row.lower())
-    name = f"{name}-{options.classes}-{options.epochs}-{seed}"
+    data: str = options.data_root.name
+    name = f"{data}-{name}-{options.classes}-{options.epochs}-{seed}"
     work: Path = options.work_dir
     words = [*ALL[row], "--epochs", f"{options.epochs}", "--seed", f"{seed}"]
     network = ["--arch", "resnet18_half", "--img-size", "32", "--workers", "0"]
@@ -108,6 +112,7 @@ def make(row: str, seed: int, options: argparse.Namespace) -> Result:
     run("evaluate", *place, *network, *whole, log=log)
     metrics, training = measured(work, name)
     return Result(
+        data=data,
         row=row,
         seed=seed,
         classes=options.classes,
@@ -123,7 +128,8 @@ def make(row: str, seed: int, options: argparse.Namespace) -> Result:
 
 def image_folders(options: argparse.Namespace) -> tuple[Path, Path]:
     """Pack every n-th class; return the folder with few validation images, and that with all."""
-    folders = [options.work_dir / f"data-{options.classes}-{which}" for which in ("few", "all")]
+    data = f"{options.data_root.name}-{options.classes}"
+    folders = [options.work_dir / f"data-{data}-{which}" for which in ("few", "all")]
     for folder, most in zip(folders, (VAL_IMAGES, None), strict=True):
         if folder.exists():
             continue
@@ -156,18 +162,24 @@ def run(*words: str, log: Path) -> None:
 
 def table(results: Sequence[Result]) -> str:
     """Return a Markdown table: training and validation accuracy side by side, per setting."""
-    settings = sorted({(result.classes, result.epochs) for result in results}, reverse=True)
+    settings = sorted({setting_of(result) for result in results}, reverse=True)
     headings = ["validation (and training) top-1, %"]
-    headings += [f"{classes} classes, {epochs} epochs" for classes, epochs in settings]
+    headings += [
+        f"{data}, {classes} classes, {epochs} epochs" for data, classes, epochs in settings
+    ]
     lines = [headings, [":--", *["--:"] * len(settings)]]
     for row in ALL:
         found = [
-            [one for one in results if one.row == row and (one.classes, one.epochs) == setting]
+            [one for one in results if one.row == row and setting_of(one) == setting]
             for setting in settings
         ]
         if any(found):
             lines.append([row, *map(cell, found)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def setting_of(result: Result) -> tuple[str, int, int]:
+    return result.data, result.classes, result.epochs
 
 
 def cell(results: Sequence[Result]) -> str:
@@ -214,7 +226,8 @@ def main() -> None:
 def train_all(options: argparse.Namespace) -> None:
     """Make the runs that have no result yet."""
     results = read_results(options.results, Result)
-    done = {(one.row, one.seed, one.classes, one.epochs) for one in results}
+    setting = (options.data_root.name, options.classes, options.epochs)
+    done = {(one.row, one.seed) for one in results if setting_of(one) == setting}
     lock = Lock()
 
     def work(seed: int, row: str) -> None:
@@ -225,9 +238,7 @@ def train_all(options: argparse.Namespace) -> None:
 
     image_folders(options)
     missing = [
-        (seed, row)
-        for seed, row in product(options.seeds, options.rows)
-        if (row, seed, options.classes, options.epochs) not in done
+        (seed, row) for seed, row in product(options.seeds, options.rows) if (row, seed) not in done
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
         for job in [pool.submit(work, seed, row) for seed, row in missing]:
