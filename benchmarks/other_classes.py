@@ -3,7 +3,8 @@
     python benchmarks/other_classes.py tiny-imagenet-200 --except data/tiny-imagenet-mini --out out
 
 Writes out/other-a and out/other-b, with every second class each: 35 training images per class and
-100 validation images, both from the training images of Tiny-ImageNet in the order of their numbers. Nothing in imgnet-mini was chosen on the classes of other-b.
+100 validation images, both from the training images of Tiny-ImageNet in the order of their numbers.
+Settings were chosen on other-a, and nothing on other-b.
 """
 
 import argparse
