@@ -53,6 +53,7 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     "reference": ("--recipe", "reference"),
     "mini": _MINI,
     "mini + weight decay auto": _AUTO,
+    "mini + weight decay auto, blur pooling": (*_AUTO, "--blur-pool"),
     "mini + weight decay auto, mixup 0.2": (*_AUTO, "--mixup", "0.2"),
     "mini + weight decay auto, TrivialAugment": (*_AUTO, "--trivial-augment"),
 }

@@ -213,7 +213,7 @@ def test_a_folder_that_is_there_is_replaced_only_on_demand(folder, cli):
 def test_a_network_that_timm_lacks_makes_no_claim_to_be_timms(data, cli, copy_run, tmp_path):
     copy_run(tmp_path, "--epochs", 1)
     assert cli("export", "--name", "a", "--format", "hub", "--output", "out-hub") == 0, cli.err
-    assert "timm has no network with the tensors of shufflenet_v2_x0_5" in cli.out
+    assert "timm has no network with the tensors of this shufflenet_v2_x0_5" in cli.out
     assert "architecture" not in json.loads(Path("out-hub/config.json").read_bytes())
     card = Path("out-hub/README.md").read_text("utf-8")
     assert "library_name" not in card

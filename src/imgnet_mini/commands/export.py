@@ -166,8 +166,8 @@ def _write_hub(model: InferenceModel, config: RunConfig, folder: Path, hub: HubO
         _describe_check(parity, f"{images.source} with {checked_with}"),
         f"timm loads it: timm.create_model('local-dir:{folder}', pretrained=True)"
         if card.in_timm
-        else f"timm has no network with the tensors of {model.arch}: imgnet-mini and torchvision "
-        "load it",
+        else f"timm has no network with the tensors of this {model.arch}: imgnet-mini"
+        f"{' loads' if model.blur_pool else ' and torchvision load'} it",
         f"Wrote {folder}. Its {CARD} names {hub.license_id!r} as license"
         + ("" if hub.license_id != UNKNOWN_LICENSE else ": set it with --license"),
     )
@@ -184,7 +184,7 @@ def _make_card(
     return ModelCard(
         description=description,
         license_id=hub.license_id,
-        in_timm=is_in_timm(model.arch),
+        in_timm=is_in_timm(model.arch) and not model.blur_pool,
         is_imagenet=set(model.classes) <= set(imagenet_classes()),
         run=run,
         result=result,
@@ -212,6 +212,7 @@ def _prepare(
         val, model.crop, model.decoding, img_size=model.img_size, keep_pictures=raw
     )
     description = describe(model.arch, model.img_size, model.classes, model.decoding) | {
+        "blur_pool": model.blur_pool,
         "checkpoint": model.path.name,
         "checkpoint_sha256": model.sha256,
         "epoch": model.epoch,

@@ -41,6 +41,9 @@ class ModelConfig(Section):
     zero_init_residual: Annotated[bool, Formerly("zero_init")] = False
     """Initialize the last batch norm of each residual block to zero (ResNets only)."""
 
+    blur_pool: bool = False
+    """Blur before each layer that skips pixels, so that small shifts matter less (ResNets only)."""
+
 
 class OptimizerConfig(Section):
     """Loss, optimizer and weight averaging."""

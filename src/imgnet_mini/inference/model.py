@@ -22,6 +22,7 @@ from imgnet_mini.data.transforms import EvalCrop, Normalize
 from imgnet_mini.errors import CheckpointError, ConfigError, DataError
 from imgnet_mini.inference.settings import inference_settings
 from imgnet_mini.runs.paths import describe_runs
+from imgnet_mini.training.blur_pool import has_blur_pool
 from imgnet_mini.training.device import exact_float32, is_out_of_memory, translate_torch_errors
 from imgnet_mini.training.evaluation import topk_classes
 from imgnet_mini.training.model import build_with_weights, check_img_size, last_tensor_name
@@ -140,6 +141,11 @@ class InferenceModel:
         except ValueError as error:
             raise DataError(f"cannot use a Pillow image: {error}") from error
         return torch.from_numpy(np.array(self.crop(pixels))).permute(2, 0, 1)
+
+    @property
+    def blur_pool(self) -> bool:
+        """Whether the network is a ResNet with `--blur-pool`."""
+        return has_blur_pool(self.module.state_dict())
 
     @property
     def crop(self) -> EvalCrop:

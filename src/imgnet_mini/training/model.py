@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.training.blur_pool import add_blur_pool, has_blur_pool
 
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 _FIXED_SIZE_PREFIXES = ("maxvit_", "vit_")
 """Of the names of networks that take images of one size only."""
 
 _RESNET_MODULE = "torchvision.models.resnet"
-"""Its networks take `zero_init_residual`."""
+"""Its networks take `zero_init_residual` and `blur_pool`."""
 
 
 def build_model(
@@ -26,12 +27,15 @@ def build_model(
 
     Raises:
         ConfigError: torchvision has no such classification network, or it does not take this image
-            size or `zero_init_residual`.
+            size, `zero_init_residual` or `blur_pool`.
     """
     torch.manual_seed(seed)
     network = _make(
         model, classes=classes, img_size=img_size, zero_init_residual=model.zero_init_residual
     )
+    if model.blur_pool:
+        _check_resnet("blur-pool", model.arch)
+        add_blur_pool(network)
     return network.to(device).to(memory_format=torch.channels_last)
 
 
@@ -40,13 +44,18 @@ def build_with_weights(
 ) -> nn.Module:
     """Return the network with these weights, in float32, evaluation mode and channels last.
 
-    No memory is allocated beside that of the weights, however large the network claims to be.
+    No memory is allocated beside that of the weights, however large the network claims to be. The
+    names of the weights tell whether it has `blur_pool`.
 
     Raises:
         ConfigError: see `build_model`.
         RuntimeError: the weights belong to another network.
     """
     network = _make_empty(model, classes=classes, img_size=img_size)
+    if has_blur_pool(weights):
+        _check_resnet("blur-pool", model.arch)
+        with torch.device("meta"):
+            add_blur_pool(network)
     network.load_state_dict(weights, assign=True)
     return network.float().to(memory_format=torch.channels_last).eval()
 
@@ -100,8 +109,9 @@ def _make(
     options: dict[str, object] = {"weights": None, "num_classes": classes}
     if model.arch in _WITH_AUXILIARY_HEADS:
         options |= {"aux_logits": False, "init_weights": True}
-    if zero_init_residual:
-        options |= _zero_init(model.arch)
+    if zero_init_residual:  # Goyal et al. 2017, arXiv:1706.02677, section 5.1
+        _check_resnet("zero-init-residual", model.arch)
+        options["zero_init_residual"] = True
     if model.arch.startswith("vit_"):
         options["image_size"] = img_size
     try:
@@ -113,14 +123,12 @@ def _make(
     return network
 
 
-def _zero_init(arch: str) -> dict[str, object]:
-    """Return torchvision's option for it (Goyal et al. 2017, arXiv:1706.02677, section 5.1)."""
+def _check_resnet(flag: str, arch: str) -> None:
     if torchvision.models.get_model_builder(arch).__module__ != _RESNET_MODULE:
         raise ConfigError(
-            f"--zero-init-residual is for the ResNets of torchvision, and not for {arch}: use "
-            "--no-zero-init-residual, or choose one of them with --arch, such as resnet50"
+            f"--{flag} is for the ResNets of torchvision, and not for {arch}: use --no-{flag}, or "
+            "choose one of them with --arch, such as resnet50"
         )
-    return {"zero_init_residual": True}
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
