@@ -64,6 +64,11 @@ TRIED: Final[dict[str, tuple[str, ...]]] = {
     "mini + mixup 0.2": (*_MINI, "--mixup", "0.2"),
     "mini + TrivialAugment": (*_MINI, "--trivial-augment"),
     "mini + weight decay 0.002, TrivialAugment": (*_DECAY, "--trivial-augment"),
+    "mini + weight decay 0.002, CutMix": (*_DECAY, "--cutmix", "1"),
+    "mini + weight decay 0.002, batches of 16": (
+        *(*_DECAY, "--batch-size", "16", "--max-lr", "0.07"),
+    ),
+    "mini + weight decay 0.002, blur pooling": (*_DECAY, "--blur-pool"),
     "mini + weight decay 0.002, EMA auto": (*_DECAY, "--ema-decay", "auto"),
     "mini + Muon": (*_MUON, "--weight-decay", "0.05"),
     "mini + Muon, batches of 64": (*_MUON, "--weight-decay", "0.1", "--batch-size", "64"),
