@@ -48,6 +48,7 @@ class Row:
 
     progressive: `--progressive`; smaller images allow more epochs with the same compute.
     eval_share: size of evaluation images, relative to that of training images.
+    center_crop: evaluate with one center crop again, whatever the rows above do.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Row:
     evaluate: tuple[str, ...] = ()
     progressive: str | None = None
     eval_share: float = 1.0
+    center_crop: bool = False
 
 
 STEPS: Final = (
@@ -68,8 +70,13 @@ STEPS: Final = (
     Row("small images first, more epochs", progressive="0.5:1"),
     Row("mean over the image and its mirror image", evaluate=("--tta",)),
     Row("mean over ten crops", evaluate=("--ten-crop",)),
+    Row("weight decay auto", ("--weight-decay", "auto"), center_crop=True),
+    Row("weight decay auto, mean over ten crops", evaluate=("--ten-crop",)),
 )
 """From the recipe `reference` to the recipe `mini`."""
+
+BEFORE_AUTO: Final = STEPS[:9]
+"""What the ingredients that were left out were added to: `mini` of 0.2.0 with `--tta`."""
 
 LEFT_OUT: Final = (
     Row("mini + mixup 0.2", ("--mixup", "0.2")),
@@ -82,7 +89,7 @@ LEFT_OUT: Final = (
     Row("mini + gradient clipping at 1", ("--clip-grad", "1")),
     Row("mini + evaluation at 5/4 of the size", eval_share=1.25),
 )
-"""Ingredients that `mini` lacks, each added to all of it except for the ten crops."""
+"""Ingredients that `mini` lacks, each added to `BEFORE_AUTO`."""
 
 ROWS: Final = tuple(row.name for row in (*STEPS, *LEFT_OUT))
 
@@ -102,7 +109,8 @@ class Plan:
         self.train = [word for part in parts for word in part.train]
         self.train += ["--progressive", progressive] if progressive else []
         self.train += ["--epochs", f"{self.epochs}"]
-        self.evaluate = [word for part in parts for word in part.evaluate]
+        last = max((place for place, part in enumerate(parts) if part.center_crop), default=0)
+        self.evaluate = [word for part in parts[last:] for word in part.evaluate]
         eval_size = round(max(part.eval_share for part in parts) * img_size)
         self.evaluate += ["--eval-size", f"{eval_size}"] if eval_size > img_size else []
         trained = [part.name for part in parts if part.train or part.progressive][-1]
@@ -191,7 +199,7 @@ def parts_of(row: str) -> list[Row]:
         return list(STEPS[: names.index(row) + 1])
     for other in LEFT_OUT:
         if other.name == row:
-            return [*STEPS[:-1], other]
+            return [*BEFORE_AUTO, other]
     raise SystemExit(f"unknown row {row!r}; choose from: {', '.join(ROWS)}")
 
 
