@@ -206,6 +206,13 @@ def test_a_plan_that_was_wrong_is_corrected_and_the_time_held(train, cli, slower
     assert lrs[-1] == pytest.approx(content["optimizer"]["param_groups"][0]["min_lr"])
 
 
+def test_automatic_decays_are_those_of_the_planned_length(train, cli, slower):
+    assert train("--name", "a", "--hours", 70 / 3600, "--ema-decay", "auto") == 0, cli.err
+    assert "17 epochs fit" in cli.out
+    saved = RunConfig.read_saved(Path("out/a/config.toml"))
+    assert saved.optimizer.ema_decay == pytest.approx(1 - 1 / (0.03 * 17 * STEPS))
+
+
 def test_a_stopped_run_goes_on_by_its_plan_to_the_same_bits(train, cli, slower, monkeypatch):
     """Stopped in the first epoch, in the second before the correction, and after it."""
     flags = ("--hours", HOURS, "--max-lr", 1e-3)

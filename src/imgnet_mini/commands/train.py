@@ -54,12 +54,13 @@ def run(
 
     max_lr = distributed.broadcast_from_rank0(plan)
     setup = build_setup(config, distributed=distributed)
+    time_plan: TimePlan | None = None
+    if config.schedule.hours is not None:
+        with translate_torch_errors(config.data.batch_size):
+            elapsed = time.perf_counter() - began
+            config, time_plan = plan_hours(config, setup, max_lr=max_lr, elapsed=elapsed)
     resolved = config.resolve(max_lr, steps=config.schedule.epochs * len(setup.train_loader))
     resolved = resolved.override({"data": {"loader": setup.images.loader}})
-    time_plan: TimePlan | None = None
-    if resolved.schedule.hours is not None:
-        with translate_torch_errors(resolved.data.batch_size):
-            resolved, time_plan = plan_hours(resolved, setup, elapsed=time.perf_counter() - began)
     if distributed.is_main_process:
         note_other_images(config, setup, paths)
     check_full_size(resolved, setup)

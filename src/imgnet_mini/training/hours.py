@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from imgnet_mini.config.data_settings import DataConfig
-from imgnet_mini.config.run_config import ResolvedConfig
+from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
 from imgnet_mini.data.loaders import BatchLoader, Loader, build_eval_loader, build_train_loader
 from imgnet_mini.data.sampler import build_progressive_resize
 from imgnet_mini.errors import ConfigError
@@ -127,10 +127,11 @@ class TimePlan:
 
 
 def plan_hours(
-    config: ResolvedConfig, setup: Setup, *, elapsed: float
-) -> tuple[ResolvedConfig, TimePlan]:
+    config: RunConfig, setup: Setup, *, max_lr: float, elapsed: float
+) -> tuple[RunConfig, TimePlan]:
     """Measure the speed, and return the settings with the number of epochs that fit.
 
+    max_lr: peak learning rate.
     elapsed: seconds of this run so far.
 
     Raises:
@@ -141,7 +142,7 @@ def plan_hours(
     data, steps, distributed = config.data, len(setup.train_loader), setup.distributed
     print_lines(f"Measuring the speed of the training for --hours {hours:g}")
     rng = random_state()
-    plan = _measure(config, setup)
+    plan = _measure(config.resolve(max_lr, steps=_ENDLESS), setup)
     set_random_state([rng], 0, fallback=0)
     plan, epochs = distributed.broadcast_from_rank0(
         lambda: _fit_epochs(plan, 3600 * hours, data, steps, time.perf_counter() - began)
