@@ -5,7 +5,7 @@
 
 Each row is trained by `imgnet-mini train` for the same number of epochs of the same images, with
 ResNet-18 of half the channels at 32 px, and its last weights (the averaged ones, if there are any)
-are measured by `imgnet-mini evaluate` with one center crop: no epoch is selected. Settings were
+are measured by `imgnet-mini evaluate`: no epoch is selected. Settings were
 chosen on seed 100, which has a table of its own. `other_classes.py` makes folders of classes on
 which nothing was chosen, with more validation images.
 
@@ -14,6 +14,7 @@ table of the file into a page.
 """
 
 import argparse
+import math
 import re
 import shutil
 import statistics
@@ -82,10 +83,11 @@ TUNING: Final = 100
 
 @dataclass(frozen=True)
 class Result:
-    """One run. Top-1 and top-5 are in percent.
+    """One run. Top-1 and top-5 are in percent, and with the loss of one center crop.
 
     data: name of the image folder.
     train_top1: of the last epoch, with its augmentation.
+    ten_crops: top-1 with ten crops; NaN if not measured.
     """
 
     data: str
@@ -97,6 +99,7 @@ class Result:
     top1: float
     top5: float
     loss: float
+    ten_crops: float
     torch: str
     options: str
 
@@ -115,7 +118,7 @@ def make(row: str, seed: int, options: argparse.Namespace) -> Result:
     run("train", "--resume", *place, *network, "--data-root", f"{few}", *words, log=log)
     weights = last_weights(work / "checkpoints" / name)
     whole = ["--data-root", f"{every}", "--checkpoint", f"{weights}"]
-    run("evaluate", *place, *network, *whole, log=log)
+    run("evaluate", *place, *network, *whole, "--ten-crop", log=log)
     metrics, training = measured(work, name)
     return Result(
         data=data,
@@ -124,9 +127,10 @@ def make(row: str, seed: int, options: argparse.Namespace) -> Result:
         classes=options.classes,
         epochs=options.epochs,
         train_top1=round(float(training["top1"]), 2),
-        top1=metrics["top1"],
-        top5=metrics["top5"],
-        loss=round(metrics["loss"], 4),
+        top1=metrics["center"]["top1"],
+        top5=metrics["center"]["top5"],
+        loss=round(metrics["center"]["loss"], 4),
+        ten_crops=metrics["top1"],
         torch=version("torch"),
         options=" ".join(words),
     )
@@ -169,9 +173,9 @@ def run(*words: str, log: Path) -> None:
 def table(results: Sequence[Result]) -> str:
     """Return a Markdown table: training and validation accuracy side by side, per setting."""
     settings = sorted({setting_of(result) for result in results}, reverse=True)
-    headings = ["validation (and training) top-1, %"]
+    headings = ["validation (and training) top-1; with ten crops, %"]
     headings += [
-        f"{data}, {classes} classes, {epochs} epochs" for data, classes, epochs in settings
+        f"`{data}`, {classes} classes, {epochs} epochs" for data, classes, epochs in settings
     ]
     lines = [headings, [":--", *["--:"] * len(settings)]]
     for row in ALL:
@@ -189,15 +193,21 @@ def setting_of(result: Result) -> tuple[str, int, int]:
 
 
 def cell(results: Sequence[Result]) -> str:
-    """Return mean over seeds, its 95 % interval, number of seeds; or the values of two or fewer."""
+    """Return top-1, training top-1, and top-1 with ten crops if all results have it."""
     if not results:
         return ""
-    values = [result.top1 for result in results]
-    training = f"({statistics.mean(result.train_top1 for result in results):.0f})"
+    training = statistics.mean(result.train_top1 for result in results)
+    text = f"{summary([result.top1 for result in results])} ({training:.0f})"
+    crops = [result.ten_crops for result in results]
+    return text if math.isnan(sum(crops)) else f"{text}; {summary(crops)}"
+
+
+def summary(values: Sequence[float]) -> str:
+    """Return the mean over seeds with its 95 % interval; or the values of two or fewer."""
     if len(values) < 3:
-        return f"{', '.join(f'{value:.1f}' for value in values)} {training}"
+        return ", ".join(f"{value:.1f}" for value in values)
     half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):.1f} ± {half:.1f}, n={len(values)} {training}"
+    return f"{statistics.mean(values):.1f} ± {half:.1f}"
 
 
 def main() -> None:
