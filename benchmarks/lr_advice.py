@@ -28,7 +28,7 @@ from torchvision.models._api import register_model
 from torchvision.models.resnet import BasicBlock
 
 from imgnet_mini import cli
-from imgnet_mini.config.run_config import ResolvedConfig, RunConfig
+from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.loaders import build_eval_loader
 from imgnet_mini.errors import DivergedError
 from imgnet_mini.lr_finder.results import SavedResult
@@ -135,7 +135,7 @@ class Bench:
                 return known.top1
         config = self.config(cell, seed).override({"schedule": {"max_lr": lr}})
         try:
-            top1 = train_quietly(config.resolve(lr))
+            top1 = train_quietly(config, lr)
         except DivergedError:
             top1 = 0.0
         self.add(self.result(cell, seed, "train", lr, top1))
@@ -202,14 +202,15 @@ class NoLogger:
         """Do nothing."""
 
 
-def train_quietly(config: ResolvedConfig) -> float:
+def train_quietly(config: RunConfig, lr: float) -> float:
     """Return the top-1 after the last epoch, in percent, of a training without any files.
 
     It trains as the command does. With small data sets, whose epochs take a second, validation and
     checkpoints after each epoch would take most of the time.
     """
     setup = build_setup(config)
-    trainer = build_trainer(config, setup)
+    resolved = config.resolve(lr, steps=config.schedule.epochs * len(setup.train_loader))
+    trainer = build_trainer(resolved, setup)
     loader = build_eval_loader(config.data, setup.images, device=setup.device)
     with StopRequest() as stop:
         for _ in range(config.schedule.epochs):

@@ -30,6 +30,11 @@ def test_decays_act_over_a_share_of_the_training():
     assert ema_decay_at(0, found.ema_decay) == 0.1  # with a warm-up all the same
 
 
+def test_they_need_the_length_of_the_training():
+    with pytest.raises(ConfigError, match="weight_decay auto needs the number of training steps"):
+        resolve(None)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_weights_decay_as_fast_whatever_the_momentum(momentum):
     """Without a gradient, at a constant learning rate."""

@@ -232,7 +232,7 @@ def test_only_sections_have_fields():
 
 def test_a_resolved_configuration_has_its_peak_rate_as_a_number():
     config = RunConfig.from_recipe("mini").override({"schedule": {"max_lr": "auto"}})
-    resolved = config.resolve(0.25)
+    resolved = config.resolve(0.25, steps=100_000)
     assert isinstance(resolved, ResolvedConfig)
     assert (resolved.schedule.max_lr, resolved.recipe) == (0.25, "mini")
     assert resolved.override({"schedule": {"epochs": 3}}).schedule.max_lr == 0.25

@@ -100,11 +100,13 @@ class OptimizerConfig(Section):
         is meant for a momentum of 0.9; with another one, decay acts over as many steps.
 
         Raises:
-            ValueError: the training is too short for it.
+            ValueError: the training is too short for it, or `steps` is missing.
         """
         values = self.model_dump(exclude_unset=True)
         automatic = [name for name in ("weight_decay", "ema_decay") if values.get(name) == "auto"]
         is_sgd = self.optimizer == "sgd"
+        if automatic and steps is None:
+            raise ValueError(f"{automatic[0]} auto needs the number of training steps")
         if automatic and steps is not None:
             short = [name for name in automatic if name == "ema_decay" or not is_sgd]
             if short and steps < _MIN_AUTO_STEPS:

@@ -144,7 +144,7 @@ class InferenceModel:
 
     @property
     def blur_pool(self) -> bool:
-        """Whether the network is a ResNet with `--blur-pool`."""
+        """True if the network is a ResNet with `--blur-pool`."""
         return has_blur_pool(self.module.state_dict())
 
     @property
