@@ -21,7 +21,7 @@ Command = Callable[..., None]
 TRAINING_ONLY = (
     *("pack_on_device", "grad_accum_steps", "progressive"),
     *("amp", "precision", "compile", "compile_mode", "sync_bn", "deterministic", "seed"),
-    *("zero_init_residual", "blur_pool"),
+    *("zero_init_residual", "blur_pool", "dropout"),
     *(
         name
         for section in ("run", "data")

@@ -44,6 +44,9 @@ class ModelConfig(Section):
     blur_pool: bool = False
     """Blur before each layer that skips pixels, so that small shifts matter less (ResNets only)."""
 
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability of dropping a feature before the classifier in training; 0: off."""
+
 
 class OptimizerConfig(Section):
     """Loss, optimizer and weight averaging."""

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -36,6 +37,8 @@ def build_model(
     if model.blur_pool:
         _check_resnet("blur-pool", model.arch)
         add_blur_pool(network)
+    if model.dropout:
+        _add_dropout(network, model.dropout)
     return network.to(device).to(memory_format=torch.channels_last)
 
 
@@ -121,6 +124,16 @@ def _make(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--arch {model.arch} with --img-size {img_size}: {error}") from error
     return network
+
+
+def _add_dropout(network: nn.Module, probability: float) -> None:
+    """Drop features before the layer that returns the logits; the names of the weights stay."""
+
+    def drop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        return F.dropout(inputs[0], probability, layer.training)
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    layers[-1].register_forward_pre_hook(drop)
 
 
 def _check_resnet(flag: str, arch: str) -> None:

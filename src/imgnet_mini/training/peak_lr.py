@@ -81,6 +81,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         **{name: value for name, value in optimizer.items() if name != "ema_decay"},
         "zero_init_residual": config.model.zero_init_residual,
         "blur_pool": config.model.blur_pool,
+        "dropout": config.model.dropout,
         **{name: getattr(data, name) for name in _OTHER_DATA_SETTINGS},
         **{name: getattr(config.schedule, name) for name in ("epochs", "pct_start", "div_factor")},
         "data_root": config.run.data_root.as_posix(),
