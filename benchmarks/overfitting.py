@@ -53,6 +53,7 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     "reference": ("--recipe", "reference"),
     "mini": _MINI,
     "mini, weight decay 0.0005": _LESS,
+    "mini + dropout 0.3": (*_MINI, "--dropout", "0.3"),
     "mini + mixup 0.2": (*_MINI, "--mixup", "0.2"),
     "mini + TrivialAugment": (*_MINI, "--trivial-augment"),
 }
@@ -64,7 +65,6 @@ TRIED: Final[dict[str, tuple[str, ...]]] = {
     "mini + CutMix": (*_MINI, "--cutmix", "1"),
     "mini + random erasing 0.25": (*_MINI, "--random-erasing", "0.25"),
     "mini, label smoothing 0": (*_MINI, "--label-smoothing", "0"),
-    "mini, label smoothing 0.2": (*_MINI, "--label-smoothing", "0.2"),
     "mini + batches of 16": (*_MINI, "--batch-size", "16", "--max-lr", "0.07"),
     "mini + blur pooling": (*_MINI, "--blur-pool"),
     "mini + EMA auto": (*_MINI, "--ema-decay", "auto"),
