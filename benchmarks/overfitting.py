@@ -5,9 +5,9 @@
 
 Each row is trained by `imgnet-mini train` for the same number of epochs of the same images, with
 ResNet-18 of half the channels at 32 px, and its last weights (the averaged ones, if there are any)
-are measured by `imgnet-mini evaluate`: no epoch is selected. Settings were
-chosen on seed 100, which has a table of its own. `other_classes.py` makes folders of classes on
-which nothing was chosen, with more validation images.
+are measured by `imgnet-mini evaluate`: no epoch is selected. Settings were chosen on seed 100,
+which has a table of its own. `other_classes.py` makes folders of classes on which nothing was
+chosen, with more validation images.
 
 Each run is a row of a CSV file and is not repeated; an interrupted one continues. `--show` puts a
 table of the file into a page.

@@ -80,6 +80,13 @@ def test_other_networks_are_refused_with_the_cure(arch):
         build(arch, blur_pool=True)
 
 
+def test_its_weights_for_another_network_are_refused_as_such(cli):
+    torch.save(build(blur_pool=True).state_dict(), "blurred.pth")
+    for arch in ("resnet50", "shufflenet_v2_x0_5"):
+        assert cli("predict", "blurred.pth", "--checkpoint", "blurred.pth", "--arch", arch) == 6
+        assert cli.says(f"blurred.pth does not fit a {arch} of 5 classes: it lacks")
+
+
 def test_a_run_with_it_is_trained_resumed_evaluated_exported_and_loaded(cli, data):
     run = [*SMALL, "--arch", "resnet18", "--blur-pool", "--name", "a", "--max-lr", 0.01]
     assert cli("train", *run, "--epochs", 1) == 0

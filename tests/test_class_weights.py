@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from helpers.events import read_events
 from helpers.finished_runs import log_run
 from helpers.outcomes import differences, outcome
+from helpers.stops import stop_at
 from imgnet_mini.config.training_settings import OptimizerConfig
 from imgnet_mini.data.folder import ImageFolder
 from imgnet_mini.errors import ConfigError
@@ -18,7 +19,6 @@ from imgnet_mini.reporting.run_view import read_run
 from imgnet_mini.runs.predictions import load_predictions
 from imgnet_mini.training.class_weights import resolve_class_weights
 from imgnet_mini.training.optim import build_loss
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 COUNTS = (12, 3, 6)
 WEIGHTS = torch.tensor([0.5, 2.5, 1.25])
@@ -150,13 +150,7 @@ def test_a_resumed_run_has_the_weights_it_was_started_with(uneven, run_small, cl
     assert run_small("train", "--name", "a", *flags) == 0, cli.err
     assert "Class weights of w.csv: " in cli.out
     with monkeypatch.context() as patched:
-        left = iter([False, False, True])
-
-        def check(self):
-            if next(left):
-                raise StopRequestedError(2)
-
-        patched.setattr(StopRequest, "check", check)
+        stop_at(patched, 3)
         assert run_small("train", "--name", "b", *flags) == 130
     Path("w.csv").unlink()
     assert run_small("train", "--name", "b", "--resume", "--class-weights", "balanced") == 2

@@ -13,13 +13,13 @@ from PIL import Image
 import imgnet_mini
 from conftest import SMALL
 from helpers.packs import DATA, PACK, build
+from helpers.stops import stop_at
 from imgnet_mini.config.data_settings import DEFAULT_DECODING, EARLIER_DECODING, Decoding
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.data.images import read_pixels
 from imgnet_mini.data.splits import open_splits
 from imgnet_mini.errors import DataError
 from imgnet_mini.utils.csv_file import read_table
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 EARLIER = ("--no-exif-orientation", "--background", "none", "--bit-depth", 16)
 ORIENTATION = 0x0112
@@ -136,14 +136,8 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_pixels_that_it_began_with(
     mixed, cli, monkeypatch
 ):
     assert cli("train", *SMALL, "--name", "whole", *EARLIER) == 0, cli.err
-    left = iter(range(6, -1, -1))
-
-    def check(self):
-        if next(left, None) == 0:
-            raise StopRequestedError(2)
-
     with monkeypatch.context() as patched:
-        patched.setattr(StopRequest, "check", check)
+        stop_at(patched, 7)
         assert cli("train", *SMALL, "--name", "old", *EARLIER) == 130
     folder = Path("checkpoints/old")
     without_decoding(folder / "checkpoint.pth")

@@ -8,9 +8,9 @@ import torchvision
 
 from conftest import SMALL
 from helpers.outcomes import differences, outcome
+from helpers.stops import stop_at
 from imgnet_mini.config.training_settings import ModelConfig
 from imgnet_mini.training.model import build_model
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 CPU = torch.device("cpu")
 
@@ -67,14 +67,8 @@ def test_it_is_a_probability_below_1(run_small, cli, value):
 def test_a_stopped_run_goes_on_with_the_same_draws(cli, data, monkeypatch):
     run = [*SMALL, "--dropout", 0.5, "--max-lr", 0.01]
     assert cli("train", *run, "--name", "a") == 0, cli.err
-    left = iter(range(7, -1, -1))
-
-    def check(self):
-        if next(left, None) == 0:
-            raise StopRequestedError(2)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "check", check)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 8)
         assert cli("train", *run, "--name", "b") == 130
     assert cli("resume", "--name", "b") == 0, cli.err
     assert differences(outcome(Path(), "a"), outcome(Path(), "b")) == []

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from helpers.checkpoints import content_at
+from helpers.stops import stop_at
 from imgnet_mini.checkpoint.load import read_run, read_weights
 from imgnet_mini.data.folder import fingerprint
 from imgnet_mini.data.tree import find_splits
 from imgnet_mini.errors import CheckpointError
 from imgnet_mini.runs.records import read_csv
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 FORMAT_1 = Path(__file__).parent / "fixtures/checkpoint-format-1.pth.xz"
 """A run of `SMALL` in format 1, stopped at step 6, with all settings that were renamed since. To
@@ -88,13 +88,7 @@ def test_a_run_resumed_from_format_1_ends_with_the_bits_of_one_never_stopped(
     run_small, cli, monkeypatch
 ):
     assert run_small("train", "--name", "whole") == 0
-    left = iter(range(8, -1, -1))
-
-    def check(self):
-        if next(left, None) == 0:
-            raise StopRequestedError(2)
-
-    monkeypatch.setattr(StopRequest, "check", check)
+    stop_at(monkeypatch, 9)
     assert run_small("train", "--name", "old") == 130
     save(to_format_1(torch.load(CHECKPOINT, weights_only=True)))
     for path in (CHECKPOINT.with_name("manifest.json"), *CHECKPOINT.parent.glob("*-*.pth")):

@@ -7,13 +7,13 @@ import torch
 
 from helpers.outcomes import differences, outcome
 from helpers.rank_runs import run_ranks
+from helpers.stops import stop_at
 from imgnet_mini.config.data_settings import DataConfig
 from imgnet_mini.config.run_config import RunConfig
 from imgnet_mini.runs.records import read_csv, select_phase
 from imgnet_mini.training import hours
 from imgnet_mini.training.hours import TimePlan
 from imgnet_mini.training.trainer import Trainer
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 DATA = DataConfig()
 GROWING = DataConfig(progressive="0.5:1")
@@ -168,16 +168,6 @@ def slower(monkeypatch):
     measured = TimePlan(1.0, 1.0, 1e-9)
     monkeypatch.setattr(hours, "_measure", lambda *_: measured)
     return clock
-
-
-def stop_at(monkeypatch, checks):
-    left = iter(range(checks - 1, -1, -1))
-
-    def check(self):
-        if next(left, None) == 0:
-            raise StopRequestedError(2)
-
-    monkeypatch.setattr(StopRequest, "check", check)
 
 
 HOURS = 58 / 3600

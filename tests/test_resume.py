@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from helpers.checkpoints import damage
 from helpers.events import read_events
 from helpers.outcomes import differences, outcome
 from helpers.real_runs import FORKED, run
+from helpers.stops import stop_at
 from imgnet_mini.checkpoint.schema import RunCheckpoint
 from imgnet_mini.commands import resume
 from imgnet_mini.config.run_config import RunConfig
@@ -26,7 +28,6 @@ from imgnet_mini.errors import WriteError
 from imgnet_mini.runs.lock import lock_run
 from imgnet_mini.runs.records import read_csv
 from imgnet_mini.training.trainer import Trainer
-from imgnet_mini.utils.signals import StopRequest, StopRequestedError
 
 CHECKS = 18
 """Places where a run of 3 epochs of 4 steps may stop: after each step and validation batch."""
@@ -38,16 +39,7 @@ PREPARED = ("--data-root", "data", "--img-size", 32)
 def stop_after(monkeypatch):
     """Make the n-th look at the signals find one."""
 
-    def build_setup(checks):
-        left = iter(range(checks - 1, -1, -1))
-
-        def check(self):
-            if next(left, None) == 0:
-                raise StopRequestedError(2)
-
-        monkeypatch.setattr(StopRequest, "check", check)
-
-    return build_setup
+    return partial(stop_at, monkeypatch)
 
 
 def content(name, file="checkpoint"):

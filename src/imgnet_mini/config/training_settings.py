@@ -108,9 +108,9 @@ class OptimizerConfig(Section):
         values = self.model_dump(exclude_unset=True)
         automatic = [name for name in ("weight_decay", "ema_decay") if values.get(name) == "auto"]
         is_sgd = self.optimizer == "sgd"
-        if automatic and steps is None:
-            raise ValueError(f"{automatic[0]} auto needs the number of training steps")
-        if automatic and steps is not None:
+        if automatic:
+            if steps is None:
+                raise ValueError(f"{automatic[0]} auto needs the number of training steps")
             short = [name for name in automatic if name == "ema_decay" or not is_sgd]
             if short and steps < _MIN_AUTO_STEPS:
                 raise ValueError(

@@ -55,8 +55,7 @@ def build_with_weights(
         RuntimeError: the weights belong to another network.
     """
     network = _make_empty(model, classes=classes, img_size=img_size)
-    if has_blur_pool(weights):
-        _check_resnet("blur-pool", model.arch)
+    if has_blur_pool(weights) and _is_resnet(model.arch):
         with torch.device("meta"):
             add_blur_pool(network)
     network.load_state_dict(weights, assign=True)
@@ -132,16 +131,25 @@ def _add_dropout(network: nn.Module, probability: float) -> None:
     def drop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         return F.dropout(inputs[0], probability, layer.training)
 
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    layers[-1].register_forward_pre_hook(drop)
+    find_classifier(network).register_forward_pre_hook(drop)
+
+
+def _is_resnet(arch: str) -> bool:
+    module: str = torchvision.models.get_model_builder(arch).__module__
+    return module == _RESNET_MODULE
 
 
 def _check_resnet(flag: str, arch: str) -> None:
-    if torchvision.models.get_model_builder(arch).__module__ != _RESNET_MODULE:
+    if not _is_resnet(arch):
         raise ConfigError(
             f"--{flag} is for the ResNets of torchvision, and not for {arch}: use --no-{flag}, or "
             "choose one of them with --arch, such as resnet50"
         )
+
+
+def find_classifier(network: nn.Module) -> nn.Module:
+    """Return the layer that returns the logits: the last linear layer or convolution."""
+    return [one for one in network.modules() if isinstance(one, nn.Linear | nn.Conv2d)][-1]
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from imgnet_mini.config.run_settings import RuntimeConfig
 from imgnet_mini.errors import ConfigError
+from imgnet_mini.training.model import find_classifier
 
 MIN_SCALE: Final = 1.0
 """The gradient scale starts at 65536 and each overflow halves it; below 1, training has failed."""
@@ -152,13 +153,12 @@ _IN_FLOAT32: Final[dict[type[nn.Module], type[_InFloat32]]] = {
 
 
 def use_float32_classifier(model: nn.Module, device_type: str) -> None:
-    """Let the layer that returns the logits, the last with weights, compute in float32.
+    """Let the layer that returns the logits compute in float32.
 
     In bf16, many logits of an image tie, and accuracy would depend on how ties are broken. The
     weights keep their names.
     """
-    layers = [layer for layer in model.modules() if type(layer) in _IN_FLOAT32]
-    classifier = layers[-1]
+    classifier = find_classifier(model)
     classifier.__class__ = _IN_FLOAT32[type(classifier)]
     cast(_InFloat32, classifier).device_type = device_type
 
