@@ -113,9 +113,11 @@ def test_it_takes_no_more_images_than_it_announces_and_always_answers(
     assert "imgnet-mini train --max-lr" in cli.out
 
 
-def test_a_budget_of_less_than_a_step_measures_nothing_and_answers(data, cli):
-    assert cli("find-lr", *SMALL, "--epochs", 1) == 0, cli.err
-    assert "10 % of the 2 steps of the training (--budget) is less than one step" in said(cli)
+@pytest.mark.parametrize("share", [0.1, 1.3])  # no step, and one
+def test_a_budget_of_less_than_two_steps_measures_nothing_and_answers(data, cli, share):
+    assert cli("find-lr", *SMALL, "--epochs", 1, "--budget", share) == 0, cli.err
+    limit = f"{100 * share:g} % of the 2 steps of the training (--budget) is less than two steps"
+    assert limit in said(cli)
     assert "so nothing is measured" in said(cli)
     assert "train --max-lr 0.00469" in said(cli)
 
@@ -130,7 +132,7 @@ def test_a_budget_without_trial_runs_names_one_that_has_them(data, cli):
 
 def test_the_time_limit_leaves_an_answer(data, cli):
     assert cli("find-lr", *SMALL, *ENOUGH, "--max-minutes", 1e-9) == 0, cli.err
-    assert "--max-minutes 1e-09 is less than one step takes, so nothing" in said(cli)
+    assert "--max-minutes 1e-09 is less than two steps take, so nothing" in said(cli)
     assert "train --max-lr 0.00469" in said(cli)
 
 

@@ -205,10 +205,10 @@ def _announce(
 def _describe_no_step(config: RunConfig, plan: Plan, seconds: float) -> str:
     """Say which limit leaves no step."""
     finder = config.finder
-    if finder.max_minutes is not None and 60 * finder.max_minutes < seconds:
-        return f"--max-minutes {finder.max_minutes:g} is less than one step takes"
+    if finder.max_minutes is not None and 60 * finder.max_minutes < 2 * seconds:
+        return f"--max-minutes {finder.max_minutes:g} is less than two steps take"
     training = f"{100 * finder.budget:g} % of the {plan.training_steps} steps of the training"
-    return f"{training} (--budget) is less than one step and the estimate of its time"
+    return f"{training} (--budget) is less than two steps and the estimate of their time"
 
 
 def _test_range(

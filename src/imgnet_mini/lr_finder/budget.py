@@ -16,6 +16,9 @@ _MIN_RANGE_STEPS: Final = 60
 """Before there are trial runs: with 31 steps, range tests on 50 classes showed nothing, and with
 42 on 100 classes most did (benchmarks/lr_advice.py)."""
 
+_FEWEST_STEPS: Final = 2
+"""Of a range test; torch-lr-finder takes no single step."""
+
 _RANGE_TEST_SHARE: Final = 1 / 3
 """Of a budget that allows trial runs: they begin at the peak that the range test suggests."""
 
@@ -72,6 +75,8 @@ def plan_steps(
     total = max(0, math.floor(finder.budget * training_steps - used + 1e-9))
     if finder.max_minutes is not None:
         total = min(total, math.floor(60 * finder.max_minutes / seconds_per_step))
+    if total < _FEWEST_STEPS:
+        total = 0
     shortest = finder.trial_steps or max(_MIN_TRIAL_STEPS, math.floor(1 / pct_start) + 1)
     fewest = min(_MIN_TRIALS, finder.trials)
     least = min(finder.num_iter, _MIN_RANGE_STEPS)
